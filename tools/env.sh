@@ -9,11 +9,11 @@ if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
   rm -rf .venv
   if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then   # Debian ships these two separately
     [ "$(id -u)" = 0 ] || { echo "Python has no venv module: install python3-venv, then repeat" >&2; exit 1; }
-    apt-get -qq update && apt-get -qq install -y --no-install-recommends "$(basename "$("$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')")-venv"
+    apt-get -qq update && apt-get -qq install -y --no-install-recommends "python$("$python" -c "import sys; print('%d.%d' % sys.version_info[:2])")-venv"
   fi
   "$python" -m venv .venv
 fi
-pip() { .venv/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt "$@"; }
+pip() { .venv/bin/python -m pip --disable-pip-version-check install -qq --constraint constraints.txt "$@"; }
 echo "installing torch, then everything else, into .venv: a few minutes the first time"
 # shellcheck disable=SC2086
 pip ${TORCH_ARGS:-} torch          # first: otherwise the resolver tries other builds of it

@@ -1,0 +1,49 @@
+"Strict by default: our own warnings are errors, slow tests are asked for, and CI accepts no unlisted skip."
+import os
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# The same examples every time, and no time limit per example: a test fails because of the code, not because of the day.
+settings.register_profile('repeatable', derandomize=True, deadline=None, print_blob=True)
+settings.load_profile('repeatable')
+
+def pytest_addoption(parser): parser.addoption('--slow', action='store_true', help='run the tests that take minutes too')
+
+def pytest_configure(config):
+    config.addinivalue_line('markers', 'slow(reason): takes minutes; runs only with --slow')
+    config.addinivalue_line('filterwarnings', r'error:::neurome_nb(\.|$)')
+    config.stash[skips] = []
+
+skips = pytest.StashKey[list]()
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption('--slow'): return
+    slow = [i for i in items if i.get_closest_marker('slow')]
+    if slow:
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [i for i in items if not i.get_closest_marker('slow')]
+
+def allowed():
+    "Lines of allowed_skips.txt: a pattern of test ids, then why."
+    lines = (Path(__file__).parent/'allowed_skips.txt').read_text().splitlines()
+    return [l.split(maxsplit=1)[0] for l in lines if l.strip() and not l.startswith('#')]
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if report.skipped and not hasattr(report, 'wasxfail'): item.config.stash[skips].append(report.nodeid)
+    return report
+
+def pytest_collectreport(report):
+    if report.skipped: unlisted_modules.append(report.nodeid)
+
+unlisted_modules = []          # modules skipped while they were collected: there is no item, hence no config, at that point
+
+def pytest_sessionfinish(session):
+    if os.environ.get('CI') != 'true': return
+    found = [s for s in session.config.stash[skips] + unlisted_modules if not any(fnmatch(s, p) for p in allowed())]
+    if found and session.exitstatus == 0: session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    for s in found: session.config.get_terminal_writer().line(f'\nskipped in CI without being listed in tests/allowed_skips.txt: {s}', red=True)
