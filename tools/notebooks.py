@@ -127,7 +127,7 @@ def same_text(a, b):
     if NUMBER.split(a) != NUMBER.split(b) and NUMBER.sub('#', a).replace(' ', '') != NUMBER.sub('#', b).replace(' ', ''): return False
     def close(x, y):
         if x.lstrip('+-').isdigit() and y.lstrip('+-').isdigit(): return int(x) == int(y)
-        return abs(float(x)-float(y)) <= max(ATOL + RTOL*max(abs(float(x)), abs(float(y))), 1.01*max(ulp(x), ulp(y)))
+        return abs(float(x)-float(y)) <= max(ATOL + RTOL*max(abs(float(x)), abs(float(y))), 1.01*min(ulp(x), ulp(y)))
     return all(close(x, y) for x, y in zip(NUMBER.findall(a), NUMBER.findall(b), strict=True))
 
 def same_figure(a, b):
