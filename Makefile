@@ -34,7 +34,8 @@ write: env  ## execute the notebooks and store what they show
 readme: env  ## README.md from index.ipynb
 	@$(BIN)/python tools/readme.py
 
-check: check-export check-clean check-readme check-layers check-outputs check-wheel  ## what must hold before a commit is shared
+check:  ## what must hold before a commit is shared: all of the check-... targets
+	@$(MAKE) --no-print-directory --keep-going check-export check-clean check-readme check-layers check-outputs check-wheel
 
 check-export: env  ## neurome_nb/ is what the notebooks export
 	@$(BIN)/python tools/notebooks.py export
