@@ -12,7 +12,7 @@ extras['dev'] = sorted({r for v in extras.values() for r in v} | set(cfg['dev_re
 readme = here/'README.md'
 
 setup(name=cfg['lib_name'], version=cfg['version'], description=cfg['description'], license='Apache-2.0', license_files=['LICENSE'],
-      author=cfg['author'], author_email=cfg['author_email'], url=cfg['git_url'], keywords=cfg['keywords'].split(),
+      author=cfg['author'], keywords=cfg['keywords'].split(),
       long_description=readme.read_text(encoding='utf-8') if readme.exists() else '', long_description_content_type='text/markdown',
       packages=find_packages(include=[cfg['lib_path'], cfg['lib_path']+'.*']), include_package_data=True, zip_safe=False,
       python_requires='>='+cfg['min_python'], install_requires=cfg['requirements'].split(), extras_require=extras,
