@@ -86,14 +86,23 @@ def _variants(activation: str) -> list[tuple[float, float, float]]:
     maps = [_unit_maps(activation, s, k) for s in signs for k in shifts]
     return [(m.alpha.item(), m.beta.item(), m.gamma.item()) for m in maps]
 
-def _costs(rows, ref_rows, cols, ref_cols, activation) -> Float[Tensor, "variant ref h"]:
-    "Squared distance of every unit, in every discrete variant, from every reference unit."
-    (W, b), (R, r) = rows, ref_rows
-    fixed = R.square().sum(1)[:, None] + W.square().sum(1)
-    dot_in, dot_out = R @ W.T, 0.
-    if cols is not None:
-        fixed = fixed + ref_cols.square().sum(0)[:, None] + cols.square().sum(0)
-        dot_out = ref_cols.T @ cols
+def _blocks(n: int, width: int, entries: int = 2 ** 20) -> Iterator[slice]:
+    "Slices of at most `entries` numbers that together are n rows of that width."
+    step = max(1, entries // width)
+    return (slice(i, i + step) for i in range(0, n, step))
+
+def _squares(V, dim): return torch.linalg.vector_norm(V, dim=dim).square()
+
+def _costs(maps, layers, ref_maps, ref, l, activation, outgoing) -> Float[Tensor, "variant ref h"]:
+    "Squared distance of every unit of layer l, in every discrete variant, from every reference unit."
+    W, b = transformed_layer(maps, layers, l)
+    blocks = (transformed_layer(ref_maps, ref, l, rows) for rows in _blocks(*W.shape))
+    dots, squares, biases = zip(*((R @ W.T, _squares(R, 1), r) for R, r in blocks))
+    dot_in, dot_out, r = torch.cat(dots), 0., torch.cat(biases)
+    fixed = torch.cat(squares)[:, None] + _squares(W, 1)
+    if outgoing:
+        V, V_ref = transformed_layer(maps, layers, l + 1)[0], transformed_layer(ref_maps, ref, l + 1)[0]
+        fixed, dot_out = fixed + _squares(V_ref, 0)[:, None] + _squares(V, 0), V_ref.T @ V
     periodic = unit_symmetry(activation, "shift") is not None
     def bias(alpha, beta):
         gap = alpha * b + beta - r[:, None]
@@ -103,7 +112,7 @@ def _costs(rows, ref_rows, cols, ref_cols, activation) -> Float[Tensor, "variant
 # %% ../nbs/03_canon.ipynb #c015
 def _margin(costs: Float[Tensor, "variant ref h"], p: Int[Tensor, "h"]) -> float:
     "A lower bound, exact when the match is clear, on the length sqrt(extra cost / 2) of the next best signed assignment."
-    two = costs.sort(0).values[:2, torch.arange(len(p)), p]
+    two = costs[:, torch.arange(len(p)), p].sort(0).values[:2]
     flip = (two[1] - two[0]).min().item() if len(two) > 1 else math.inf
     best = costs.amin(0)[:, p]
     extra = (best - best.diagonal()[:, None]).fill_diagonal_(math.inf)
@@ -125,19 +134,17 @@ class Matching:
         return min(self.margins, default=math.inf)
 
 # %% ../nbs/03_canon.ipynb #c016
+def _finite(layers): return all(torch.stack(torch.aminmax(t)).isfinite().all() for layer in layers for t in layer)
 def _same_shape(layers, ref): return len(layers) == len(ref) and all(W.shape == R.shape for (W, _), (R, _) in zip(layers, ref))
 
 def _match_layer(layers, ref, base, ref_maps, found, l, activation, outgoing):
     "The best map for hidden layer l and its margin, given maps for the layers around it."
     full = [compose(m, f) for m, f in zip(base, found)]
-    here = _with(full, l, base[l])
-    cols, ref_cols = (transformed_layer(here, layers, l + 1)[0], transformed_layer(ref_maps, ref, l + 1)[0]) if outgoing else (None, None)
-    rows, ref_rows = transformed_layer(here, layers, l), transformed_layer(ref_maps, ref, l)
-    costs = _costs(rows, ref_rows, cols, ref_cols, activation)
+    costs = _costs(_with(full, l, base[l]), layers, ref_maps, ref, l, activation, outgoing)
     best, variant = costs.min(0)
     p = torch.from_numpy(linear_sum_assignment(best.cpu().numpy())[1]).to(best.device)
     alpha, beta, gamma = (torch.tensor(c, dtype=torch.float64, device=best.device)[variant[torch.arange(len(p)), p]] for c in zip(*_variants(activation)))
-    periods = 0 if unit_symmetry(activation, "shift") is None else 2 * ((ref_rows[1] - alpha * rows[1][p] - beta) / (2 * math.pi)).round()
+    periods = 0 if unit_symmetry(activation, "shift") is None else 2 * ((ref[l][1] - alpha * layers[l][1][p] - beta) / (2 * math.pi)).round()
     m = _unit_maps(activation, alpha, (beta / math.pi).round() + periods)
     return compose(unit_map(len(p), device=p.device, permutation=p), m), _margin(costs, p)
 
@@ -151,7 +158,7 @@ def match(
     "Optimal assignment of hidden units to the reference's, layer by layer. Raises ValueError when shapes differ or a parameter is not finite."
     if not _same_shape(layers, ref): raise ValueError("only networks of the same layer sizes can be matched")
     layers, ref = _double(layers), [(R.to(W.device), r.to(W.device)) for (R, r), (W, _) in zip(_double(ref), layers)]
-    if not all(t.isfinite().all() for net in (layers, ref) for layer in net for t in layer): raise ValueError("parameters must be finite to be matched")
+    if not (_finite(layers) and _finite(ref)): raise ValueError("parameters must be finite to be matched")
     identity = [unit_map(len(b), device=b.device) for _, b in layers[:-1]]
     base, ref_maps = (balancing(layers), balancing(ref)) if get_activation(activation).homogeneous else (identity, identity)
     found, margins, hidden = identity, [math.inf] * len(identity), len(identity)
@@ -164,11 +171,6 @@ def match(
     return Matching(tuple(m.permutation for m in found), tuple(m.alpha for m in found), tuple(margins), tuple(found))
 
 # %% ../nbs/03_canon.ipynb #c025
-def _blocks(n: int, width: int, entries: int = 2 ** 20) -> Iterator[slice]:
-    "Slices of at most `entries` numbers that together are n rows of that width."
-    step = max(1, entries // width)
-    return (slice(i, i + step) for i in range(0, n, step))
-
 def _inner(maps, layers, ref, l):
     "<r, r*>, |r|^2 and |r*|^2 of the rows r = [w|b], visited in blocks."
     parts = []
@@ -263,7 +265,7 @@ def parameter_error(
 ) -> ParameterError:
     "Largest and mean parameter error up to symmetry, in the balanced gauge and in the truth gauge; infinite when widths differ."
     if activation == "identity": layers, true_layers = collapse(_double(layers)), collapse(_double(true_layers))
-    if not _same_shape(layers, true_layers) or not all(t.isfinite().all() for layer in layers for t in layer): return ParameterError(_INFINITE, _INFINITE, (), 0.)
+    if not _same_shape(layers, true_layers) or not _finite(layers): return ParameterError(_INFINITE, _INFINITE, (), 0.)
     matching = match(layers, true_layers, activation, slope)
     layers = _double(layers)
     ref = [(R.to(W.device), r.to(W.device)) for (R, r), (W, _) in zip(_double(true_layers), layers)]

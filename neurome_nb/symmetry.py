@@ -68,9 +68,9 @@ def transformed_layer(
     p = here.permutation[rows] if here else rows
     W, b = W[p], b[p]
     if before:
-        W = W[:, before.permutation] / before.gamma
+        W = W[:, before.permutation].div_(before.gamma)  # in place on fresh copies: large layers are copied once
         b = b - W @ before.epsilon
-    return (here.alpha[rows, None] * W, here.alpha[rows] * b + here.beta[rows]) if here else (W, b)
+    return (W.mul_(here.alpha[rows, None]), here.alpha[rows] * b + here.beta[rows]) if here else (W, b)
 
 def apply(
     maps: Sequence[UnitMap],  # one per hidden layer
