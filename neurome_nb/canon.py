@@ -93,21 +93,21 @@ def _blocks(n: int, width: int, entries: int = 2 ** 20) -> Iterator[slice]:
 
 def _squares(V, dim): return torch.linalg.vector_norm(V, dim=dim).square()
 
-def _costs(maps, layers, ref_maps, ref, l, activation, outgoing) -> Float[Tensor, "variant ref h"]:
-    "Squared distance of every unit of layer l, in every discrete variant, from every reference unit."
+def _costs(maps, layers, ref_maps, ref, l, activation, ordered) -> Float[Tensor, "variant ref h"]:
+    "Squared distance of every unit of layer l, in every discrete variant, from every reference unit; ordered: the units of the next layer are matched already."
     W, b = transformed_layer(maps, layers, l)
     blocks = (transformed_layer(ref_maps, ref, l, rows) for rows in _blocks(*W.shape))
     dots, squares, biases = zip(*((R @ W.T, _squares(R, 1), r) for R, r in blocks))
-    dot_in, dot_out, r = torch.cat(dots), 0., torch.cat(biases)
-    fixed = torch.cat(squares)[:, None] + _squares(W, 1)
-    if outgoing:
-        V, V_ref = transformed_layer(maps, layers, l + 1)[0], transformed_layer(ref_maps, ref, l + 1)[0]
-        fixed, dot_out = fixed + _squares(V_ref, 0)[:, None] + _squares(V, 0), V_ref.T @ V
+    dot_in, r = torch.cat(dots), torch.cat(biases)
+    V, V_ref = transformed_layer(maps, layers, l + 1)[0], transformed_layer(ref_maps, ref, l + 1)[0]
+    if not ordered: V, V_ref = V.abs().sort(0).values, V_ref.abs().sort(0).values
+    fixed = torch.cat(squares)[:, None] + _squares(W, 1) + _squares(V_ref, 0)[:, None] + _squares(V, 0)
+    dot_out = V_ref.T @ V
     periodic = unit_symmetry(activation, "shift") is not None
     def bias(alpha, beta):
         gap = alpha * b + beta - r[:, None]
         return (torch.remainder(gap + math.pi, 2 * math.pi) - math.pi if periodic else gap).square()
-    return torch.stack([fixed + bias(alpha, beta) - 2 * alpha * dot_in - 2 / gamma * dot_out for alpha, beta, gamma in _variants(activation)])
+    return torch.stack([fixed + bias(alpha, beta) - 2 * alpha * dot_in - 2 * (1 / gamma if ordered else 1) * dot_out for alpha, beta, gamma in _variants(activation)])
 
 # %% ../nbs/03_canon.ipynb #c015
 def _margin(costs: Float[Tensor, "variant ref h"], p: Int[Tensor, "h"]) -> float:
@@ -137,10 +137,10 @@ class Matching:
 def _finite(layers): return all(torch.stack(torch.aminmax(t)).isfinite().all() for layer in layers for t in layer)
 def _same_shape(layers, ref): return len(layers) == len(ref) and all(W.shape == R.shape for (W, _), (R, _) in zip(layers, ref))
 
-def _match_layer(layers, ref, base, ref_maps, found, l, activation, outgoing):
+def _match_layer(layers, ref, base, ref_maps, found, l, activation, ordered):
     "The best map for hidden layer l and its margin, given maps for the layers around it."
     full = [compose(m, f) for m, f in zip(base, found)]
-    costs = _costs(_with(full, l, base[l]), layers, ref_maps, ref, l, activation, outgoing)
+    costs = _costs(_with(full, l, base[l]), layers, ref_maps, ref, l, activation, ordered)
     best, variant = costs.min(0)
     p = torch.from_numpy(linear_sum_assignment(best.cpu().numpy())[1]).to(best.device)
     alpha, beta, gamma = (torch.tensor(c, dtype=torch.float64, device=best.device)[variant[torch.arange(len(p)), p]] for c in zip(*_variants(activation)))
@@ -165,7 +165,7 @@ def match(
     for step in range(passes):
         before = found
         for l in range(hidden):
-            m, margins[l] = _match_layer(layers, ref, base, ref_maps, found, l, activation, outgoing=step > 0 or l == hidden - 1)
+            m, margins[l] = _match_layer(layers, ref, base, ref_maps, found, l, activation, ordered=step > 0 or l == hidden - 1)
             found = _with(found, l, m)
         if hidden < 2 or step > 0 and all(m.permutation.equal(n.permutation) and m.alpha.equal(n.alpha) for m, n in zip(before, found)): break
     return Matching(tuple(m.permutation for m in found), tuple(m.alpha for m in found), tuple(margins), tuple(found))

@@ -79,7 +79,7 @@ ACTIVATIONS: dict[str, Activation] = {row.name: row for row in (
     Activation("relu", lambda z, a: z.relu(), lambda z, a: (z > 0).to(z.dtype), _zero, lambda a: nn.ReLU(), homogeneous=True, **_RELU_LIKE,
                kinks=(0.,), range=(0., math.inf)),
     Activation("leaky_relu", module=lambda a: nn.LeakyReLU(a), **_LEAKY),
-    Activation("prelu", module=lambda a: nn.PReLU(init=a), **_LEAKY),
+    Activation("prelu", module=lambda a: nn.PReLU(init=a, dtype=torch.float64), **_LEAKY),
     Activation("abs", lambda z, a: z.abs(), lambda z, a: z.sign(), _zero, lambda a: Elementwise("abs"), homogeneous=True, even=True,
                linear_part=lambda a: 0., left=_line(-1.), right=_line(1.), kinks=(0.,), range=(0., math.inf)),
     Activation("tanh", lambda z, a: z.tanh(), lambda z, a: _sech2(z), lambda z, a: -2 * z.tanh() * _sech2(z), lambda a: nn.Tanh(), odd=True,
@@ -260,7 +260,7 @@ def _name_of(module: nn.Module) -> tuple[str, float]:
     if isinstance(module, Elementwise): return module.name, 0.01
     if isinstance(module, nn.LeakyReLU): return "leaky_relu", module.negative_slope
     if isinstance(module, nn.PReLU) and module.num_parameters == 1: return "prelu", module.weight.item()
-    settings = {nn.GELU: {"approximate": "none"}, nn.ELU: {"alpha": 1.}, nn.Softplus: {"beta": 1., "threshold": 20.}}.get(type(module), {})
+    settings = {nn.PReLU: {"num_parameters": 1}, nn.GELU: {"approximate": "none"}, nn.ELU: {"alpha": 1.}, nn.Softplus: {"beta": 1., "threshold": 20.}}.get(type(module), {})
     for name, act in ACTIVATIONS.items():
         if type(act.module(0.)) is type(module) and all(getattr(module, k) == v for k, v in settings.items()): return name, 0.01
     raise ValueError(f"{module} is not one of the supported activations: {', '.join(ACTIVATIONS)}")
