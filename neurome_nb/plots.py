@@ -52,7 +52,7 @@ def stage_errors(
 def _strip(ax, images, title):
     "Images side by side on one symmetric colour scale."
     size = images.nan_to_num().abs().max().item() or 1.
-    picture = ax.imshow(images, cmap="RdBu_r", vmin=-size, vmax=size, interpolation="nearest")
+    picture = ax.imshow(images.numpy(), cmap="RdBu_r", vmin=-size, vmax=size, interpolation="nearest")
     ax.set(xticks=[], yticks=[])
     ax.grid(False)
     ax.set_title(f"{title}: ±{size:.2g}")
@@ -94,12 +94,12 @@ def plot_errors(
 ) -> Axes:
     "Largest (solid) and mean (dashed) parameter error against queries through the stages."
     ax = new_axes() if ax is None else ax
+    ax.set(yscale="log", xlabel="queries", ylabel="parameter error, balanced gauge")
     queries = [q for _, q, _ in errors]
     for kind, line in (("max", "o-"), ("mean", "s--")):
         ax.plot(queries, [max(getattr(e, kind), FLOOR) for *_, e in errors], line, ms=4, color=colour, label=f"{label} {kind}".strip())
     for name, q, e in errors if names else ():
         ax.annotate(name, (q, max(e.max, FLOOR)), xytext=(5, 3), textcoords="offset points", fontsize=7, color=colour)
-    ax.set(yscale="log", xlabel="queries", ylabel="parameter error, balanced gauge")
     ax.margins(x=.15)
     ax.legend(fontsize=8)
     return ax
@@ -148,6 +148,7 @@ def plot_error_bars(
 ) -> Axes:
     "Actual errors against the certificate's error bars, one colour per layer."
     ax = new_axes(size=(4.2, 3.6)) if ax is None else ax
+    ax.set(xscale="log", yscale="log", xlabel="error bar", ylabel="|error|")
     ends = []
     for i, (error, bar) in enumerate(error_and_bar(result, true_layers)):
         worst = (error / bar).argsort(descending=True)
@@ -157,7 +158,6 @@ def plot_error_bars(
     ends = [min(ends) / 3, max(ends) * 3]
     ax.plot(ends, ends, color="#444444", lw=1)
     ax.plot(ends, [10 * x for x in ends], "--", color="#444444", lw=1)
-    ax.set(xscale="log", yscale="log", xlabel="error bar", ylabel="|error|")
     ax.legend(fontsize=8, markerscale=3)
     return ax
 
@@ -178,6 +178,7 @@ def plot_queries(
 ) -> Axes:
     "Queries against parameters, both logarithmic, with the counting bound under each run."
     ax = new_axes(size=(6.4, 4.2)) if ax is None else ax
+    ax.set(xscale="log", yscale="log", xlabel="parameters", ylabel="queries")
     labels = list(dict.fromkeys(r.label for r in runs))
     for i, label in enumerate(labels):
         mine, colour = [r for r in runs if r.label == label], COLOURS[i % len(COLOURS)]
@@ -188,6 +189,5 @@ def plot_queries(
             ax.plot([r.parameters for r in group], [r.queries for r in group], marker, ms=6, color=colour, label=label if ok else f"{label}, failed", **face)
         ax.vlines([r.parameters for r in mine], [r.bound for r in mine], [r.queries for r in mine], color=colour, lw=.8, alpha=.6)
         ax.plot([r.parameters for r in mine], [r.bound for r in mine], "_", ms=12, mew=1.6, color="#444444", label="counting bound" if i == len(labels) - 1 else None)
-    ax.set(xscale="log", yscale="log", xlabel="parameters", ylabel="queries")
-    ax.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, .5))
+    if runs: ax.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, .5))
     return ax

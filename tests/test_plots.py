@@ -1,0 +1,94 @@
+"Pictures say what the numbers say."
+from types import SimpleNamespace
+
+import matplotlib
+matplotlib.use('agg')
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+from neurome_nb.canon import ErrorSummary, parameter_error
+from neurome_nb.core import generator
+from neurome_nb.nets import Architecture, init_layers
+from neurome_nb.plots import FLOOR, Run, error_and_bar, plot_error_bars, plot_errors, plot_queries, plot_stages, plot_weights, stage_errors, worst_violation
+from neurome_nb.symmetry import apply, random_transform
+
+@pytest.fixture(autouse=True)
+def close():
+    yield
+    plt.close('all')
+
+def made(activation, size=1e-9, bar=1e-8, seed=0):
+    "A truth, and a 'result' that differs from it by a symmetry and noise."
+    arch = Architecture((9, 5, 2), activation)
+    truth = init_layers(arch.sizes, generator=generator(seed, 'test/plots'))
+    twin = apply(random_transform(truth, activation, 0.1, generator=generator(seed, 'test/twin')), truth)
+    g = generator(seed, 'test/noise')
+    layers = [tuple(t + size*torch.randn(t.shape, generator=g, dtype=t.dtype) for t in layer) for layer in twin]
+    history = (SimpleNamespace(name='search', queries=40, seconds=.2, layers=None), SimpleNamespace(name='lift', queries=100, seconds=.1, layers=twin),
+               SimpleNamespace(name='polish', queries=100, seconds=.05, layers=layers))
+    bars = [tuple(torch.full_like(t, bar) for t in layer) for layer in layers]
+    return SimpleNamespace(layers=layers, architecture=arch, queries=100, seconds=.35, history=history, certificate=SimpleNamespace(error_bars=bars)), truth
+
+@pytest.mark.parametrize('activation', ['leaky_relu', 'relu', 'tanh', 'sigmoid', 'gelu'])
+def test_bars_live_in_the_gauge_of_the_result(activation):
+    result, truth = made(activation)
+    pairs = error_and_bar(result, truth)
+    assert [len(e) for e, _ in pairs] == [50, 12] and all(e.shape == b.shape and e.dtype == torch.float64 for e, b in pairs)
+    assert 0 < max(e.max() for e, _ in pairs) < 2e-8
+    assert worst_violation(result, truth) == pytest.approx(max(e.max().item() for e, _ in pairs)/1e-8)
+    plot_error_bars(result, truth)
+
+def test_a_bar_of_zero_is_violated_by_any_error_and_kept_by_none():
+    result, truth = made('tanh', bar=0.)
+    assert worst_violation(result, truth) > 1e100
+    plot_error_bars(result, truth)
+    same = SimpleNamespace(layers=truth, architecture=result.architecture, certificate=result.certificate)
+    assert worst_violation(same, truth) == 0
+
+def test_stages_without_a_snapshot_have_no_error():
+    result, truth = made('leaky_relu')
+    errors = stage_errors(result, truth)
+    assert [(n, q) for n, q, _ in errors] == [('lift', 100), ('polish', 100)]
+    assert errors[1][2] == parameter_error(result.layers, truth, 'leaky_relu').balanced
+
+def test_errors_of_zero_are_drawn_at_the_floor():
+    ax = plot_errors([('a', 1, ErrorSummary(1e-3, 1e-4)), ('b', 2, ErrorSummary(0., 0.))])
+    assert list(ax.lines[0].get_ydata()) == [1e-3, FLOOR] and list(ax.lines[1].get_ydata()) == [1e-4, FLOOR]
+    plot_errors([], "none")                                         # a run that ended before its first snapshot
+
+def test_weights():
+    result, truth = made('leaky_relu')
+    ax = plot_weights(result, truth, (3, 3), units=3)
+    strips = [a for a in ax.child_axes if a.images]
+    true, found, gap = (np.ma.getdata(a.images[0].get_array()) for a in strips)
+    assert true.shape == (3, 11) and np.isnan(true).sum() == 6
+    assert np.nanmax(abs(true + gap - found)) < 1e-14 and 0 < np.nanmax(abs(gap)) < 1e-7
+    longest = truth[0][0][truth[0][0].norm(dim=1).argmax()].view(3, 3)
+    assert np.allclose(true[:, :3], longest)
+    assert strips[2].images[0].get_clim()[1] == np.nanmax(abs(gap))  # its own scale
+
+def test_more_units_than_there_are(): assert plot_weights(*made('tanh'), (3, 3), units=50)
+
+def test_stage_costs():
+    result, _ = made('tanh')
+    ax = plot_stages(result)
+    assert [t.get_text() for t in ax.texts] == ['40 queries', '60 queries', '']
+    assert [p.get_width() for p in ax.patches] == [.2, .1, .05]
+
+def test_queries():
+    ax = plot_queries([Run(100, 30, 20, 'a'), Run(1000, 300, 200, 'b', success=False), Run(100, 900, 20, 'c', published=True)])
+    assert ax.get_legend_handles_labels()[1] == ['a', 'b, failed', 'c', 'counting bound']
+    assert ax.get_xscale() == ax.get_yscale() == 'log'
+    plot_queries([])
+
+def test_given_axes_are_used_and_global_style_is_left_alone():
+    before = dict(matplotlib.rcParams)
+    result, truth = made('tanh')
+    for draw in (lambda ax: plot_errors(stage_errors(result, truth), ax=ax), lambda ax: plot_stages(result, ax=ax), lambda ax: plot_queries([Run(1, 2, 1, 'a')], ax=ax),
+                 lambda ax: plot_error_bars(result, truth, ax=ax), lambda ax: plot_weights(result, truth, (3, 3), ax=ax)):
+        ax = plt.subplots()[1]
+        assert draw(ax) is ax
+        assert len(plt.get_fignums()) == 1 and dict(matplotlib.rcParams) == before
+        plt.close('all')
