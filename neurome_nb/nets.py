@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Slope', 'ACTIVATIONS', 'INIT_LAWS', 'Activation', 'Elementwise', 'get_activation', 'Architecture', 'counting_bound',
-           'slope_per_layer', 'preactivations', 'forward', 'init_layers', 'to_torch', 'from_torch']
+           'slope_per_layer', 'preactivations', 'forward', 'init_layers', 'to_torch', 'from_torch', 'section_form',
+           'SectionModel']
 
 # %% ../nbs/01_nets.ipynb #c002
 import math
@@ -276,3 +277,27 @@ def from_torch(
     if len(names) > 1: raise ValueError(f"expected one activation throughout, found {', '.join(n for n, _ in sorted(names))}")
     layers = [(m.weight.detach().clone(), m.weight.new_zeros(m.out_features).detach() if m.bias is None else m.bias.detach().clone()) for m in linears]
     return (layers, *names.pop())
+
+# %% ../nbs/01_nets.ipynb #c037
+def section_form(
+    activation: str,  # key in `ACTIVATIONS`
+) -> tuple[Callable, Callable, bool]:  # g, g', and whether L has a free linear part
+    "How a hidden layer looks when the signs of its units are left open."
+    act = get_activation(activation)
+    if act.piecewise_linear: return torch.abs, torch.sign, True
+    c0 = act.linear_part(0.)
+    if c0 is None: return lambda z: act.fn(z, 0.), lambda z: act.derivative(z, 0.), False
+    return lambda z: act.fn(z, 0.) - c0 * z, lambda z: act.derivative(z, 0.) - c0, True
+
+@dataclass(frozen=True)
+class SectionModel:
+    "One hidden layer on a section, plus an affine map: f(c) = g([c, 1] Z^T) V + [c, 1] L."
+    rows: Float[Tensor, "h k+1"]  # Z, one row [w | b] per unit
+    out: Float[Tensor, "h o"]  # V, one outgoing vector per unit
+    linear: Float[Tensor, "k+1 o"]  # L; its last row is the constant
+    activation: str  # key in `ACTIVATIONS`
+
+    def __call__(self, c: Float[Tensor, "n k"]) -> Float[Tensor, "n o"]:
+        "The outputs at section coordinates c."
+        c = torch.cat([c, torch.ones_like(c[:, :1])], 1)
+        return section_form(self.activation)[0](c @ self.rows.T) @ self.out + c @ self.linear
