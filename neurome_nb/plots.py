@@ -79,7 +79,7 @@ def plot_weights(
     best = true.norm(dim=1).argsort(descending=True)[:units]
     ax.axis("off")
     for i, (rows, title) in enumerate(((true, "true weights"), (found, "recovered"), (found - true, "difference"))):
-        _strip(ax.inset_axes((0, (2 - i) / 3, 1, .28)), _montage(rows[best], shape), title)
+        _strip(ax.inset_axes((0, (2 - i) / 3, .95, .28)), _montage(rows[best], shape), title)
     return ax
 
 # %% ../nbs/30_plots.ipynb #c016
@@ -182,11 +182,11 @@ def plot_queries(
     labels = list(dict.fromkeys(r.label for r in runs))
     for i, label in enumerate(labels):
         mine, colour = [r for r in runs if r.label == label], COLOURS[i % len(COLOURS)]
-        for ok, marker in ((True, "o"), (False, "x")):
+        for ok in (True, False):
             group = [r for r in mine if r.success is ok]
             if not group: continue
-            face = {"markerfacecolor": "none"} if group[0].published else {}
-            ax.plot([r.parameters for r in group], [r.queries for r in group], marker, ms=6, color=colour, label=label if ok else f"{label}, failed", **face)
+            look = {"marker": "D", "markerfacecolor": "none"} if group[0].published else {"marker": "o" if ok else "x"}
+            ax.plot([r.parameters for r in group], [r.queries for r in group], ls="", ms=6, color=colour, label=label if ok else f"{label}, failed", **look)
         ax.vlines([r.parameters for r in mine], [r.bound for r in mine], [r.queries for r in mine], color=colour, lw=.8, alpha=.6)
         ax.plot([r.parameters for r in mine], [r.bound for r in mine], "_", ms=12, mew=1.6, color="#444444", label="counting bound" if i == len(labels) - 1 else None)
     if runs: ax.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, .5))

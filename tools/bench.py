@@ -1,0 +1,280 @@
+"""The table of results in the README. Resumable: every run is a small file under nbs/bench/, and counts while the code it measured is unchanged.
+
+    python tools/bench.py                          everything that has no current result yet, then the table and the figure
+    python tools/bench.py --rows mnist --seeds 0-2 rows whose name contains a word, some seeds
+    python tools/bench.py --list                   what there is, and what is missing
+    python tools/bench.py --table                  no runs, only the table and the figure
+"""
+import argparse, ast, datetime, hashlib, json, os, platform, subprocess, sys, time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT/'nbs'/'bench'
+TABLE, FIGURE = RESULTS/'table.md', ROOT/'nbs'/'images'/'queries_vs_parameters.png'
+MODULES = 'core nets oracle symmetry sweep lift polish consensus committee disagree certify recipes'.split()
+OTHER = 100             # the second series: black box seed s, reconstruction seed s + OTHER
+OVER_BAR = 10           # a recovered parameter may be off by this many error bars
+
+@dataclass(frozen=True)
+class Row:
+    "One line of the table: a kind of black box, what is known about it, and what is asked of the reconstruction."
+    name: str                       # of the folder
+    title: str                      # in the table
+    sizes: tuple                    # of the black box
+    activation: str
+    data: str | None                # what it was trained on
+    ratio: float                    # queries over the counting bound: at most
+    error: float                    # largest error, balanced gauge: at most
+    need: float                     # share of seeds recovered: at least
+    seconds: float                  # median: at most
+    memory: float | None = None     # GiB: at most
+    seeds: int = 10
+    dtype: str = 'float64'          # of the oracle
+    search: str = 'auto'
+    init: str = 'default'
+    known: bool = True              # False: hidden width and activation are to be found
+    series: str = ''                # in the figure
+
+    def box(self): return dict(sizes=self.sizes, activation=self.activation, data=self.data, init=self.init, **({'epochs': 10} if self.data == 'hue' else {}))
+
+def mnist(activation, ratio, error, need, seconds, hidden=128, title='', name='', **kw):
+    row = f'{hidden}_{activation}' if hidden != 128 else activation
+    series = 'piecewise linear' if 'relu' in activation else 'smooth'
+    return Row(f'mnist_{row}{name}', f'784-{hidden}-10 {activation}{title}', (784, hidden, 10), activation, 'mnist', ratio, error, need, seconds, **{'series': series, **kw})
+
+ROWS = [
+    mnist('leaky_relu', 1.5, 1e-10, 1, 3),
+    mnist('leaky_relu', 2, 1e-10, 1, 20, title=', by committee', name='_committee', search='committee'),
+    mnist('relu', 1.8, 1e-10, 1, 3),
+    mnist('leaky_relu', 2.2, 2e-5, 1, 25, title=', float32 outputs', name='_float32', dtype='float32'),
+    *(mnist(a, 2, 1e-10, 1, 40) for a in ('tanh', 'sigmoid')),
+    *(mnist(a, 2.5, 1e-8, .8, 60) for a in ('gelu', 'silu', 'elu', 'softplus')),
+    mnist('leaky_relu', 1.6, 1e-9, .9, 10, hidden=256), mnist('tanh', 2.5, 1e-9, .9, 120, hidden=256),
+    *(Row(f'parity_{h}_relu', f'784-{h}-1 relu', (784, h, 1), 'relu', 'parity', 1.5, 1e-9, .9, 30, series='piecewise linear, one output') for h in (32, 128)),
+    Row('digits_256_leaky_relu', '64-256-10 leaky_relu, more units than inputs', (64, 256, 10), 'leaky_relu', 'digits', 3, 1e-8, .9, 10, series='piecewise linear'),
+    *(Row(f'12288_128_200_{d or "random"}', f'12288-128-200 leaky_relu, {"trained" if d else "random"}', (12288, 128, 200), 'leaky_relu', d, 1.8, 1e-8, 1, 60, 6, seeds=5, series='piecewise linear')
+      for d in (None, 'hue')),
+    *(Row('_'.join(map(str, s)) + '_random', f'{"-".join(map(str, s))} leaky_relu, random', s, 'leaky_relu', None, 1.6, 1e-7, .8, 120, seeds=5, series='piecewise linear')
+      for s in ((3072, 512, 10), (3072, 1024, 100))),
+    Row('12288_2048_200_random', '12288-2048-200 leaky_relu, random', (12288, 2048, 200), 'leaky_relu', None, 1.6, 1e-6, .6, float('inf'), 16, seeds=3, series='piecewise linear'),
+    mnist('leaky_relu', 2, 1e-9, .9, 30, title=', width and activation unknown', name='_unknown', known=False),
+    mnist('tanh', 2.5, 1e-9, .9, 60, title=', width and activation unknown', name='_unknown', known=False),
+    *(Row(f'init_{init}', f'784-128-10 leaky_relu, not trained, {init} init', (784, 128, 10), 'leaky_relu', None, 1.5, 1e-10, 1, 3, seeds=3, init=init, series='piecewise linear')
+      for init in ('default', 'glorot', 'he', 'orthogonal')),
+]
+
+# Published elsewhere: sizes, activation, queries, label
+PUBLISHED = [((784, 128, 10), 'leaky_relu', 550_000, 'arXiv 2409.19138'),
+             ((784, 128, 1), 'relu', round(2**21.5), 'Carlini et al. 2020'), ((784, 32, 1), 'relu', round(2**19.2), 'Carlini et al. 2020')]
+
+# ---- what a result depends on ----
+
+def code_of(source):
+    "The code without comments, docstrings and layout."
+    tree = ast.parse(source)
+    for n in ast.walk(tree):
+        if isinstance(n, (ast.Module, ast.FunctionDef, ast.ClassDef)) and n.body and isinstance(n.body[0], ast.Expr) and isinstance(n.body[0].value, ast.Constant):
+            n.body = n.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)
+
+def sources(folder=ROOT/'neurome_nb'): return {m: code_of((folder/f'{m}.py').read_text()) for m in MODULES if (folder/f'{m}.py').exists()}
+
+def digest(row, code):
+    "Of the modules, and of everything about the run but its targets and texts."
+    asked = {k: v for k, v in asdict(row).items() if k in ('sizes', 'activation', 'data', 'dtype', 'search', 'init', 'known')}
+    return hashlib.blake2b(json.dumps([code, asked], sort_keys=True).encode(), digest_size=8).hexdigest()
+
+def machine():
+    "The class of machine, without its name."
+    names = [l.split(':')[1].strip() for l in Path('/proc/cpuinfo').read_text().splitlines() if l.startswith('model name')] if Path('/proc/cpuinfo').exists() else []
+    return f'{names[0] if names else platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()} cores'
+
+# ---- one run, in a process of its own ----
+
+def reconstruct_once(row, seed, again):
+    "What one run gives: numbers of `score`, the oracle's own count, wall seconds, peak memory, what was found."
+    import resource
+    import torch
+    from neurome_nb import cli
+    from neurome_nb.blackbox import black_box
+    from neurome_nb.nets import Architecture
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)                                # black boxes are trained, and cached, with one thread
+    box = black_box(**row.box(), seed=seed)
+    torch.set_num_threads(threads)
+    oracle = box.oracle(getattr(torch, row.dtype))
+    arch = box.architecture if row.known else Architecture((row.sizes[0], *[None]*(len(row.sizes)-2), row.sizes[-1]))
+    start = time.perf_counter()
+    result = cli.reconstruct(oracle, arch, recipe=cli.Exact(search=row.search), seed=again, progress=False)
+    seconds = time.perf_counter()-start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**20     # before scoring
+    res = cli.score(result, box, seed=seed)
+    assert res['queries'] == oracle.queries, f'{res["queries"]} queries reported, {oracle.queries} counted'
+    found = result.architecture
+    return dict(res, seconds=round(seconds, 3), memory=round(peak, 3), threads=threads, message=str(result.outcome)[:400], accuracy=box.accuracy,
+                found=dict(sizes=found.sizes, activation=found.activation, slope=found.slope), torch=torch.__version__)
+
+def worker_command(row, seed, again): return [sys.executable, __file__, '--worker', row.name, str(seed), str(again)]
+
+def measure(row, seed, again, threads, timeout, code):
+    "Run once, and keep what came of it, whatever it was."
+    env = dict(os.environ, OMP_NUM_THREADS=str(threads), MPLBACKEND='agg')
+    about = dict(row=row.name, seed=seed, reconstruction_seed=again, digest=digest(row, code), machine=machine(), date=datetime.date.today().isoformat(), threads=threads)
+    try:
+        p = subprocess.run(worker_command(row, seed, again), env=env, capture_output=True, text=True, timeout=timeout)
+        lines = p.stdout.strip().splitlines()
+        try: res = json.loads(lines[-1])
+        except (IndexError, ValueError): res = dict(outcome='crashed', message=(p.stderr.strip().splitlines() or [f'exit code {p.returncode}'])[-1][:400])
+    except subprocess.TimeoutExpired: res = dict(outcome='timeout', message=f'stopped after {timeout:.0f} s')
+    path = RESULTS/row.name/f'{seed}-{again}.json'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix('.part')
+    part.write_text(json.dumps({**about, **res}, indent=1) + '\n')
+    part.replace(path)
+    return {**about, **res}
+
+# ---- what is there ----
+
+def load(row): return {(r['seed'], r['reconstruction_seed']): r for r in (json.loads(p.read_text()) for p in sorted((RESULTS/row.name).glob('*.json')))}
+
+def wanted(row, seeds, others): return [(s, s + off) for off in ((0, OTHER) if others else (0,)) for s in range(row.seeds) if seeds is None or s in seeds]
+
+def honest(r): return r['outcome'] != 'recovered' or (r.get('error_over_bar') is not None and r['error_over_bar'] < OVER_BAR)
+
+def success(row, r):
+    "Recovered by its own account, in fact, and as what it is."
+    return r['outcome'] == 'recovered' and honest(r) and r['balanced_max'] <= row.error and (row.known or found(r, row))
+
+def found(r, row): return bool(r.get('found')) and tuple(r['found']['sizes'] or ()) == row.sizes and r['found']['activation'] == row.activation
+
+def summary(row, code):
+    "The runs of a row that its line stands on, and in what state they are: current, stale, not measured, or how many seeds are to go."
+    runs, now = load(row), digest(row, code)
+    current = [r for r in runs.values() if r['digest'] == now]
+    use = current or list(runs.values())
+    same, other = ([r for r in use if (r['seed'] == r['reconstruction_seed']) is flag] for flag in (True, False))
+    done = {(r['seed'], r['reconstruction_seed']) for r in current}
+    left = sum(k not in done for k in wanted(row, None, False))
+    state = 'not measured' if not use else 'stale' if not current else f'{left} seeds to go' if left else 'current'
+    return same, other, state
+
+def shortfalls(row, same, other):
+    "What of the row's targets is not met."
+    good = [r for r in same if success(row, r)]
+    if len(good) < row.need*len(same): yield 'recovered'
+    if any(r['ratio'] > row.ratio for r in good): yield 'queries'
+    if good and median(r['seconds'] for r in good) > row.seconds: yield 'time'
+    if row.memory and any(r['memory'] > row.memory for r in good): yield 'memory'
+    if not all(honest(r) for r in same + other): yield 'honesty'
+
+def line(row, code):
+    "One line of the table."
+    same, other, state = summary(row, code)
+    limit = lambda x: f' (≤ {x:g})' if x not in (None, float('inf')) else ''
+    cells, good = [row.title], [r for r in same if success(row, r)]
+    if good:
+        worst = lambda k: max(r[k] for r in good)
+        mid = lambda k: median(r[k] for r in good)
+        cells += [f'{mid("queries"):,.0f}', f'{mid("ratio"):.2f}, {worst("ratio"):.2f}{limit(row.ratio)}', f'{worst("balanced_max"):.0e}{limit(row.error)}', f'{worst("truth_max"):.0e}', f'{worst("function_max"):.0e}']
+    else: cells += ['-', f'-{limit(row.ratio)}', f'-{limit(row.error)}', '-', '-']
+    cells += [f'{len(good)}/{len(same)}' + (f', {sum(success(row, r) for r in other)}/{len(other)}' if other else '')]
+    cells += [f'{mid("seconds"):.3g}{limit(row.seconds)}', f'{worst("memory"):.1f}{limit(row.memory)}'] if good else [f'-{limit(row.seconds)}', f'-{limit(row.memory)}']
+    short = list(shortfalls(row, same, other)) if same else []
+    notes = ([] if state == 'current' else [state]) + short
+    return '| ' + ' | '.join(cells + [', '.join(notes) or 'met']) + ' |'
+
+HEAD = ['black box', 'queries', 'times the bound: median, worst', 'largest error, balanced gauge', 'truth gauge', 'outputs', 'recovered', 'seconds', 'GiB', 'targets']
+
+def table(code):
+    "The whole table, and what it was measured on."
+    lines = ['| ' + ' | '.join(HEAD) + ' |', '|' + '---|'*len(HEAD), *(line(r, code) for r in ROWS)]
+    runs = [r for row in ROWS for side in summary(row, code)[:2] for r in side]
+    if not runs: return '\n'.join(lines) + '\n'
+    on = sorted({f'{r["machine"]}, {r["threads"]} threads' for r in runs})
+    dates = sorted({r['date'] for r in runs})
+    wrong = sum(not honest(r) for r in runs)
+    notes = ['', f'{len(runs)} runs, {dates[0]} to {dates[-1]}; {"; ".join(on)}. In brackets: what was aimed at. Queries and seconds are medians over the recovered runs, errors and memory the worst of them. '
+             f'A second fraction counts runs in which black box and reconstruction have different seeds. *Recovered* means: the run said so itself, the largest error is within the limit, and no error is above {OVER_BAR} error bars. '
+             f'Runs that called themselves recovered with an error above that: {wrong}.']
+    return '\n'.join(lines + notes) + '\n'
+
+def figure(code):
+    "Queries against parameters."
+    import matplotlib
+    matplotlib.use('agg')
+    from neurome_nb.nets import Architecture, counting_bound
+    from neurome_nb.plots import Run, plot_queries
+    def run(sizes, activation, queries, label, **kw):
+        arch = Architecture(sizes, activation)
+        return Run(arch.num_parameters, int(queries), counting_bound(arch), label, **kw)
+    runs = []
+    for row in ROWS:
+        same = summary(row, code)[0]
+        good = [r for r in same if success(row, r)]
+        if good: runs.append(run(row.sizes, row.activation, median(r['queries'] for r in good), row.series))
+    runs += [run(*p, published=True) for p in PUBLISHED]
+    FIGURE.parent.mkdir(parents=True, exist_ok=True)
+    plot_queries(runs).figure.savefig(FIGURE, metadata={'Software': None})
+
+def write(code):
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    TABLE.write_text(table(code))
+    figure(code)
+
+# ---- the command ----
+
+def seeds_of(text):
+    "0-4 or 0,2,7 -> a set."
+    res = set()
+    for part in text.split(','):
+        lo, _, hi = part.partition('-')
+        res |= set(range(int(lo), int(hi or lo) + 1))
+    return res
+
+def parser():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--rows', default='', help='only rows whose name contains one of these words, with commas between')
+    p.add_argument('--seeds', type=seeds_of, help='0-4 or 0,2,7 (default: all that the row asks for)')
+    p.add_argument('--list', action='store_true', help='what there is and what is missing; no runs')
+    p.add_argument('--table', action='store_true', help='write table and figure; no runs')
+    p.add_argument('--others', action='store_true', help=f'also runs in which the reconstruction has another seed: {OTHER} more')
+    p.add_argument('--again', action='store_true', help='also what has a current result')
+    p.add_argument('--jobs', type=int, default=1, help='runs at the same time; the threads are shared between them (default: 1)')
+    p.add_argument('--timeout', type=float, help='seconds per run (default: ten times what is aimed at, at least 300)')
+    p.add_argument('--worker', nargs=3, metavar=('ROW', 'SEED', 'SEED'), help=argparse.SUPPRESS)
+    return p
+
+def selected(words): return [r for r in ROWS if not words or any(w in r.name for w in words.split(','))]
+
+def limit_of(row, given): return given or (max(300, 10*row.seconds) if row.seconds < float('inf') else 7200)
+
+def main(argv=None):
+    a = parser().parse_args(argv)
+    if a.worker:
+        row = next(r for r in ROWS if r.name == a.worker[0])
+        print(json.dumps(reconstruct_once(row, int(a.worker[1]), int(a.worker[2]))))
+        return 0
+    code, rows = sources(), selected(a.rows)
+    if not rows: raise SystemExit(f'--rows: none of {", ".join(r.name for r in ROWS)} contains {a.rows!r}')
+    if a.list:
+        for r in rows:
+            same, other, state = summary(r, code)
+            print(f'{r.name:28} {state:13} {sum(success(r, x) for x in same)}/{len(same)} of {r.seeds} seeds' + (f', {sum(success(r, x) for x in other)}/{len(other)} with other seeds' if other else ''))
+        return 0
+    done = {r.name: {k for k, x in load(r).items() if x['digest'] == digest(r, code)} for r in rows}
+    jobs = [] if a.table else [(r, s, again) for r in rows for s, again in wanted(r, a.seeds, a.others) if a.again or (s, again) not in done[r.name]]
+    jobs.sort(key=lambda j: (j[2] != j[1], j[1]))           # one seed of every row first; other seeds last
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    threads = max(1, cores//a.jobs)
+    with ThreadPoolExecutor(a.jobs) as pool:
+        for i, res in enumerate(pool.map(lambda j: measure(*j, threads, limit_of(j[0], a.timeout), code), jobs), 1):
+            numbers = f'ratio {res["ratio"]:.2f}  error {res["balanced_max"]:.0e}  {res["seconds"]:7.2f} s  {res["memory"]:5.2f} GiB' if 'ratio' in res else res['message']
+            print(f'{i:3}/{len(jobs)} {res["row"]:28} seed {res["seed"]}, {res["reconstruction_seed"]:<3}  {res["outcome"]:14} {numbers}', flush=True)
+    write(code)
+    print(f'written: {TABLE.relative_to(ROOT)}, {FIGURE.relative_to(ROOT)}')
+    return 0
+
+if __name__ == '__main__': sys.exit(main())
