@@ -87,6 +87,7 @@ def test_success_needs_the_runs_own_word_and_the_truth():
     for bad in (dict(GOOD, error_over_bar=10.), dict(GOOD, error_over_bar=None)): assert not tool.honest(bad) and not tool.success(ROW, bad)
     unknown = next(r for r in tool.ROWS if r.name == 'mnist_leaky_relu_unknown')
     assert tool.success(unknown, GOOD) and not tool.success(unknown, dict(GOOD, found=dict(sizes=[784, 128, 10], activation='relu', slope=0.)))
+    assert not tool.success(unknown, dict(GOOD, found=dict(GOOD['found'], slope=.011)))
 
 @pytest.mark.parametrize('changes,expected', [
     ([{}]*10, []), ([{}]*9 + [dict(outcome='partial')], ['recovered']), ([{}]*9 + [dict(ratio=1.6)], ['queries']), ([dict(seconds=4.)]*6 + [{}]*4, ['time']), ([{}]*6 + [dict(seconds=4.)]*4, []),

@@ -16,6 +16,7 @@ RESULTS = ROOT/'nbs'/'bench'
 TABLE, FIGURE = RESULTS/'table.md', ROOT/'nbs'/'images'/'queries_vs_parameters.png'
 MODULES = 'core nets oracle symmetry sweep lift polish consensus committee disagree certify recipes'.split()
 OTHER = 100             # the second series: black box seed s, reconstruction seed s + OTHER
+SLOPE = 1e-6            # an unknown slope may be off by this much
 OVER_BAR = 10           # a recovered parameter may be off by this many error bars
 
 @dataclass(frozen=True)
@@ -148,7 +149,10 @@ def success(row, r):
     "Recovered by its own account, in fact, and as what it is."
     return r['outcome'] == 'recovered' and honest(r) and r['balanced_max'] <= row.error and (row.known or found(r, row))
 
-def found(r, row): return bool(r.get('found')) and tuple(r['found']['sizes'] or ()) == row.sizes and r['found']['activation'] == row.activation
+def found(r, row):
+    "Whether width, activation and (if it has one) slope are those of the black box."
+    f = r['found']
+    return tuple(f['sizes'] or ()) == row.sizes and f['activation'] == row.activation and (row.activation != 'leaky_relu' or abs(f['slope'] - .01) < SLOPE)
 
 def summary(row, code):
     "The runs of a row that its line stands on, and in what state they are: current, stale, not measured, or how many seeds are to go."
