@@ -16,6 +16,7 @@ RESULTS = ROOT/'nbs'/'bench'
 TABLE, FIGURE = RESULTS/'table.md', ROOT/'nbs'/'images'/'queries_vs_parameters.png'
 MODULES = 'core nets oracle symmetry sweep lift polish consensus committee disagree certify recipes'.split()
 OTHER = 100             # the second series: black box seed s, reconstruction seed s + OTHER
+BUSY = 1.25             # a load above this many times the threads means that others share the cores
 SLOPE = 1e-6            # an unknown slope may be off by this much
 OVER_BAR = 10           # a recovered parameter may be off by this many error bars
 
@@ -108,14 +109,15 @@ def reconstruct_once(row, seed, again):
     torch.set_num_threads(threads)
     oracle = box.oracle(getattr(torch, row.dtype))
     arch = box.architecture if row.known else Architecture((row.sizes[0], *[None]*(len(row.sizes)-2), row.sizes[-1]))
-    start = time.perf_counter()
+    busy = round(os.getloadavg()[0], 2) if hasattr(os, 'getloadavg') else None      # what else the machine does
+    start, cpu = time.perf_counter(), time.process_time()
     result = cli.reconstruct(oracle, arch, recipe=cli.Exact(search=row.search), seed=again, progress=False)
-    seconds = time.perf_counter()-start
+    seconds, cpu = time.perf_counter()-start, time.process_time()-cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**20     # before scoring
     res = cli.score(result, box, seed=seed)
     assert res['queries'] == oracle.queries, f'{res["queries"]} queries reported, {oracle.queries} counted'
     found = result.architecture
-    return dict(res, seconds=round(seconds, 3), memory=round(peak, 3), threads=threads, message=str(result.outcome)[:400], accuracy=box.accuracy,
+    return dict(res, seconds=round(seconds, 3), cpu_seconds=round(cpu, 3), load=busy, memory=round(peak, 3), threads=threads, message=str(result.outcome)[:400], accuracy=box.accuracy,
                 found=dict(sizes=found.sizes, activation=found.activation, slope=found.slope), torch=torch.__version__)
 
 def worker_command(row, seed, again): return [sys.executable, __file__, '--worker', row.name, str(seed), str(again)]
@@ -199,10 +201,10 @@ def table(code):
     if not runs: return '\n'.join(lines) + '\n'
     on = sorted({f'{r["machine"]}, {r["threads"]} threads' for r in runs})
     dates = sorted({r['date'] for r in runs})
-    wrong = sum(not honest(r) for r in runs)
-    notes = ['', f'{len(runs)} runs, {dates[0]} to {dates[-1]}; {"; ".join(on)}. In brackets: what was aimed at. Queries and seconds are medians over the recovered runs, errors and memory the worst of them. '
+    wrong, busy = sum(not honest(r) for r in runs), sum((r.get('load') or 0) > BUSY*r['threads'] for r in runs)
+    notes = ['', f'{len(runs)} runs, {" to ".join(dict.fromkeys((dates[0], dates[-1])))}; {"; ".join(on)}. In brackets: what was aimed at. Queries and seconds are medians over the recovered runs, errors and memory the worst of them. '
              f'A second fraction counts runs in which black box and reconstruction have different seeds. *Recovered* means: the run said so itself, the largest error is within the limit, and no error is above {OVER_BAR} error bars. '
-             f'Runs that called themselves recovered with an error above that: {wrong}.']
+             f'Runs that called themselves recovered with an error above that: {wrong}.' + (f' While {busy} of the runs started, the machine was busy with other work: their seconds are too many.' if busy else '')]
     return '\n'.join(lines + notes) + '\n'
 
 def figure(code):
