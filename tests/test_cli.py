@@ -1,0 +1,205 @@
+"The command line: what it prints, what it writes, and what it says when something is wrong."
+import builtins, math, warnings
+from dataclasses import replace
+
+import matplotlib
+matplotlib.use('agg')
+import pytest
+import torch
+
+from neurome_nb import cli
+from neurome_nb.blackbox import black_box
+from neurome_nb.canon import parameter_error
+from neurome_nb.core import generator
+from neurome_nb.nets import Architecture, forward, to_torch
+from neurome_nb.recipes import Reconstruction
+
+BOX = black_box((10, 5, 3), seed=1)
+
+@pytest.fixture(scope='module')
+def result(): return cli.reconstruct(BOX.oracle(), BOX.architecture, progress=False)
+
+@pytest.fixture(scope='module')
+def saved(result, tmp_path_factory):
+    path = tmp_path_factory.mktemp('saved')/'r.safetensors'
+    result.save(str(path))
+    return path
+
+def net(dtype=torch.float64): return to_torch([(W.to(dtype), b.to(dtype)) for W, b in BOX.layers], 'leaky_relu')
+
+def export(path, module, example, dynamic=True):
+    shapes = ({0: torch.export.Dim('rows')},) if dynamic else None
+    torch.export.save(torch.export.export(module, (example,), dynamic_shapes=shapes), str(path))
+    return path
+
+def points(n, *shape, seed=0): return torch.randn(n, *shape, dtype=torch.float64, generator=generator(seed, 'test/cli'))
+
+def fails(capsys, *argv, code=2):
+    "The one sentence a command ends with."
+    assert cli.main([*map(str, argv)]) == code
+    said = capsys.readouterr()
+    lines = said.err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith('neurome: ') and 'Traceback' not in said.err
+    return lines[0]
+
+# ---- scores ----
+
+def test_score_is_exact_for_the_truth_itself(result):
+    truth = replace(result, layers=BOX.layers, certificate=None)
+    s = cli.score(truth, BOX)
+    assert s['balanced_max'] == s['truth_max'] == s['function_max'] == 0 and s['error_over_bar'] is None
+    assert s['queries'] == result.queries and s['ratio'] == pytest.approx(result.queries/s['bound'])
+
+def test_score_agrees_with_the_errors(result):
+    s, e = cli.score(result, BOX), parameter_error(result.layers, BOX.layers)
+    assert (s['balanced_max'], s['truth_mean']) == (e.balanced.max, e.truth.mean)
+    x = 2*torch.rand(1000, 10, dtype=torch.float64, generator=generator(0, 'score/inputs')) - 1
+    gap = (forward(result.layers, x, 'leaky_relu') - forward(BOX.layers, x, 'leaky_relu')).abs().max().item()
+    assert s['function_max'] == gap and s['outcome'] == 'recovered'
+
+@pytest.mark.parametrize('change', [dict(layers=[]), dict(layers=None), dict(architecture=Architecture((10, 5, 3), 'tanh'))])
+def test_a_wrong_result_has_infinite_errors(result, change):
+    s = cli.score(replace(result, **change), BOX)
+    assert {s[f'{n}_{k}'] for n in ('balanced', 'truth', 'function') for k in ('max', 'mean')} == {math.inf}
+
+def test_repeated_stages_add_up(result):
+    stage = result.history[0]
+    s = cli.score(replace(result, history=(replace(stage, name='a', seconds=1.), replace(stage, name='b', seconds=2.), replace(stage, name='a', seconds=4.))), BOX)
+    assert s['stages'] == dict(a=5., b=2.)
+
+def test_measurements_line_up(result):
+    s = cli.score(result, BOX)
+    lines = cli.measurements({'one': s, 'another': dict(s, stages={'elsewhere': 3.})}).splitlines()
+    assert lines[0].split() == ['one', 'another'] and any(l.startswith('  elsewhere') for l in lines)
+    assert len({len(l) for l in lines if 'e-' in l}) == 1
+
+# ---- models in files ----
+
+def test_pt2(tmp_path):
+    oracle = cli.model_oracle(str(export(tmp_path/'m.pt2', net(), torch.zeros(4, 10, dtype=torch.float64))), budget=50)
+    x = points(7, 10)
+    assert torch.allclose(oracle(x), BOX.oracle()(x), atol=1e-14) and (oracle.queries, oracle.budget, oracle.in_features) == (7, 50, 10)
+
+@pytest.mark.parametrize('rows', [1, 3, 8])
+def test_pt2_of_a_fixed_number_of_rows(tmp_path, rows):
+    oracle = cli.model_oracle(str(export(tmp_path/'m.pt2', net(), torch.zeros(rows, 10, dtype=torch.float64), dynamic=False)))
+    x = points(7, 10)
+    assert torch.allclose(oracle(x), BOX.oracle()(x), atol=1e-14) and oracle.queries == 7
+
+def test_pt2_with_images_and_single_precision(tmp_path):
+    module = torch.nn.Sequential(torch.nn.Flatten(), *net(torch.float32))
+    oracle = cli.model_oracle(str(export(tmp_path/'m.pt2', module, torch.zeros(4, 1, 2, 5))))
+    x = points(6, 10)
+    assert oracle.dtype == torch.float32 and oracle.in_features == 10 and torch.allclose(oracle(x), BOX.oracle()(x), atol=1e-5)
+
+def onnx_file(path, activation, dtype, dynamic):
+    pytest.importorskip('onnxruntime')
+    pytest.importorskip('onnxscript')
+    module = to_torch([(W.to(dtype), b.to(dtype)) for W, b in BOX.layers], activation).eval()
+    shapes = ({0: torch.export.Dim('rows')},) if dynamic else None
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', FutureWarning)          # inside torch's exporter
+        torch.onnx.export(module, (torch.zeros(4, 10, dtype=dtype),), dynamo=True, dynamic_shapes=shapes, verbose=False).save(str(path))
+    return str(path)
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+@pytest.mark.parametrize('dynamic', [True, False])
+def test_onnx(tmp_path, dtype, dynamic):
+    oracle = cli.model_oracle(onnx_file(tmp_path/'m.onnx', 'relu', dtype, dynamic))
+    x = points(7, 10)
+    assert oracle.dtype == dtype and oracle.queries == 0
+    assert torch.allclose(oracle(x), forward(BOX.layers, x, 'relu'), atol=1e-14 if dtype == torch.float64 else 1e-5) and oracle.queries == 7
+
+def test_what_onnxruntime_cannot_run_is_said(tmp_path, capsys):
+    model = onnx_file(tmp_path/'m.onnx', 'leaky_relu', torch.float64, True)     # it has no LeakyRelu in double precision
+    assert 'onnxruntime cannot run this file' in fails(capsys, 'reconstruct', model, '--out', tmp_path/'x')
+
+def test_reconstruct_a_file_and_report(tmp_path, capsys):
+    model = export(tmp_path/'m.pt2', net(), torch.zeros(4, 10, dtype=torch.float64))
+    assert cli.main(['reconstruct', str(model), '--out', str(tmp_path/'r.safetensors'), '--sizes', '10-5-3', '--activation', 'leaky_relu', '--quiet']) == 0
+    assert cli.main(['report', str(tmp_path/'r.safetensors')]) == 0
+    said = capsys.readouterr().out
+    assert said.count('10-5-3 leaky_relu') == 2 and said.count('recovered: ') == 2 and 'unidentifiable  none' in said
+    assert parameter_error(Reconstruction.load(str(tmp_path/'r.safetensors')).layers, BOX.layers).max < 1e-10
+
+# ---- what goes wrong ----
+
+def test_misuse_is_one_sentence(tmp_path, capsys, monkeypatch):
+    text = tmp_path/'text.pt2'
+    text.write_text('not a model')
+    assert 'not a torch.export archive' in fails(capsys, 'reconstruct', text, '--out', tmp_path/'x')
+    assert 'no such file' in fails(capsys, 'reconstruct', tmp_path/'none.pt2', '--out', tmp_path/'x')
+    assert 'ending in' in fails(capsys, 'reconstruct', tmp_path/'m.h5', '--out', tmp_path/'x')
+    assert 'does not exist' in fails(capsys, 'reconstruct', text, '--out', tmp_path/'no'/'x')
+    assert fails(capsys, 'report', tmp_path/'none.safetensors')
+    assert 'not a saved reconstruction' in fails(capsys, 'report', text)
+    (tmp_path/'file').write_text('')
+    assert fails(capsys, 'demo', '--quick', '--out', tmp_path/'file')
+
+def test_models_of_another_kind(tmp_path, capsys):
+    class Two(torch.nn.Module):
+        def forward(self, a, b): return a + b
+    x = torch.zeros(4, 3)
+    torch.export.save(torch.export.export(Two(), (x, x)), str(tmp_path/'two.pt2'))
+    assert 'one input' in fails(capsys, 'reconstruct', tmp_path/'two.pt2', '--out', tmp_path/'x')
+    model = export(tmp_path/'m.pt2', net(), torch.zeros(4, 10, dtype=torch.float64))
+    assert 'sizes' in fails(capsys, 'reconstruct', model, '--out', tmp_path/'x', '--sizes', '10')
+
+def test_onnx_without_onnxruntime(tmp_path, capsys, monkeypatch):
+    real = builtins.__import__
+    def without(name, *a, **k):
+        if name == 'onnxruntime': raise ImportError(name)
+        return real(name, *a, **k)
+    monkeypatch.setattr(builtins, '__import__', without)
+    (tmp_path/'m.onnx').write_bytes(b'')
+    assert "pip install 'neurome_nb[onnx]'" in fails(capsys, 'reconstruct', tmp_path/'m.onnx', '--out', tmp_path/'x')
+
+@pytest.mark.parametrize('argv', [[], ['nothing'], ['demo', '--seed', 'x'], ['reconstruct', 'm.pt2'], ['reconstruct', 'm.pt2', '--out', 'x', '--sizes', '3-a'],
+                                  ['reconstruct', 'm.pt2', '--out', 'x', '--activation', 'rely']])
+def test_bad_arguments(argv, capsys):
+    assert cli.main(argv) == 2
+    assert 'usage: neurome' in capsys.readouterr().err
+
+def test_help_and_version(capsys):
+    assert cli.main(['--help']) == cli.main(['--version']) == 0
+    import neurome_nb
+    assert neurome_nb.__version__ in capsys.readouterr().out
+
+def test_interruption_and_other_outcomes_have_their_own_codes(tmp_path, capsys, monkeypatch, result):
+    model = str(export(tmp_path/'m.pt2', net(), torch.zeros(4, 10, dtype=torch.float64)))
+    argv = ['reconstruct', model, '--out', str(tmp_path/'r'), '--quiet']
+    def stop(*a, **k): raise KeyboardInterrupt
+    monkeypatch.setattr(cli, 'reconstruct', stop)
+    assert 'interrupted' in fails(capsys, *argv, code=130)
+    monkeypatch.setattr(cli, 'reconstruct', lambda *a, **k: replace(result, outcome=replace(result.outcome, kind='partial')))
+    assert cli.main(argv) == 1 and (tmp_path/'r').exists()
+    monkeypatch.setattr(cli, 'reconstruct', lambda *a, **k: replace(result, layers=[], certificate=None, outcome=replace(result.outcome, kind='out_of_family')))
+    assert cli.main([*argv[:3], str(tmp_path/'s'), '--quiet']) == 1 and not (tmp_path/'s').exists()
+
+# ---- the demo ----
+
+def test_quick_demo(tmp_path, capsys):
+    out = tmp_path/'deep'/'out'
+    assert cli.main(['demo', '--quick', '--quiet', '--out', str(out), '--seed', '1']) == 0
+    said = capsys.readouterr().out
+    for text in ('counting bound', 'ratio', 'balanced gauge', 'truth gauge', 'outputs', 'by sweep: recovered', 'by committee: recovered'): assert text in said, text
+    assert sorted(p.name for p in out.iterdir()) == ['demo.png', 'recovered_committee.safetensors', 'recovered_sweep.safetensors']
+    assert (out/'demo.png').read_bytes()[:4] == b'\x89PNG' and (out/'demo.png').stat().st_size > 20_000
+    for search in ('sweep', 'committee'):
+        r = Reconstruction.load(str(out/f'recovered_{search}.safetensors'))
+        assert r.architecture.sizes == (64, 16, 10) and r.outcome.kind == 'recovered'
+
+def test_without_data_the_demo_starts_from_a_random_network(monkeypatch):
+    def without(*a, data=None, **k):       # as if the data package were missing
+        if data: raise ImportError(data)
+        return black_box(*a, **k)
+    monkeypatch.setattr(cli, 'black_box', without)
+    box, made = cli.demo_box(quick=False, progress=False)
+    assert box.architecture.sizes == (784, 128, 10) and box.accuracy is None and 'neurome_nb[data]' in made
+
+def test_a_failed_reconstruction_still_gives_table_and_figure(tmp_path, capsys, monkeypatch, result):
+    failed = replace(result, layers=[], certificate=None, outcome=replace(result.outcome, kind='not_converged'))
+    monkeypatch.setattr(cli, 'demo_box', lambda *a, **k: (BOX, 'made for a test'))
+    monkeypatch.setattr(cli, 'reconstruct', lambda *a, **k: failed)
+    assert cli.main(['demo', '--quiet', '--out', str(tmp_path)]) == 1
+    assert 'not_converged' in capsys.readouterr().out and (tmp_path/'demo.png').exists()
