@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['score', 'measurements', 'model_oracle', 'summary', 'demo_box', 'demo_figure', 'demo', 'main']
 
-# %% ../nbs/60_cli.ipynb #5b90d11c
+# %% ../nbs/60_cli.ipynb #c002
 import argparse, math, sys, time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ from .oracle import Oracle
 from .plots import COLOURS, plot_error_bars, plot_errors, plot_weights, stage_errors, styled, worst_violation
 from .recipes import Exact, Reconstruction, reconstruct
 
-# %% ../nbs/60_cli.ipynb #87f1066b
+# %% ../nbs/60_cli.ipynb #c005
 def score(
     result: Reconstruction,  # of that black box
     box: BlackBox,  # the truth
@@ -44,7 +44,7 @@ def score(
     return dict(outcome=result.outcome.kind, queries=result.queries, bound=counting_bound(arch), ratio=result.queries / counting_bound(arch), seconds=result.seconds,
                 stages={name: round(t, 4) for name, t in stages.items()}, **found, error_over_bar=violated)
 
-# %% ../nbs/60_cli.ipynb #fc884ec3
+# %% ../nbs/60_cli.ipynb #c007
 def measurements(
     scores: dict[str, dict],  # name of the run -> what `score` gives
 ) -> str:
@@ -58,7 +58,7 @@ def measurements(
     widths = [max(map(len, column)) for column in zip(*cells)]
     return "\n".join("  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))]).rstrip() for row in cells)
 
-# %% ../nbs/60_cli.ipynb #23895c59
+# %% ../nbs/60_cli.ipynb #c013
 def _flat(f, shape, rows, stack):
     "f on flat inputs and with flat outputs; `rows` is the number f insists on, or None."
     def ask(x):
@@ -108,7 +108,7 @@ def model_oracle(
     if not Path(path).is_file(): raise FileNotFoundError(f"{path}: no such file")
     return readers[suffix](str(path), **kwargs)
 
-# %% ../nbs/60_cli.ipynb #e79011a9
+# %% ../nbs/60_cli.ipynb #c016
 def summary(
     result: Reconstruction,  # from `reconstruct`, or loaded
 ) -> str:
@@ -123,7 +123,7 @@ def summary(
                   ("singular value", f"smallest {cert.smallest_singular_value:.1e}"), ("unidentifiable", "; ".join(f"layer {l + 1}, unit {u}: {why}" for l, u, why in cert.unidentifiable) or "none")]
     return "\n".join(f"{name:<16}{text}" for name, text in lines)
 
-# %% ../nbs/60_cli.ipynb #d9aaa3e2
+# %% ../nbs/60_cli.ipynb #c019
 def demo_box(
     quick: bool = False,  # 64-16-10 instead of 784-128-10
     seed: int = 0,  # of the black box
@@ -155,9 +155,10 @@ def demo(
     *,
     quick: bool = False,  # a small network
     seed: int = 0,  # of the black box and of the reconstructions
+    searches: Sequence[str] = ("sweep",),  # how units are found, one run each
     progress: bool = True,  # show bars
 ) -> tuple[dict[str, dict], Figure]:  # scores per search, and the figure
-    "Train, hide, reconstruct by both searches, compare with the truth, and keep everything under `out`."
+    "Train, hide, reconstruct by each search, compare with the truth, and keep everything under `out`."
     start, folder = time.perf_counter(), Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     box, made = demo_box(quick, seed, progress)
@@ -165,7 +166,7 @@ def demo(
     print(f"black box: {arch}, {made}" + (f", accuracy {box.accuracy:.1%}" if box.accuracy else "") + f" ({time.perf_counter() - start:.1f} s)")
     print(f"{arch.num_parameters:,} parameters; from here on it only answers queries\n", flush=True)
     results, scores = {}, {}
-    for search in ("sweep", "committee"):
+    for search in searches:
         r = results[search] = reconstruct(box.oracle(), arch, recipe=Exact(search=search), seed=seed, progress=progress)
         scores[search] = score(r, box, seed=seed)
         print(f"by {search}: {r.outcome}")
@@ -178,7 +179,7 @@ def demo(
     print(f"\nwritten: {folder / 'demo.png'}, " + ", ".join(str(folder / f"recovered_{search}.safetensors") for search in results))
     return scores, fig
 
-# %% ../nbs/60_cli.ipynb #536f07ca
+# %% ../nbs/60_cli.ipynb #c023
 def _sizes(text):
     try: return tuple(None if s == "?" else int(s) for s in text.split("-"))
     except ValueError: raise argparse.ArgumentTypeError(f"expected sizes like 784-128-10 or 784-?-10, got {text!r}") from None
