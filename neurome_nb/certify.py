@@ -82,17 +82,16 @@ def adversarial_queries(
     activation: str,
     slope: float,
     *,
-    steps: int = 20,  # of Adam
-    lr: float = .1,  # times the root mean square of x
+    steps: int = 20,  # of gradient ascent
+    lr: float = .1,  # length of a step, in units of the length of x
 ) -> Float[Tensor, "n d"]:
     "Inputs that maximise the copies' disagreement relative to the noise."
-    rms = x.square().mean().sqrt().item()
-    x = x.clone().requires_grad_()
-    opt = torch.optim.Adam([x], lr=lr * rms)
+    x, stride = x.clone().requires_grad_(), lr * x.norm(dim=1, keepdim=True)
     for _ in range(steps):
         spread = (forward(copies, x, activation, slope) - forward(layers, x, activation, slope)).square().sum((0, 2))
-        loss = -(spread.clamp_min(1e-300).log() / 2 - sigma(x.norm(dim=1)).log()).sum()
-        opt.zero_grad(); loss.backward(); opt.step()
+        gain = (spread.clamp_min(1e-300).log() / 2 - sigma(x.norm(dim=1)).log()).sum()
+        up = torch.autograd.grad(gain, x)[0]
+        x = (x + stride * torch.nn.functional.normalize(up, dim=1)).detach().requires_grad_()
     return x.detach()
 
 def certify(

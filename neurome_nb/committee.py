@@ -65,7 +65,7 @@ class Population:
     "Students on a section, side by side: f(c) = g([c, 1] Z^T) V + [c, 1] L for each member."
     rows: Float[Tensor, "pop h k+1"]  # Z
     out: Float[Tensor, "pop h o"]  # V
-    linear: Float[Tensor, "pop k+1 o"]  # L; only its last row is used where `section_form` has no free linear part
+    linear: Float[Tensor, "pop k+1 o"]  # L; for activations that saturate only its last row is not zero
     activation: str  # key in `ACTIVATIONS`
 
     def __call__(self, c: Float[Tensor, "n k"] | Float[Tensor, "pop n k"]) -> Float[Tensor, "pop n o"]:
@@ -87,9 +87,9 @@ def relative_weights(Y: Float[Tensor, "n o"]) -> Float[Tensor, "n"]:
 
 def _sharp(activation, s):
     "g(s z) / s (g(s z) if it saturates), its derivative, the free part, and the factor that outgoing weights get."
-    g, dg, free = section_form(activation)
-    if saturates(activation): return (lambda z: g(s * z)), (lambda z: s * dg(s * z)), free, 1.
-    return (lambda z: g(s * z) / s), (lambda z: dg(s * z)), free, 1 / s
+    g, dg, _ = section_form(activation)
+    if saturates(activation): return (lambda z: g(s * z)), (lambda z: s * dg(s * z)), False, 1.
+    return (lambda z: g(s * z) / s), (lambda z: dg(s * z)), True, 1 / s
 
 def new_population(
     C: Float[Tensor, "n k"],  # section coordinates of the queries, in units in which a typical coordinate is 1

@@ -150,6 +150,7 @@ class BasePoints:
     z: Float[Tensor, "m h"]  # pre-activations there
     step: Float[Tensor, "m"]  # how far it goes from each
     weight: Float[Tensor, "m"]  # step over noise
+    smallest: float  # singular value of the lift's system over its largest, units made alike
 
 def choose_base_points(
     model: SectionModel,  # the hidden layer on the section
@@ -161,26 +162,32 @@ def choose_base_points(
     slopes: Float[Tensor, "h"] | None = None,  # signs times the linear part, once known: the linear map is then not free
     margin: float = 4.7,  # steps stay this many typical coefficients inside the piece; a Gaussian one is larger once in 400,000
     bend: float = .15,  # smooth units: step in units of their largest typical pre-activation change
+    unsaturated: float = 15.,  # smooth units: largest pre-activation wanted
     candidates: int = 1500,  # at most
-    memory: int = 4 * 10**8,  # bytes for them
+    work: float = 5e8,  # multiplications per choice that they may cost
+    draws: int = 6000,  # places looked at for them; those with the longest steps become candidates
 ) -> BasePoints:
     "Base points for a lift, by D-optimal design."
     gfn, dg, free = section_form(model.activation); Z, V = model.rows, model.out; (h, o), k = V.shape, Z.shape[1] - 1
-    n = max(2 * m, min(candidates, memory // (8 * 3 * o * (h + o))))
+    n = max(2 * m, min(candidates, int(work / (o * o * (h + o)))))
     kinked = ACTIVATIONS[model.activation].piecewise_linear
-    c = torch.nn.functional.normalize(torch.randn(4 * n, k, generator=g, dtype=V.dtype), dim=1)
+    looked = max(4 * n, draws) if kinked else n
+    c = torch.nn.functional.normalize(torch.randn(looked, k, generator=g, dtype=V.dtype), dim=1)
     norm = Z[:, :k].norm(dim=1)
     far = Z[:, k].abs() / norm if kinked else (2.5 + Z[:, k].abs()) / norm
-    far = far[torch.randint(h, (4 * n,), generator=g)] * k**.5 * torch.exp(.5 * torch.randn(4 * n, generator=g, dtype=V.dtype))
+    far = far[torch.randint(h, (looked,), generator=g)] * k**.5 * torch.exp(.5 * torch.randn(looked, generator=g, dtype=V.dtype))
     c = c * (1.5 * far if kinked else .7 * far)[:, None]
+    if not kinked: c = c * (unsaturated / (c @ Z[:, :k].T).abs().amax(1, keepdim=True)).clamp(max=1)
     z = torch.cat([c, torch.ones_like(c[:, :1])], 1) @ Z.T
-    step = (z.abs() / (margin * size)).amin(1) if kinked else (bend / size.max()).expand(4 * n)
+    step = (z.abs() / (margin * size)).amin(1) if kinked else (bend / size.max()).expand(looked)
     weight = step / sigma(c.norm(dim=1))
     top = weight.topk(n).indices if kinked else torch.arange(n)
     c, z, step, weight = c[top], z[top], step[top], weight[top]
     A = _response(dg(z), V, free, slopes) * torch.cat([size, size.mean().expand(o) * V.abs().mean()] if free and slopes is None else [size])
     chosen = d_optimal(A * (weight / weight.median() / A.abs().mean())[:, None, None], m)
-    return BasePoints(c[chosen], z[chosen], step[chosen], weight[chosen])
+    system = (A[chosen] / torch.cat([V.norm(dim=1) * size, size.new_ones(A.shape[2] - h)])).flatten(0, 1)
+    values = torch.linalg.svdvals(system / system.norm()) if len(system) >= A.shape[2] else torch.zeros(2)
+    return BasePoints(c[chosen], z[chosen], step[chosen], weight[chosen], (values[-1] / values[0].clamp_min(1e-300)).item())
 
 def _response(slope, V, free, slopes):
     "Derivative of the outputs with respect to the unknowns [r, l] of a direction: (m, o, p)."

@@ -107,12 +107,13 @@ class Exact:
     "Options of the recipe `exact`."
     search: str = "auto"  # how the units are found: "sweep", "committee", or "auto": the sweep first, the committee if it fails
     tol: float | None = None  # largest error bar for "recovered", relative to the layer's largest weight; None: 1e-6, for float32 answers 1e-3
-    attempts: int = 4  # searches before giving up, each with another origin and line
+    attempts: int = 8  # searches before giving up, each with another origin and line
     section_size: int = 1536  # numbers per unit and section dimension that the polish may hold: units times dimensions
     section_dims: tuple[int, int] = (3, 6)  # fewest and most dimensions of a section
     surplus: float = 2.  # equations per unknown in the section's polish
     spare: float = 1.04  # equations per unknown in the lift
-    far_kinked: float = 1e6  # distance of a far line, in units of the bending length, for rounded corners
+    singular: float = 1e-7  # a lift whose smallest singular value, relative to the largest, is below this gets another base point
+    far_kinked: float = 1e7  # distance of a far line, in units of the bending length, for rounded corners
     far_steps: float = 3e6  # the same for steps
     snapshot: int = 5_000_000  # networks up to this many parameters are kept in the history
     bars: float = 3.  # error bars are this many standard deviations
@@ -190,7 +191,7 @@ def _eps(run): return max(torch.finfo(run.oracle.dtype).eps, torch.finfo(run.ora
 
 def _extra(run, h, k, o, have):
     "How many more section points the polish wants, given those along the line."
-    return max(2 * k + 4, math.ceil(run.options.surplus * h * (k + o) / o) - have // 2)
+    return max(12 * (k + 1), math.ceil(run.options.surplus * h * (k + o) / o) - have // 2)
 
 # %% ../nbs/21_recipes.ipynb #c011
 def search_sweep_kinked(run: _Run, length: float) -> Found:
@@ -209,7 +210,10 @@ def search_sweep_kinked(run: _Run, length: float) -> Found:
     size = rows[:, :k].norm(dim=1)
     run.stage("widen", dimensions=k)
     n = _extra(run, h, k, o, len(kinks.t))
-    far = (rows[:, k].abs() / size)[torch.randint(h, (n,), generator=g)] * 1.5 * k**.5 * torch.exp(.7 * torch.randn(n, generator=g, dtype=torch.float64))
+    distance = rows[:, k].abs() / size  # half the points near where a unit switches, half spread up to beyond the last one, so that each has points on both sides
+    median, last = distance.median(), 3 * distance.max()
+    own = distance[torch.randint(h, (n,), generator=g)] * 1.5 * k**.5 * torch.exp(.7 * torch.randn(n, generator=g, dtype=torch.float64))
+    far = torch.where(torch.arange(n) % 2 == 0, own, median * (last / median) ** torch.rand(n, generator=g, dtype=torch.float64))
     C = torch.nn.functional.normalize(torch.randn(n, k, generator=g, dtype=torch.float64), dim=1) * far[:, None]
     line = torch.nn.functional.pad((length * kinks.t)[:, None], (0, k - 1))
     model = SectionModel(rows / size[:, None], size[:, None] * kinks.jump / (2 * length), rows.new_zeros(k + 1, o), run.arch.activation or "leaky_relu")
@@ -247,18 +251,18 @@ def search_sweep_smooth(run: _Run, length: float) -> Found:
         out = out / rows[:, :1].abs()
     rows[:, k] -= R * rows[:, 1]  # seen from x0 instead of x0 + R v
     run.stage("widen", dimensions=k, activation=activation)
-    reach = 2.5 / rows[:, :k].norm(dim=1).median()
+    reach, unsaturated = 2.5 / rows[:, :k].norm(dim=1).median(), 15  # at |z| = 15 every row of the table is within 1e-6 of its asymptote
     n = _extra(run, h, k + 1, o, 0)
     C = torch.randn(n, k, generator=g, dtype=torch.float64) * reach * torch.exp(.5 * torch.randn(n, 1, generator=g, dtype=torch.float64))
+    C = C * (unsaturated / (C @ rows[:, :k].T).abs().amax(1, keepdim=True)).clamp(max=1)
     Y = run.ask(x0 + C @ U)
     near = max(_eps(run) * Y.abs().max().item(), 1e-300)
     return Found(SectionModel(rows, out, rows.new_zeros(k + 1, o), activation), x0, basis, C, Y, Noise(near, near * .1 / reach.item()))
 
 def _corner_rates(run, at, U, rows, jump, names, length):
     "Give rows of slope one along the line their true length, from the shape of each corner; and tell which activation it is."
-    t = -rows[:, -1]; spread = rows[:, 1:-1].norm(dim=1).clamp_min(1e-3) / max(1, len(U) - 1)**.5  # row lengths relative to the line's slope
-    delta = corner_offsets(1.)[None] * length * spread.median().clamp_min(1.)
-    delta = corner_offsets(length, points=16, span=256.)[None].expand(len(t), -1) * torch.ones_like(t)[:, None]
+    t = -rows[:, -1]
+    delta = corner_offsets(length, points=16, span=256.).expand(len(t), -1)
     y = run.ask((at + (t[:, None] + delta).flatten()[:, None] * U[0])).unflatten(0, delta.shape)
     y = (y * jump[:, None]).sum(2) / jump.square().sum(1, keepdim=True)
     fits = {name: fit_profiles(delta, y, name) for name in names}
@@ -276,6 +280,10 @@ def _finish(run: _Run, found: Found, length: float) -> tuple[Layers, Certificate
     polished = polish_section(found.model, found.C, found.Y, sigma(found.C.norm(dim=1)))
     model, h, o, k = polished.model, len(found.model.rows), found.Y.shape[1], found.C.shape[1]
     U = found.basis.rows(0, k)
+    polish_model, ask = model, run.ask
+    if o > h:  # answers lie in the span of the outgoing vectors: h numbers say it all
+        span = torch.linalg.qr(model.out.T)[0]
+        model, ask, o = replace(model, out=model.out @ span, linear=model.linear @ span), lambda x: run.ask(x) @ span, h
     run.stage("polish", residual=polished.rms[-1], steps=len(polished.rms) - 1)
     if not polished.rms[-1] < 30: raise _Retry(f"the residual on the section is {polished.rms[-1]:.0f} times the noise: a unit is missing, or the network is deeper")
     act = ACTIVATIONS[model.activation]; kinked = act.piecewise_linear; free = act.linear_part(0.) is not None or kinked
@@ -286,9 +294,12 @@ def _finish(run: _Run, found: Found, length: float) -> tuple[Layers, Certificate
     def more(n, slopes):
         nonlocal done, smallest, worst, linear
         unknown = h + (o if free and slopes is None else 0)
-        m = math.ceil(opt.spare * unknown / min(o, unknown))
-        base = choose_base_points(model, m, size, sigma, g, slopes=slopes)
-        res = lift(run.ask, found.x0, U, model, lambda i, j, k=done: found.basis.rows(k + i, k + j), n, base, slopes=slopes)
+        m = math.ceil(opt.spare * unknown / o) if o < h else 1
+        while True:  # more points while some unit is active at none of them
+            base = choose_base_points(model, m, size, sigma, g, slopes=slopes)
+            if base.smallest > opt.singular or m > 4 * unknown / o + 8: break
+            m += 1
+        res = lift(ask, found.x0, U, model, lambda i, j, k=done: found.basis.rows(k + i, k + j), n, base, slopes=slopes)
         if res.failed: raise _Retry(f"{res.failed} of {n} directions could not be lifted")
         blocks.append((res.rows, res.std)); done += n
         if res.linear is not None: linear = torch.cat([linear, res.linear])
@@ -312,15 +323,15 @@ def _finish(run: _Run, found: Found, length: float) -> tuple[Layers, Certificate
     width = torch.stack([s.square().sum(1) for _, s in blocks]).sum(0).div(d).sqrt()
     del blocks
     at, at_std = model.rows[:, k], polished.row_std[:, k]
-    layers = assemble(W, at, found.x0, model.out, model.linear[k], activation, slope, signs.sign if free else None)
+    layers = assemble(W, at, found.x0, polish_model.out, polish_model.linear[k], activation, slope, signs.sign if free else None)
     gain = 2 / (1 - slope) if kinked else 1.
-    const_std = (polished.linear_std[k].square() + (at_std.square() @ (gain * model.out).square()) + at.square() @ (gain * polished.out_std).square()).sqrt()
+    const_std = (polished.linear_std[k].square() + (at_std.square() @ (gain * polish_model.out).square()) + at.square() @ (gain * polished.out_std).square()).sqrt()
     std = [(width[:, None].expand(h, d), (at_std.square() + found.x0.square().sum() * width.square()).sqrt()), (gain * polished.out_std.T, const_std)]
     bars = [(opt.bars * a, opt.bars * b) for a, b in std]
     outer = lambda r: found.noise(r + found.x0.norm())
     cert = certify(run.oracle, layers, bars, activation, slope, sigma=outer, length=length, smallest_singular_value=smallest, g=run.generator("certify"))
     layers = into_gauge(bars, layers, activation, slope)[1]
-    arch = Architecture((d, h, o), activation, slope)
+    arch = Architecture((d, h, len(layers[-1][1])), activation, slope)
     run.stage("certify", layers, residual=cert.residual, bar=cert.relative_bar)
     return layers, cert, arch
 

@@ -94,6 +94,7 @@ def find_kinks(
     first: int = 64,  # number of first points
     tau: float = 8.,  # a difference of more than tau standard deviations is real
     finest: Callable[[Tensor], Tensor] = lambda t: 1e-12 * (1 + t.abs()),  # shorter cells are a corner, rounded by the activation or by rounding: not split, points in it are dropped
+    patience: float = 1.3,  # after a dozen rounds `finest` grows by this factor per round, at most thirtyfold
     max_rounds: int = 80,  # of halving; 50 reach the resolution of float64
     max_points: int = 200_000,  # give up beyond
     stop: Callable[[int, int], bool] = lambda points, open_cells: False,  # gives up early when it returns True
@@ -104,14 +105,16 @@ def find_kinks(
     redundant = y.shape[1] > 1 and bool(spectrum[1] > 1e-9 * spectrum[0])  # outputs that move together count as one
     for r in range(max_rounds):
         dt, s = t.diff(), noise(t)
-        short = dt < finest((t[1:] + t[:-1]) / 2)
+        short = dt < finest((t[1:] + t[:-1]) / 2) * min(patience ** max(0, r - 12), 30)  # a corner that resists is taken to be wider
         straight, kinked, collinear, cell = _explain(t, y, s, tau, redundant, short)
         known = straight | kinked
         if redundant: known[:-1] |= kinked[1:]; known[1:] |= kinked[:-1]  # a single kink proves both its lines
         split, corner, blocked = ~known & ~short, ~known & short, ~known | short
         drop = torch.zeros_like(t, dtype=torch.bool)
         drop[1:-1] = (corner[1:] & blocked[:-1]) | (corner[:-1] & blocked[1:])
-        if drop.any(): t, y = t[~drop], y[~drop]; continue
+        if drop.any():
+            t, y = t[~drop], y[~drop]
+            continue
         if not split.any() or len(t) > max_points or stop(len(t), int(split.sum())): break
         new = (t[:-1] + dt * (.5 + .06 * math.sin(1 + 7 * r)))
         if redundant: new = new[split]
@@ -121,7 +124,8 @@ def find_kinks(
             meet, side = (t[:-1] + cell["step"])[ask], side[ask]
             new = torch.cat([new[split & ~ask], meet - side, meet + side])
         t, y = _sorted_in(t, y, new, f(new))
-    return _read_kinks(t, y, noise, tau, straight, kinked, collinear, complete=bool(known.all()) and not drop.any())
+    else: straight, kinked, collinear, _ = _explain(t, y, noise(t), tau, redundant, t.diff() < 0); known = straight | kinked
+    return _read_kinks(t, y, noise, tau, straight, kinked, collinear, complete=bool(known.all()))
 
 def _read_kinks(t, y, noise, tau, straight, kinked, collinear, complete):
     "One least-squares line per straight piece; kinks where neighbouring lines meet."
@@ -168,11 +172,27 @@ class Switches:
     out: Float[Tensor, "h o"]  # outgoing vector
     complete: bool  # whether every change along the line is explained
 
-def _runs(flat):
-    "Number the maximal runs of points that no flat cell separates; first and last point of each."
-    run = torch.nn.functional.pad(flat.long().cumsum(0), (1, 0))
-    at, n = torch.arange(len(run)), int(run[-1]) + 1
-    return run, torch.full((n,), len(run)).scatter_reduce(0, run, at, "amin"), torch.zeros(n, dtype=torch.long).scatter_reduce(0, run, at, "amax")
+@dataclass(frozen=True)
+class _Runs:
+    "Maximal runs of points that no flat cell separates."
+    number: Tensor  # of each point's run
+    first: Tensor  # point of each run
+    last: Tensor
+    J: Tensor  # change over each run
+    size: Tensor  # its length
+    share: Tensor  # of each point, how much of the change lies behind it
+    off: Tensor  # largest distance of a run's points from the straight line between its ends
+    inside: Tensor  # how many points are in the middle of each run
+
+    @classmethod
+    def of(cls, y, flat):
+        run = torch.nn.functional.pad(flat.long().cumsum(0), (1, 0)); at, n = torch.arange(len(run)), int(run[-1]) + 1
+        a, b = torch.full((n,), len(run)).scatter_reduce(0, run, at, "amin"), torch.zeros(n, dtype=torch.long).scatter_reduce(0, run, at, "amax")
+        J = y[b] - y[a]; size = J.norm(dim=1).clamp_min(1e-300); zero = torch.zeros_like(size)
+        share = ((y - y[a][run]) * J[run]).sum(1) / size[run] ** 2
+        off = (y - y[a][run] - share[:, None] * J[run]).abs().amax(1)
+        inside = ((share > .01) & (share < .99)).to(y.dtype)
+        return cls(run, a, b, J, size, share, zero.scatter_reduce(0, run, off, "amax"), zero.index_add(0, run, inside))
 
 def find_steps(
     f: Callable[[Float[Tensor, "n"]], Float[Tensor, "n o"]],  # the black box along a far line; counts its own queries
@@ -188,29 +208,30 @@ def find_steps(
     max_points: int = 100_000,  # give up beyond
 ) -> Switches:
     "Find every step along a far line, with its rate."
-    t = _spread(.37, first, scale, reach); y = f(t)
+    t = _spread(.37, first, scale, reach); y = f(t); plateau = 0.
     for _ in range(max_rounds):
-        dy = y.diff(dim=0); flat = dy.abs().amax(1) <= tau * sigma
-        run, a, b = _runs(flat); n = len(a)
-        J = y[b] - y[a]; size = J.norm(dim=1).clamp_min(1e-300)
-        share = ((y - y[a][run]) * J[run]).sum(1) / size[run] ** 2
-        off = (y - y[a][run] - share[:, None] * J[run]).abs().amax(1)
-        inside = (share > .01) & (share < .99)
-        per_run = torch.zeros(n, dtype=y.dtype)
-        single = per_run.scatter_reduce(0, run, off, "amax") <= 4 * tau * sigma
-        count = per_run.index_add(0, run, inside.to(y.dtype))
-        change = dy.norm(dim=1).masked_fill(flat, 0.); most = per_run.scatter_reduce(0, run[1:], change, "amax")
-        split = ~flat & (change > .25 * most[run[1:]]) & ~(single & (count >= inner))[run[1:]]
-        split &= (change > .05 * size[run[1:]]) | (count < inner)[run[1:]]  # two units on top of each other stay so however often one halves
-        split &= t.diff() > 1e-14 * (scale + t[1:].abs())
+        dy = y.diff(dim=0); change = dy.norm(dim=1)
+        flat, slack = dy.abs().amax(1) <= tau * sigma, 4 * tau * sigma
+        runs = _Runs.of(y, flat)
+        if plateau:  # neighbours whose tails overlap: a cell that changes little compared with its run separates them
+            crowded = (runs.off > slack)[runs.number[1:]]
+            flat = flat | crowded & (change < plateau * runs.size[runs.number[1:]])
+            runs, slack = _Runs.of(y, flat), slack + 3 * plateau * runs.size.max()
+        single, change = runs.off <= slack, change.masked_fill(flat, 0.)
+        most = torch.zeros_like(runs.size).scatter_reduce(0, runs.number[1:], change, "amax")
+        resolved, enough = (single & (runs.inside >= inner))[runs.number[1:]], (runs.inside >= inner)[runs.number[1:]]
+        split = ~flat & ~resolved & (change > .25 * most[runs.number[1:]]) & (t.diff() > 1e-14 * (scale + t[1:].abs()))
+        split &= (change > .05 * runs.size[runs.number[1:]]) | ~enough  # two units on top of each other stay so however often one halves
+        if not split.any() and not plateau and not single.all(): plateau = 2e-3; continue
         if not split.any() or len(t) > max_points: break
         new = ((t[1:] + t[:-1]) / 2)[split]
         t, y = _sorted_in(t, y, new, f(new))
+    run, a, b, share, J = runs.number, runs.first, runs.last, runs.share, runs.J
     lo, hi = (ACTIVATIONS[activation].left(0.)[1], ACTIVATIONS[activation].right(0.)[1])
-    good = single & (count >= 2) & (b > a)
+    good = single & (runs.inside >= 2) & (b > a)
     use = (share > 1e-3) & (share < 1 - 1e-3) & good[run]
     z = ACTIVATIONS[activation].inverse(lo + (hi - lo) * share.clamp(1e-6, 1 - 1e-6), 0.)
-    total = lambda q: per_run.index_add(0, run[use], q[use])
+    total = lambda q: torch.zeros(len(a), dtype=t.dtype).index_add_(0, run[use], q[use])
     m = total(torch.ones_like(t)).clamp_min(1); tm, zm = total(t) / m, total(z) / m
     dt, dz = t - tm[run], z - zm[run]
     rate = total(dt * dz) / total(dt * dt).clamp_min(1e-300)
