@@ -11,7 +11,7 @@ import torch
 from neurome_nb.canon import ErrorSummary, parameter_error
 from neurome_nb.core import generator
 from neurome_nb.nets import Architecture, init_layers
-from neurome_nb.plots import FLOOR, Run, error_and_bar, plot_error_bars, plot_errors, plot_queries, plot_stages, plot_weights, stage_errors, worst_violation
+from neurome_nb.plots import FLOOR, Run, error_and_bar, plot_error_bars, plot_errors, plot_queries, plot_stages, plot_weights, section_error, stage_errors, worst_violation
 from neurome_nb.symmetry import apply, random_transform
 
 @pytest.fixture(autouse=True)
@@ -52,6 +52,20 @@ def test_stages_without_a_snapshot_have_no_error():
     errors = stage_errors(result, truth)
     assert [(n, q) for n, q, _ in errors] == [('lift', 100), ('polish', 100)]
     assert errors[1][2] == parameter_error(result.layers, truth, 'leaky_relu').balanced
+
+@pytest.mark.parametrize('activation,factor,right', [('relu', 5., True), ('leaky_relu', -5., True), ('tanh', -1., True), ('tanh', 5., False), ('gelu', -1., True), ('gelu', 5., False)])
+def test_units_on_a_section_are_compared_up_to_order_sign_and_scale(activation, factor, right):
+    truth = init_layers((9, 5, 2), generator=generator(0, 'test/plots'))
+    g = generator(1, 'test/plots')
+    x0, U = torch.randn(9, dtype=torch.float64, generator=g), torch.linalg.qr(torch.randn(9, 3, dtype=torch.float64, generator=g))[0].T
+    (W, b), order = truth[0], torch.randperm(5, generator=g)
+    rows = factor*torch.cat([W @ U.T, (W @ x0 + b)[:, None]], 1)[order]
+    assert (section_error(rows, x0, U, truth, activation).max < 1e-14) is right
+    assert section_error(rows[1:], x0, U, truth, activation).max == float('inf')          # a unit is missing
+    rows[0, 0] += 1e-6*factor
+    if right: assert 1e-8 < section_error(rows, x0, U, truth, activation).max < 1e-5
+    result = SimpleNamespace(architecture=Architecture((9, 5, 2), activation), history=[SimpleNamespace(name='polish', queries=7, layers=None, section=(rows, x0, U))])
+    assert stage_errors(result, truth)[0][:2] == ('polish', 7)
 
 def test_errors_of_zero_are_drawn_at_the_floor():
     ax = plot_errors([('a', 1, ErrorSummary(1e-3, 1e-4)), ('b', 2, ErrorSummary(0., 0.))])
