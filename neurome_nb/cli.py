@@ -51,7 +51,10 @@ def measurements(
     "A table of scores, one column per run."
     pair = lambda name: lambda s: f"{s[name + '_max']:.1e} / {s[name + '_mean']:.1e}"
     lines = {"queries": lambda s: f"{s['queries']:,}", "counting bound": lambda s: f"{s['bound']:,}", "ratio": lambda s: f"{s['ratio']:.2f}", "seconds": lambda s: f"{s['seconds']:.2f}"}
-    for stage in dict.fromkeys(name for s in scores.values() for name in s["stages"]): lines[f"  {stage}"] = lambda s, stage=stage: f"{s['stages'][stage]:.2f}" if stage in s["stages"] else ""
+    place = {}
+    for s in scores.values():
+        for i, name in enumerate(s["stages"]): place[name] = max(i, place.get(name, 0))
+    for stage in sorted(place, key=place.get): lines[f"  {stage}"] = lambda s, stage=stage: f"{s['stages'][stage]:.2f}" if stage in s["stages"] else ""
     lines |= {"error, max / mean": lambda s: "", "  balanced gauge": pair("balanced"), "  truth gauge": pair("truth"), "  outputs": pair("function"),
               "largest error / bar": lambda s: "no certificate" if s["error_over_bar"] is None else f"{s['error_over_bar']:.2f}", "certificate": lambda s: s["outcome"]}
     cells = [["", *scores], *([name, *map(text, scores.values())] for name, text in lines.items())]
@@ -155,7 +158,7 @@ def demo(
     *,
     quick: bool = False,  # a small network
     seed: int = 0,  # of the black box and of the reconstructions
-    searches: Sequence[str] = ("sweep",),  # how units are found, one run each
+    searches: Sequence[str] = ("sweep", "committee"),  # how units are found, one run each
     progress: bool = True,  # show bars
 ) -> tuple[dict[str, dict], Figure]:  # scores per search, and the figure
     "Train, hide, reconstruct by each search, compare with the truth, and keep everything under `out`."

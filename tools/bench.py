@@ -14,7 +14,7 @@ from statistics import median
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT/'nbs'/'bench'
 TABLE, FIGURE = RESULTS/'table.md', ROOT/'nbs'/'images'/'queries_vs_parameters.png'
-MODULES = 'core nets oracle symmetry sweep lift polish consensus committee disagree certify recipes'.split()
+MODULES = 'core nets oracle symmetry sweep lift polish consensus committee disagree search certify recipes'.split()
 OTHER = 100             # the second series: black box seed s, reconstruction seed s + OTHER
 BUSY = 1.25             # a load above this many times the threads means that others share the cores
 SLOPE = 1e-6            # an unknown slope may be off by this much
