@@ -57,7 +57,11 @@ def into_gauge(
     s = size(W1, b1) / size(W, b).clamp_min(1e-300)
     v = V1.norm(dim=0) / V.norm(dim=0).clamp_min(1e-300)
     (dW, db), (dV, dc) = bars
-    return [(dW * s[:, None], db * s), (dV * v, dc)], canonical
+    bars = [(dW * s[:, None], db * s), (dV * v, dc)]
+    if not ACTIVATIONS[activation].piecewise_linear: return bars, canonical
+    (dW, db), (dV, dc) = bars; norm = size(W1, b1).clamp_min(1e-300)  # this gauge fixes the length of [w | b], so an error of the length moves to the other side
+    length = torch.hypot(dW.amax(1), db * b1.abs() / norm) / norm
+    return [(dW + W1.abs() * length[:, None], db + b1.abs() * length), (dV + V1.abs() * length, dc)], canonical
 
 # %% ../nbs/20_certify.ipynb #c009
 def shaken(

@@ -87,5 +87,5 @@ def polish_section(
     moved = [torch.linalg.solve_triangular(R, Q.T @ (((dg(X @ Z.T) * (X @ torch.einsum("hp,hpk->hk", m.view(h, p), D).T)) * w[:, None]) @ theta[:h]), upper=True) for m in draw]
     theta_std = (direct[:, None].square() + torch.stack(moved).square().mean(0) / scale[:, None] ** 2).sqrt()
     pad = lambda L: L if free else torch.cat([L.new_zeros(X.shape[1] - 1, o), L])
-    smallest = torch.linalg.eigvalsh(H)[0].clamp_min(0).sqrt().item() if h * p <= 2000 else 1 / (spread * d).norm().item()
+    smallest = torch.linalg.eigvalsh(H)[0].clamp_min(0).sqrt().item() if h * p <= 1000 else 1 / (spread * d).norm().item()
     return Polished(SectionModel(Z, theta[:h], pad(theta[h:]), model.activation), row_std, theta_std[:h], pad(theta_std[h:]), tuple(history), smallest)

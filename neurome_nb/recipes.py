@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SEARCHES', 'RECIPES', 'Stage', 'Reconstruction', 'Exact', 'Found', 'search_sweep_kinked', 'search_sweep_smooth',
-           'reconstruct']
+           'search_by_committee', 'reconstruct']
 
 # %% ../nbs/21_recipes.ipynb #c002
 import json
@@ -23,6 +23,7 @@ from .oracle import BudgetExhausted, Oracle, probe
 from .sweep import (Noise, corner_offsets, curvature_length, find_kinks, find_steps, fit_profiles, measure_noise)
 from .lift import Basis, assemble, choose_base_points, lift, slope_from_size, unit_signs, widen, widen_steps
 from .polish import Polished, polish_section
+from .search import CommitteeSearch, search_committee
 from .certify import Certificate, certify, into_gauge, judge
 
 # %% ../nbs/21_recipes.ipynb #c005
@@ -34,6 +35,7 @@ class Stage:
     seconds: float  # this stage took
     detail: dict[str, float | int | str | bool]  # what it measured
     layers: Layers | None = None  # the network as known after it, None where there is none or it is large
+    section: tuple[Tensor, Tensor, Tensor] | None = None  # the units known on a section x0 + U^T c: rows [w | b] (h, k+1), x0 (d,), U (k, d)
 
 @dataclass(frozen=True)
 class Reconstruction:
@@ -108,6 +110,9 @@ class Exact:
     search: str = "auto"  # how the units are found: "sweep", "committee", or "auto": the sweep first, the committee if it fails
     tol: float | None = None  # largest error bar for "recovered", relative to the layer's largest weight; None: 1e-6, for float32 answers 1e-3
     attempts: int = 8  # searches before giving up, each with another origin and line
+    sweeps: int = 5  # of these by sweep before "auto" turns to the committee
+    precise: float = 1e-10  # relative precision of the answers that a sweep needs; "auto" leaves coarser ones to the committee
+    committee: CommitteeSearch = CommitteeSearch()  # options of the search by committee
     section_size: int = 1536  # numbers per unit and section dimension that the polish may hold: units times dimensions
     section_dims: tuple[int, int] = (3, 6)  # fewest and most dimensions of a section
     surplus: float = 2.  # equations per unknown in the section's polish
@@ -153,11 +158,11 @@ class _Run:
     @property
     def queries(self): return self.oracle.queries - self.start
 
-    def stage(self, name, layers=None, **detail):
+    def stage(self, name, layers=None, section=None, **detail):
         "Record a stage that just ended."
         now = time.perf_counter()
         keep = layers if layers and sum(W.numel() for W, _ in layers) <= self.options.snapshot else None
-        self.history.append(Stage(name, self.queries, now - self._mark, detail, keep)); self._mark = now
+        self.history.append(Stage(name, self.queries, now - self._mark, detail, keep, section)); self._mark = now
         self.tick(name)
 
     def tick(self, name=None):
@@ -200,7 +205,7 @@ def search_sweep_kinked(run: _Run, length: float) -> Found:
     u = basis.rows(0, 1)[0]
     f = lambda t: run.ask(x0 + (length * t)[:, None] * u)
     noise = measure_noise(f, _eps(run))
-    kinks = find_kinks(f, noise, stop=lambda n, open_: n > 3000 and open_ > n / 4)
+    kinks = find_kinks(f, noise, max_points=30_000)
     h, o = len(kinks.position), kinks.y.shape[1]
     run.stage("sweep", units=h, complete=kinks.complete, points=len(kinks.t))
     if not kinks.complete or h == 0: raise _Retry(f"the sweep found {h} units and could not explain the whole line")
@@ -208,7 +213,7 @@ def search_sweep_kinked(run: _Run, length: float) -> Found:
     k = _dims(run, h); U = basis.rows(0, k)
     rows = widen(run.ask, x0, U, kinks.position * length, kinks.jump / length, noise)
     size = rows[:, :k].norm(dim=1)
-    run.stage("widen", dimensions=k)
+    run.stage("widen", section=(rows, x0, U), dimensions=k)
     n = _extra(run, h, k, o, len(kinks.t))
     distance = rows[:, k].abs() / size  # half the points near where a unit switches, half spread up to beyond the last one, so that each has points on both sides
     median, last = distance.median(), 3 * distance.max()
@@ -273,6 +278,19 @@ def _corner_rates(run, at, U, rows, jump, names, length):
     return rows, name
 
 # %% ../nbs/21_recipes.ipynb #c013
+def search_by_committee(run: _Run, smooth: bool, length: float) -> Found:
+    "All units of a hidden layer, by training students on a section."
+    x0, basis, g = _origin(run, length, "committee")
+    k = min(run.options.committee.dim, run.oracle.in_features); U = basis.rows(0, k).T.contiguous()
+    noise = measure_noise(lambda t: run.ask(x0 + (length * t)[:, None] * U[:, 0]), _eps(run))
+    activation = run.arch.activation or ("tanh" if smooth else "leaky_relu")
+    width = run.arch.sizes[1] if run.arch.sizes else None
+    model, x0, _, C, Y, detail = search_committee(run.oracle, activation, width=width, seed=run.seed + 1000 * run.attempt, section=(x0, U), config=run.options.committee, progress=False)
+    run.stage("committee", units=detail["units"], residual=detail["residual"], complete=detail["complete"])
+    if not detail["complete"]: raise _Retry(f"the committee found {detail['units']} units, which leave a residual of {detail['residual']:.0e} times the noise")
+    return Found(model, x0, basis, C, Y, Noise(noise.near, noise.far / length))
+
+# %% ../nbs/21_recipes.ipynb #c015
 def _finish(run: _Run, found: Found, length: float) -> tuple[Layers, Certificate, Architecture]:
     "Polish, lift and certify what a search found. Raises `_Retry` when a check fails."
     opt, d = run.options, run.oracle.in_features
@@ -284,7 +302,7 @@ def _finish(run: _Run, found: Found, length: float) -> tuple[Layers, Certificate
     if o > h:  # answers lie in the span of the outgoing vectors: h numbers say it all
         span = torch.linalg.qr(model.out.T)[0]
         model, ask, o = replace(model, out=model.out @ span, linear=model.linear @ span), lambda x: run.ask(x) @ span, h
-    run.stage("polish", residual=polished.rms[-1], steps=len(polished.rms) - 1)
+    run.stage("polish", section=(model.rows, found.x0, U), residual=polished.rms[-1], steps=len(polished.rms) - 1)
     if not polished.rms[-1] < 30: raise _Retry(f"the residual on the section is {polished.rms[-1]:.0f} times the noise: a unit is missing, or the network is deeper")
     act = ACTIVATIONS[model.activation]; kinked = act.piecewise_linear; free = act.linear_part(0.) is not None or kinked
     sized = lambda rows: rows.abs().median(1).values / .6745 * 1.15 if rows.shape[1] > 12 else rows.norm(dim=1) / rows.shape[1]**.5 * 1.8
@@ -348,7 +366,7 @@ def _name_slope(run, slope):
         if abs(slope - value) < close * 1e-2: return name, value
     return "leaky_relu", slope
 
-# %% ../nbs/21_recipes.ipynb #c015
+# %% ../nbs/21_recipes.ipynb #c017
 def _affine(run: _Run) -> tuple[Layers, Certificate, Architecture]:
     "The straight black box: one answer per input, checked on fresh ones."
     d, g = run.oracle.in_features, run.generator("affine")
@@ -411,10 +429,11 @@ def _exact(run: _Run) -> tuple[Layers, Certificate | None, Architecture, Outcome
 
 def _search(run, smooth, length):
     "One attempt at finding the units on a section."
-    if run.options.search == "committee": raise ValueError("search: 'committee' is not available yet")
+    opt = run.options
+    if opt.search == "committee" or opt.search == "auto" and (run.attempt >= opt.sweeps or _eps(run) > opt.precise): return search_by_committee(run, smooth, length)
     return search_sweep_smooth(run, length) if smooth else search_sweep_kinked(run, length)
 
-# %% ../nbs/21_recipes.ipynb #c017
+# %% ../nbs/21_recipes.ipynb #c019
 RECIPES = {"exact": Exact}
 
 def reconstruct(

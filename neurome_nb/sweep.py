@@ -97,7 +97,6 @@ def find_kinks(
     patience: float = 1.3,  # after a dozen rounds `finest` grows by this factor per round, at most thirtyfold
     max_rounds: int = 80,  # of halving; 50 reach the resolution of float64
     max_points: int = 200_000,  # give up beyond
-    stop: Callable[[int, int], bool] = lambda points, open_cells: False,  # gives up early when it returns True
 ) -> Kinks:
     "Find every kink along a line, and say whether none can be missing."
     t = _spread(.37, first, scale, reach); y = f(t)
@@ -115,7 +114,7 @@ def find_kinks(
         if drop.any():
             t, y = t[~drop], y[~drop]
             continue
-        if not split.any() or len(t) > max_points or stop(len(t), int(split.sum())): break
+        if not split.any() or len(t) > max_points: break
         new = (t[:-1] + dt * (.5 + .06 * math.sin(1 + 7 * r)))
         if redundant: new = new[split]
         else:  # ask on both sides of the place where the neighbouring lines meet
