@@ -11,7 +11,7 @@ import neurome_nb
 
 ROOT = Path(__file__).resolve().parent.parent
 PINNED = 'torch nbdev execnb ghapi fastcore fastgit jupyterlab ipywidgets matplotlib numpy nbclient pytest scipy safetensors jaxtyping tqdm'.split()
-PLANNED = {'recipes'}                       # modules of the public surface still to be written
+PLANNED = set()
 PUBLIC = 'reconstruct Oracle Architecture Reconstruction parameter_error align'.split()
 
 @pytest.mark.parametrize('name', PINNED)
