@@ -6,12 +6,12 @@
 __all__ = ['CommitteeSearch', 'refine', 'search_committee']
 
 # %% ../nbs/17_search.ipynb #c002
-import math, time
+import math
 from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 from jaxtyping import Float
-from .core import OracleError, generator as make_generator, progress_bar
+from .core import generator as make_generator, progress_bar
 from .nets import Architecture, SectionModel, counting_bound, get_activation, section_form
 from .oracle import probe
 from .committee import Population, Schedule, measure_bend, new_population, relative_weights, saturates, train_population
@@ -29,7 +29,7 @@ class CommitteeSearch:
     spare: float = .8  # share of the guessed width that may be in use before it is doubled
     surplus: float = 12.  # first queries over the counting bound of the section
     chosen: float = .1  # share of the queries chosen by disagreement, half-way through the first training
-    reach: float = 8.  # radius, in units of the bending length: pre-activation at a typical query
+    reach: float = 10.  # typical length of a query, in units of the radius at which the bending is half done: beyond it units look like corners or steps, which are told apart easily
     spread: float = .7  # of the logarithm of the queries' lengths
     schedule: Schedule = field(default_factory=Schedule)  # of the training
     residual_members: int = 4  # students of the residual
@@ -90,8 +90,8 @@ def search_committee(
     else: x0, U = section
     k, sec, kinked = U.shape[1], oracle.section(x0, U), get_activation(activation).piecewise_linear
     bend = measure_bend(sec, k, activation, generator=g)
-    radius = bend.radius * (cfg.reach / bend.z if bend.z else cfg.reach)
-    sharpness, free = 1. if kinked else cfg.reach, not saturates(activation)
+    radius = bend.radius * cfg.reach
+    sharpness, free = cfg.reach * bend.z or 1., not saturates(activation)
     known = probe(sec, g, radius=radius)
     o, unit = known.out_features, radius / k**.5  # section coordinates are unit * c
     bound = lambda h: counting_bound(Architecture((k, h, o), activation))
@@ -100,6 +100,7 @@ def search_committee(
         nonlocal C, Y
         C, Y = torch.cat([C, c]), torch.cat([Y, sec(c * unit) / known.scale])
     draw = Gaussian(1., cfg.spread)
+    has_mirror = free and not section_form(activation)[2]  # elu: a unit may be found with the wrong sign
     noise = lambda: known.noise_floor / known.scale * (1 + C.square().sum(1) / k).sqrt()
     h, rows, rounds, last, complete = width or cfg.first_width, torch.empty(0, k + 1, dtype=torch.float64), [], math.inf, False
     surplus = cfg.surplus
@@ -125,16 +126,17 @@ def search_committee(
             missing = 2 * (width - len(rows)) if width else len(rows) // 4
             pop = new_population(C, R, activation, members=cfg.residual_members, width=max(cfg.residual_width, missing), generator=g, weights=wr, sharpness=sharpness)
             if not kinked:  # units that bend little where the others bend much are the ones that are missing
-                size = (2 * cfg.reach) ** -torch.rand(*pop.rows.shape[:2], 1, generator=g)
+                size = (2 * sharpness) ** -torch.rand(*pop.rows.shape[:2], 1, generator=g)
                 pop = Population(pop.rows * size, pop.out, pop.linear, activation)
             pop, _ = train_population(pop, C, R, generator=g, schedule=cfg.schedule, weights=wr, sharpness=sharpness)
         found = cluster_units(pop.rows, pop.out, activation)
         shared = found.rows[found.members > 1]
         candidates = torch.cat([rows, shared if len(shared) else found.rows])
+        if len(rows) and has_mirror: candidates = torch.cat([candidates, mirror(rows, activation)])
         fit = fit_outgoing(candidates, C, Y, w, activation, free)
         rows = keep_needed(candidates, eliminate(fit), level=.03 if first else .01)
         stuck = last < math.inf and fit.rms > .5 * last
-        some = slice(0, math.ceil(min(len(C), cfg.polish * (2 if stuck else 1) * bound(max(h, len(rows))))))
+        some = slice(0, len(C) if stuck else math.ceil(min(len(C), cfg.polish * bound(max(h, len(rows))))))
         def mirrored(rows, v, tries=5):
             for _ in range(tries):
                 fit = fit_outgoing(rows, C, Y, v, activation, free)
@@ -145,13 +147,16 @@ def search_committee(
             return rows
         rows = mirrored(rows, w)
         quick = lambda rows: refine(rows, C[some], Y[some], w[some], activation, free, gain=.08 if stuck else .3, floor=1e-13)[0]
-        rows = quick(rows)
+        for _ in range(6):
+            rows = quick(rows)
+            turned = mirrored(rows, w)
+            if torch.equal(rows, turned): break
+            rows = turned
         rms = lambda rows: fit_outgoing(rows, C, Y, 1 / noise(), activation, free).rms
         e = eliminate(fit_outgoing(rows, C, Y, w, activation, free))
         if spare := jump(e, level=1e-3, most=100.):
             fewer = quick(rows[e.order[spare:].sort().values])
-            if rms(fewer) < 10 * max(rms(rows), cfg.floor): rows = fewer
-        rows = mirrored(rows, w)
+            if rms(fewer) < max(2 * rms(rows), cfg.floor): rows = fewer
         if rms(rows) < 1e4 and len(rows):
             v = 1 / noise()
             rows = mirrored(rows, v)

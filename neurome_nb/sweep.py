@@ -141,6 +141,7 @@ def _read_kinks(t, y, noise, tau, straight, kinked, collinear, complete):
     jump = slope.diff(dim=0); gap = ym[:-1] - ym[1:] + slope[1:] * tm.diff()[:, None]
     position = tm[:-1] + (gap * jump).sum(1) / jump.square().sum(1)
     real = (jump.abs().amax(1) > 4 * tau * noise(position) / tm.diff()) & (position > tm[:-1]) & (position < tm[1:])
+    real |= kinked[kinked | corner]  # those were tested already
     return Kinks(position[real], jump[real], t, y, complete)
 
 # %% ../nbs/13_sweep.ipynb #c014
