@@ -128,7 +128,7 @@ def find_kinks(
 
 def _read_kinks(t, y, noise, tau, straight, kinked, collinear, complete):
     "One least-squares line per straight piece; kinks where neighbouring lines meet."
-    kinked = kinked.clone()
+    kinked = kinked & ~torch.nn.functional.pad(kinked[:-1], (1, 0))  # a kink at the point between two cells is seen in both
     corner = torch.zeros_like(kinked)  # a kink exactly at a sample
     corner[1:] = straight[:-1] & straight[1:] & ~collinear & ~kinked[1:] & ~kinked[:-1]
     piece = (kinked | corner).cumsum(0); cells = (~kinked).nonzero()[:, 0]; n = int(piece[-1]) + 1
