@@ -1,0 +1,88 @@
+"Bases, designs and lifts against brute force and against the network that was lifted."
+import math
+from itertools import combinations_with_replacement
+
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+from neurome_nb import parameter_error
+from neurome_nb.core import generator
+from neurome_nb.lift import Basis, assemble, choose_base_points, d_optimal, lift, slope_from_size, unit_signs, widen
+from neurome_nb.nets import SectionModel, forward, init_layers
+
+def draw(g, *shape): return torch.randn(*shape, generator=g, dtype=torch.float64)
+
+@pytest.mark.parametrize("dense", [True, False])
+def test_basis_is_orthonormal(dense, monkeypatch):
+    if not dense: monkeypatch.setattr(Basis, "dense", 10)
+    basis = Basis(50, generator(0, "test/basis")); Q = basis.rows(0, 50); x = draw(generator(1, "t"), 7, 50)
+    assert (Q @ Q.T - torch.eye(50)).abs().max() < 1e-13 and torch.equal(basis.rows(10, 20), Q[10:20]) and (basis.back(x) - x @ Q).abs().max() < 1e-13
+
+def logdet(A, chosen, prior):
+    "Of the information matrix, by definition."
+    return torch.linalg.slogdet(prior * torch.eye(A.shape[2], dtype=A.dtype) + sum(A[i].T @ A[i] for i in chosen))[1].item()
+
+@given(st.integers(0, 10**6), st.integers(2, 8), st.integers(1, 3), st.integers(1, 4), st.integers(1, 4))
+@settings(max_examples=40)
+def test_design_against_brute_force(seed, n, o, p, m):
+    A, prior = draw(generator(seed, "test/design"), n, o, p), 1e-2
+    chosen = d_optimal(A, m, prior)
+    for i in range(m):  # every choice is the best next one
+        values = [logdet(A, chosen[:i] + [j], prior) for j in range(n)]
+        assert values[chosen[i]] > max(values) - 1e-9
+    best, none = max(logdet(A, c, prior) for c in combinations_with_replacement(range(n), m)), p * math.log(prior)
+    assert logdet(A, chosen, prior) - none >= (1 - 1 / math.e) * (best - none) - 1e-9  # Nemhauser, Wolsey and Fisher
+
+def section(name, d=16, h=6, k=3, o=4, seed=0):
+    "A network, a section, and its exact model there."
+    g = generator(seed, "test/lift")
+    layers = init_layers((d, h, o), generator=g); (W, b), (V, c) = layers
+    basis, x0 = Basis(d, g), .3 * draw(g, d); U = basis.rows(0, k)
+    rows = torch.cat([W @ U.T, (b + W @ x0)[:, None]], 1)
+    c0 = {"relu": .5, "leaky_relu": .505, "gelu": .5}.get(name)
+    scale = {"relu": .5, "leaky_relu": .495}.get(name, 1.)
+    linear = torch.zeros(k + 1, o, dtype=torch.float64)
+    if c0: linear += c0 * rows.T @ V.T
+    linear[-1] += c
+    return layers, basis, x0, U, SectionModel(rows, scale * V.T, linear, name), g
+
+@pytest.mark.parametrize("name", ["relu", "leaky_relu", "tanh", "gelu"])
+def test_lift_gives_the_weights(name):
+    layers, basis, x0, U, model, g = section(name); W = layers[0][0]; (h, d), k = W.shape, len(U)
+    asked = [0]
+    def oracle(x):
+        asked[0] += len(x)
+        return forward(layers, x, name)
+    sigma, free = lambda r: 1e-16 * (1 + r), name != "tanh"
+    base = choose_base_points(model, 4, W.norm(dim=1) / d**.5, sigma, g)
+    q = basis.rows(k, d); kept = model.rows.clone()
+    r = lift(oracle, x0, U, model, lambda i, j: q[i:j], d - k, base)
+    assert torch.equal(model.rows, kept) and r.failed == 0 and asked[0] <= 4 * (d - k + 1) + 20 and (r.rows - W @ q.T).abs().max() < 1e-9
+    assert (r.rows - W @ q.T).abs().max() <= 50 * r.std.max() + 1e-12 and (r.linear is not None) == free
+    if not free: return
+    R, L = torch.cat([model.rows[:, :k], r.rows], 1), torch.cat([model.linear[:k], r.linear])
+    signs = unit_signs(R, L, model.out)
+    assert (signs.sign == 1).all() and signs.spread < 1e-6
+    if name == "gelu": return
+    a = {"relu": 0., "leaky_relu": .01}[name]
+    assert slope_from_size(signs.size) == pytest.approx(a, abs=1e-8)
+    flipped = torch.tensor([1., -1, 1, -1, -1, 1], dtype=torch.float64)  # the section cannot tell z from -z
+    R = R * flipped[:, None]
+    signs = unit_signs(R, L, model.out)
+    assert torch.equal(signs.sign, flipped)
+    back = assemble(basis.back(R), model.rows[:, k] * flipped, x0, model.out, model.linear[k], name, a, signs.sign)
+    assert parameter_error(back, layers, name, a).max < 1e-8
+
+def test_too_few_equations_give_no_signs():
+    g = generator(0, "t")
+    assert unit_signs(draw(g, 6, 1), draw(g, 1, 4), draw(g, 6, 4)) is None
+
+@given(st.floats(-.9, .9))
+def test_slope_from_size(a): assert slope_from_size((1 + a) / (1 - a)) == pytest.approx(a, abs=1e-12)
+
+def test_widen_gives_the_rows():
+    layers, basis, x0, U, model, g = section("leaky_relu")
+    t, order = (-model.rows[:, -1] / model.rows[:, 0]).sort(); Z = model.rows[order]
+    jump = .99 * Z[:, :1].abs() * layers[1][0].T[order]
+    rows = widen(lambda x: forward(layers, x, "leaky_relu"), x0, U, t, jump, lambda r: 1e-15 * (1 + r.abs()))
+    assert (rows - Z / Z[:, :1]).abs().max() < 1e-7 * (Z / Z[:, :1]).abs().max()

@@ -1,0 +1,267 @@
+"`reconstruct`: bad black boxes and bad arguments, small networks of every kind, the error bars' honesty, repeatability, files."
+import warnings
+
+import pytest
+import torch
+from neurome_nb import Architecture, Oracle, Reconstruction, parameter_error, reconstruct
+from neurome_nb.core import OracleError, generator
+from neurome_nb.nets import forward, init_layers
+from neurome_nb.recipes import Exact
+
+NAMES = "leaky_relu relu tanh sigmoid gelu silu elu softplus".split()
+FEW = 600  # "at most a few hundred queries wasted"
+
+def net(sizes=(20, 8, 3), seed=0): return init_layers(sizes, generator=generator(100 + seed, "blackbox/test"))
+def answers(layers, name="leaky_relu"): return lambda x: forward(layers, x, name)
+
+TRUE = net()
+GOOD = answers(TRUE)
+ARCH = Architecture((20, 8, 3), "leaky_relu")
+
+def run(f, arch=None, *, budget=20_000, d=20, seed=1, **kwargs):
+    oracle = Oracle(f, d, budget=budget)
+    r = reconstruct(oracle, arch, seed=seed, progress=False, **kwargs)
+    assert r.queries == oracle.queries <= budget and r.outcome.message.count("\n") == 0
+    assert len(oracle.log()[0]) == r.queries  # what was paid for is kept
+    return r
+
+def later(bad, after):
+    "Good answers to the first `after` queries, then bad ones."
+    asked = [0]
+    def f(x):
+        asked[0] += len(x)
+        return (bad if asked[0] > after else GOOD)(x)
+    return f
+
+# ---- bad answers
+
+def gone(x): raise ConnectionError("the line is dead")
+
+@pytest.mark.parametrize("bad, words", [
+    (lambda x: GOOD(x) * float("nan"), "NaN or infinite"), (lambda x: GOOD(x) / 0., "NaN or infinite"), (gone, "ConnectionError: the line is dead"),
+    (lambda x: GOOD(x)[:-1], "expected"), (lambda x: GOOD(x)[:, :2], "2 outputs, but 3"), (lambda x: GOOD(x)[:, 0], "expected"),
+    (lambda x: GOOD(x).argmax(1, keepdim=True), "int64"), (lambda x: [["cat"]] * len(x), "raw outputs"), (lambda x: None, "raw outputs"),
+], ids="nan inf raises rows outputs vector integers strings nothing".split())
+@pytest.mark.parametrize("after", [0, 60, 500])
+def test_bad_answers_end_in_an_oracle_error_with_the_log(bad, words, after):
+    if after == 0 and words == "2 outputs, but 3": return  # a black box with two outputs from the start is a good one
+    oracle = Oracle(later(bad, after), 20)
+    with pytest.raises(OracleError) as e: reconstruct(oracle, ARCH, progress=False)
+    X, Y = e.value.log
+    assert words in str(e.value) and "\n" not in str(e.value) and len(X) == len(Y) <= oracle.queries
+    good = Y.isfinite().all(1)
+    assert not good.any() if after == 0 else good.sum() >= 52 and torch.equal(Y[good], GOOD(X[good]))
+
+@pytest.mark.parametrize("noise", [1e-9, 1e-3])
+def test_answers_that_do_not_repeat(noise):
+    g = generator(0, "blackbox/noise")
+    r = run(lambda x: GOOD(x) + noise * torch.randn(len(x), 3, generator=g, dtype=torch.float64), ARCH)
+    assert r.outcome.kind == "oracle_failed" and r.queries < FEW and not r.layers and "same query" in str(r.outcome)
+
+# ---- bad arguments: before any query
+
+@pytest.mark.parametrize("kwargs", [dict(arch=Architecture((21, 8, 3))), dict(arch=(20, 8, 3)), dict(arch=Architecture((20, 8, 8, 3))), dict(recipe="exactly"), dict(recipe=3),
+                                    dict(budget=-1), dict(budget=1.5), dict(checkpoint="x")], ids=str)
+def test_bad_arguments_cost_nothing(kwargs):
+    oracle = Oracle(GOOD, 20)
+    with pytest.raises(ValueError, match=next(iter(kwargs))): reconstruct(oracle, progress=False, **kwargs)
+    assert oracle.queries == 0 and oracle.budget is None
+
+def test_a_bare_function_is_no_oracle():
+    with pytest.raises(ValueError, match="wrap the black box"): reconstruct(GOOD, progress=False)
+    with pytest.raises(ValueError, match="search"): Exact(search="luck")
+    with pytest.raises(ValueError, match="attempts"): Exact(attempts=0)
+
+# ---- an architecture that contradicts the black box
+
+@pytest.mark.parametrize("arch, words", [
+    (Architecture((20, 8, 4), "leaky_relu"), "4 outputs"), (Architecture((20, 3)), "not affine"), (Architecture((20, 8, 3), "tanh"), "straight between kinks"),
+], ids=str)
+def test_contradiction_is_seen_at_once(arch, words):
+    r = run(GOOD, arch)
+    assert r.outcome.kind == "out_of_family" and words in str(r.outcome) and r.queries < FEW
+
+@pytest.mark.parametrize("arch", [Architecture((20, 8, 3), "relu"), Architecture((20, 8, 3), "leaky_relu", .3)], ids=str)
+def test_wrong_slope_is_named(arch):
+    r = run(GOOD, arch)
+    assert r.outcome.kind == "out_of_family" and "slope 0.01" in str(r.outcome) and r.queries < 1000  # the slope shows when the rows are known
+
+def test_kinks_asked_of_a_smooth_black_box():
+    r = run(answers(TRUE, "gelu"), ARCH)
+    assert r.outcome.kind == "out_of_family" and "smoothly" in str(r.outcome) and r.queries < FEW
+
+@pytest.mark.parametrize("width", [7, 9])
+@pytest.mark.xfail(strict=True, reason="a complete sweep with another width is retried eight times: 5,000 queries")
+def test_wrong_width_is_named(width):
+    r = run(GOOD, Architecture((20, width, 3), "leaky_relu"), recipe=Exact(search="sweep"))
+    assert not r.outcome.recovered and "8 units" in str(r.outcome) and r.queries < 1500
+
+@pytest.mark.parametrize("true, told", [
+    pytest.param("tanh", "gelu", marks=pytest.mark.xfail(strict=True, raises=TypeError, reason="find_steps is asked for an activation without inverse")),
+    pytest.param("gelu", "tanh", marks=pytest.mark.xfail(strict=True, raises=ZeroDivisionError, reason="fit_profiles is asked for an activation with one slope"))])
+def test_smooth_contradiction_is_named(true, told):
+    r = run(answers(TRUE, true), Architecture((20, 8, 3), told), recipe=Exact(attempts=1))
+    assert r.outcome.kind in ("out_of_family", "not_converged") and r.queries < 2000
+
+def test_tanh_and_sigmoid_are_the_same_family():
+    "sigmoid(z) = (1 + tanh(z/2))/2: either description is right."
+    for true, told in ("tanh", "sigmoid"), ("sigmoid", None), ("sigmoid", "tanh"):
+        r = run(answers(TRUE, true), Architecture((20, 8, 3), told))
+        x = torch.randn(50, 20, dtype=torch.float64, generator=generator(0, "test"))
+        assert r.outcome.recovered and (forward(r.layers, x, r.architecture.activation) - answers(TRUE, true)(x)).abs().max() < 1e-11
+
+# ---- budget
+
+@pytest.mark.parametrize("budget", [0, 1, 51, 52, 100, 300, 500, 740])
+def test_budget_is_never_exceeded(budget):
+    oracle = Oracle(GOOD, 20)
+    r = reconstruct(oracle, ARCH, budget=budget, progress=False)
+    assert r.outcome.kind == "budget" and r.queries == oracle.queries <= budget and not r.layers
+    assert oracle.budget is None and len(oracle.log()[0]) == r.queries and "oracle.log()" in r.outcome.advice
+    with pytest.raises(ValueError, match="no network"): r.to_torch()
+
+def test_the_oracles_own_budget_counts_too():
+    oracle = Oracle(GOOD, 20, budget=100)
+    assert reconstruct(oracle, ARCH, budget=10_000, progress=False).outcome.kind == "budget" and oracle.queries <= 100 and oracle.budget == 100
+
+def test_only_this_runs_queries_are_reported():
+    oracle = Oracle(GOOD, 20)
+    oracle(torch.zeros(7, 20))
+    r = reconstruct(oracle, ARCH, budget=2000, progress=False)
+    assert r.outcome.recovered and r.queries == oracle.queries - 7 == r.history[-1].queries
+
+# ---- outside the family
+
+def quadratic(x): return torch.stack([x.square().sum(1), (x[:, 0] * x[:, 1]), x[:, 2].square() - x[:, 3]], 1)
+
+class Tree:
+    "A decision tree of depth 6: piecewise constant."
+    g = generator(0, "blackbox/tree")
+    axis, cut, leaf = torch.randint(0, 20, (6,), generator=g), .3 * torch.randn(6, generator=g).double(), torch.randn(64, 3, generator=g).double()
+    def __call__(self, x): return self.leaf[((x[:, self.axis] > self.cut).long() * 2 ** torch.arange(6)).sum(1)]
+
+@pytest.mark.parametrize("arch", [None, ARCH], ids=str)
+@pytest.mark.parametrize("f", [Tree(), lambda x: (x.sum(1, keepdim=True) > 0).double().expand(-1, 3), lambda x: x[:, :3].floor(), lambda x: (1000 * GOOD(x)).round() / 1000],
+                         ids="tree step stairs rounded".split())
+def test_steps_are_out_of_family(f, arch):
+    r = run(f, arch)
+    assert r.outcome.kind == "out_of_family" and r.queries < FEW and not r.layers
+
+@pytest.mark.parametrize("f, arch", [
+    pytest.param(quadratic, None, marks=pytest.mark.xfail(strict=True, reason="answers grow without bound: the far sweep's points turn into NaN, which are asked"), id="quadratic"),
+    pytest.param(lambda x: x.sum(1, keepdim=True) ** 3, None, marks=pytest.mark.xfail(strict=True, reason="thousands of points before the sweep gives up"), id="cubic"),
+    pytest.param(lambda x: forward(TRUE, x, "sin"), None, marks=pytest.mark.xfail(strict=True, reason="thousands of points before the sweep gives up"), id="sin"),
+    pytest.param(quadratic, ARCH, id="quadratic, said to be leaky_relu")])
+def test_other_smooth_functions_are_out_of_family(f, arch):
+    r = run(f, arch, budget=3000)
+    assert r.outcome.kind in ("out_of_family", "not_converged") and r.queries < FEW
+
+# ---- affine
+
+@pytest.mark.parametrize("f, W, c", [
+    (lambda x: x @ TRUE[0][0].T + TRUE[0][1], *TRUE[0]), (lambda x: x @ TRUE[0][0].T, TRUE[0][0], torch.zeros(8)),
+    (lambda x: torch.full((len(x), 2), 3.).double(), torch.zeros(2, 20), torch.full((2,), 3.)), (lambda x: torch.zeros(len(x), 2).double(), torch.zeros(2, 20), torch.zeros(2)),
+], ids="affine linear constant zero".split())
+def test_affine_black_boxes_are_recovered_as_what_they_are(f, W, c):
+    o = len(c)
+    for arch in (None, Architecture((20, o))):
+        r = run(f, arch)
+        assert r.outcome.recovered and r.architecture.sizes == (20, o) and len(r.layers) == 1 and r.queries < FEW
+        assert (r.layers[0][0] - W).abs().max() < 1e-13 and (r.layers[0][1] - c).abs().max() < 1e-13
+    for arch in (Architecture((20, 5, o)), Architecture((20, 5, o), "relu"), Architecture((20, None, o))):
+        r = run(f, arch)
+        assert r.outcome.kind == "unidentifiable" and r.queries < FEW and "affine" in str(r.outcome)
+
+# ---- small networks
+
+def check(r, layers, name, limit=1e-9):
+    assert r.outcome.recovered and r.outcome.kind == "recovered", r.outcome
+    assert r.architecture.activation == name and r.architecture.sizes == (layers[0][0].shape[1], len(layers[0][0]), len(layers[1][0]))
+    assert parameter_error(r.layers, layers, name).max < limit
+    assert all(t.dtype == torch.float64 for pair in r.layers for t in pair) and [s.queries for s in r.history] == sorted(s.queries for s in r.history)
+    honest(r, layers, name)
+
+def honest(r, layers, name):
+    "A recovered network is within ten times its own error bars, layer by layer."
+    errors = parameter_error(r.layers, layers, name).balanced.per_layer
+    for error, (dW, db) in zip(errors, r.certificate.error_bars):
+        assert (error.max if hasattr(error, "max") and not callable(error.max) else max(error) if isinstance(error, (tuple, list)) else float(error)) <= 10 * max(dW.max().item(), db.max().item()) + 1e-15
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("sizes", [(20, 8, 3), (12, 20, 5), (40, 6, 12)], ids=lambda s: "-".join(map(str, s)))
+def test_small_networks(sizes, name, seed):
+    layers = net(sizes, seed)
+    check(run(answers(layers, name), Architecture(sizes, name), d=sizes[0], seed=seed), layers, name)
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", NAMES[:4])
+def test_one_output(name, seed):
+    layers = net((30, 10, 1), seed)
+    check(run(answers(layers, name), Architecture((30, 10, 1), name), d=30, seed=seed), layers, name)
+
+@pytest.mark.parametrize("name", NAMES[4:])
+@pytest.mark.xfail(strict=True, reason="rounded corners and one output: the far sweep is never complete; the committee, where it succeeds, needs ten times the queries")
+def test_one_output_rounded_corners(name):
+    layers = net((30, 10, 1))
+    check(run(answers(layers, name), Architecture((30, 10, 1), name), d=30, seed=0, recipe=Exact(search="sweep", attempts=3)), layers, name)
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", [n for n in NAMES if n != "sigmoid"])
+@pytest.mark.parametrize("sizes", [None, (20, None, 3)], ids=str)
+def test_width_and_activation_unknown(name, sizes, seed):
+    layers = net(seed=seed)
+    check(run(answers(layers, name), Architecture(sizes), seed=seed), layers, name)
+
+@pytest.mark.parametrize("law", ["glorot", "he", "orthogonal"])
+@pytest.mark.parametrize("name", ["relu", "tanh"])
+def test_initialisations(name, law):
+    layers = init_layers((20, 8, 3), law, generator=generator(3, "blackbox/law"))
+    layers = [(W, b + .1 * torch.randn(len(b), generator=generator(4, "blackbox/bias"), dtype=b.dtype)) for W, b in layers]
+    check(run(answers(layers, name), Architecture((20, 8, 3), name)), layers, name)
+
+def test_single_precision():
+    layers = [(W.float(), b.float()) for W, b in net((20, 6, 4))]
+    oracle = Oracle(lambda x: forward(layers, x, "leaky_relu"), 20, dtype=torch.float32)
+    r = reconstruct(oracle, Architecture((20, 6, 4), "leaky_relu"), progress=False)
+    assert r.outcome.recovered and parameter_error(r.layers, [(W.double(), b.double()) for W, b in layers]).max < 1e-4
+
+@pytest.mark.parametrize("name", ["leaky_relu", "gelu"])
+def test_same_seed_same_result(name):
+    arch, f = Architecture((20, 8, 3), name), answers(TRUE, name)
+    a, b, other = run(f, arch, seed=5), run(f, arch, seed=5), run(f, arch, seed=6)
+    same = lambda p, q: all(torch.equal(s, t) for x, y in zip(p, q) for s, t in zip(x, y))
+    assert same(a.layers, b.layers) and same(a.certificate.error_bars, b.certificate.error_bars) and a.queries == b.queries and a.outcome == b.outcome
+    assert not same(a.layers, other.layers) and parameter_error(a.layers, other.layers, name).max < 1e-10
+
+def test_torch_module_gives_the_black_boxs_answers():
+    r, x = run(GOOD), torch.randn(100, 20, dtype=torch.float64, generator=generator(0, "test"))
+    with torch.no_grad(): assert (r.to_torch()(x) - GOOD(x)).abs().max() < 1e-12
+    assert r.ratio == r.queries / r.bound and "recovered" in repr(r) and "<table>" in r._repr_html_()
+
+# ---- files
+
+@pytest.mark.parametrize("f", [GOOD, lambda x: x[:, :2] * 2, Tree()], ids="network affine nothing".split())
+def test_save_and_load(f, tmp_path):
+    r, path = run(f), tmp_path / "r.safetensors"
+    r.save(path)
+    q = Reconstruction.load(path)
+    assert (q.architecture, q.queries, q.seconds, q.outcome) == (r.architecture, r.queries, r.seconds, r.outcome)
+    assert [(s.name, s.queries, s.seconds, s.detail) for s in q.history] == [(s.name, s.queries, s.seconds, s.detail) for s in r.history]
+    assert len(q.layers) == len(r.layers) and all(torch.equal(a, b) for x, y in zip(q.layers, r.layers) for a, b in zip(x, y))
+    if r.certificate:
+        assert {k: v for k, v in vars(q.certificate).items() if k != "error_bars"} == {k: v for k, v in vars(r.certificate).items() if k != "error_bars"}
+        assert all(torch.equal(a, b) for x, y in zip(q.certificate.error_bars, r.certificate.error_bars) for a, b in zip(x, y))
+    else: assert q.certificate is None
+
+def test_malformed_files(tmp_path):
+    from safetensors.torch import save_file
+    path = tmp_path / "r.safetensors"
+    run(GOOD).save(path); whole = path.read_bytes()
+    def refused(content):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="not a saved reconstruction"): Reconstruction.load(path)
+    for content in (b"", b"hello", whole[:100], whole[:-8], whole.replace(b"outcome", b"outcast")): refused(content)
+    save_file({"a": torch.zeros(1)}, str(path))
+    refused(path.read_bytes())
+    with pytest.raises(FileNotFoundError): Reconstruction.load(tmp_path / "none")
