@@ -227,11 +227,15 @@ def search_sweep_kinked(run: _Run, length: float) -> Found:
 def search_sweep_smooth(run: _Run, length: float) -> Found:
     "All units of a smooth hidden layer, from one line far away."
     x0, basis, g = _origin(run, length, "sweep")
-    far_line = torch.randn(8, generator=g, dtype=torch.float64)
-    u, v = basis.rows(0, 2)
-    y = run.ask(x0 + (run.options.far_steps * length * far_line)[:, None] * u + run.options.far_steps * length * v)
+    u, v = basis.rows(0, 2); far = run.options.far_steps * length
+    y = _far_answers(run, x0, u, v, far, length)
     bounded = y.abs().max() < 1e-3 * run.options.far_steps * run.ask(x0[None]).abs().max().clamp_min(1e-3)
     known = run.arch.activation
+    if known:
+        act = ACTIVATIONS[known]
+        if act.left(0.) is None or act.width > 1e6: raise _Retry(f"{known} has no straight asymptotes, which the sweep follows")
+        if bounded != (act.left(0.)[0] == act.right(0.)[0]):
+            raise _Stop("out_of_family", f"the black box was said to use {known}, but its answers {'stay bounded' if bounded else 'grow'} far away.", "Leave activation=None to have it found.")
     names = [known] if known else (["tanh"] if bounded else ["gelu", "silu", "softplus", "elu"])
     R = length * (run.options.far_steps if bounded else run.options.far_kinked)
     at = x0 + R * v
@@ -263,6 +267,15 @@ def search_sweep_smooth(run: _Run, length: float) -> Found:
     Y = run.ask(x0 + C @ U)
     near = max(_eps(run) * Y.abs().max().item(), 1e-300)
     return Found(SectionModel(rows, out, rows.new_zeros(k + 1, o), activation), x0, basis, C, Y, Noise(near, near * .1 / reach.item()))
+
+def _far_answers(run, x0, u, v, far, length, points=12, step=30.):
+    "Answers far away, where a network is straight at most places; stops the run when this black box is not."
+    at = x0 + far * (torch.randn(points, generator=run.generator("far"), dtype=torch.float64)[:, None] * u + v)
+    y = run.ask(torch.cat([at, at - step * length * u, at + step * length * u])).unflatten(0, (3, points))
+    bent = (y[1] - 2 * y[0] + y[2]).abs().amax(1) > 100 * _eps(run) * y.abs().amax((0, 2))
+    if 2 * bent.sum() > points: raise _Stop("out_of_family", "the black box does not become straight far away from the origin, as a network with saturating or ramp-like units does.",
+                                            "Periodic or polynomial units need search='committee' with their activation given.")
+    return y[0]
 
 def _corner_rates(run, at, U, rows, jump, names, length):
     "Give rows of slope one along the line their true length, from the shape of each corner; and tell which activation it is."
@@ -304,6 +317,8 @@ def _finish(run: _Run, found: Found, length: float) -> tuple[Layers, Certificate
         model, ask, o = replace(model, out=model.out @ span, linear=model.linear @ span), lambda x: run.ask(x) @ span, h
     run.stage("polish", section=(model.rows, found.x0, U), residual=polished.rms[-1], steps=len(polished.rms) - 1)
     if not polished.rms[-1] < 30: raise _Retry(f"the residual on the section is {polished.rms[-1]:.0f} times the noise: a unit is missing, or the network is deeper")
+    told = run.arch.sizes[1] if run.arch.sizes else None
+    if told not in (None, len(model.rows)): raise _Stop("out_of_family", f"{len(model.rows)} units explain every answer on a section, where the architecture has {told}.", "Correct arch.sizes, or leave the width None.")
     act = ACTIVATIONS[model.activation]; kinked = act.piecewise_linear; free = act.linear_part(0.) is not None or kinked
     sized = lambda rows: rows.abs().median(1).values / .6745 * 1.15 if rows.shape[1] > 12 else rows.norm(dim=1) / rows.shape[1]**.5 * 1.8
     size, g = sized(model.rows[:, :k]), run.generator("lift")
@@ -418,7 +433,6 @@ def _exact(run: _Run) -> tuple[Layers, Certificate | None, Architecture, Outcome
     for run.attempt in range(opt.attempts):
         try:
             found = _search(run, smooth, length)
-            if arch.sizes and arch.sizes[1] not in (None, len(found.model.rows)): raise _Retry(f"{len(found.model.rows)} units were found where the architecture has {arch.sizes[1]}")
             layers, cert, arch_found = _finish(run, found, length)
             outcome = judge(cert, tol)
             if outcome.kind != "not_converged": return layers, cert, arch_found, outcome
