@@ -9,7 +9,7 @@ from neurome_nb.sweep import Noise, corner_offsets, curvature_length, find_kinks
 EPS = torch.finfo(torch.float64).eps
 def draw(g, *shape): return torch.randn(*shape, generator=g, dtype=torch.float64)
 
-@pytest.mark.xfail(strict=True, reason="some drawn networks fail; the cause is not yet known")
+@pytest.mark.xfail(strict=True, reason="one noise for the whole line: where units are inactive answers are small and exact, elsewhere rounding is then taken for kinks")
 @given(st.integers(0, 10**6), st.integers(2, 20), st.integers(2, 6), st.sampled_from(["leaky_relu", "abs"]))
 @settings(max_examples=25)
 def test_kinks_against_brute_force(seed, h, o, name):
