@@ -61,17 +61,21 @@ def into_gauge(
     if not ACTIVATIONS[activation].piecewise_linear: return bars, canonical
     (dW, db), (dV, dc) = bars; norm = size(W1, b1).clamp_min(1e-300)  # this gauge fixes the length of [w | b], so an error of the length moves to the other side
     length = torch.hypot(dW.amax(1), db * b1.abs() / norm) / norm
-    return [(dW + W1.abs() * length[:, None], db + b1.abs() * length), (dV + V1.abs() * length, dc)], canonical
+    dV = dV + V1.abs() * length
+    rows = size(V1, c1).clamp_min(1e-300)  # and one common length for all units, the mean of the last layer's rows
+    common = (torch.hypot((V1 * dV).norm(dim=1), c1 * dc) / rows.square()).mean() / 2
+    return [(dW + W1.abs() * (length[:, None] + common), db + b1.abs() * (length + common)), (dV + V1.abs() * common, dc)], canonical
 
 # %% ../nbs/20_certify.ipynb #c009
 def shaken(
     layers: Layers,
-    bars: Layers,  # three standard deviations
+    bars: Layers,  # error bars
     copies: int,
     g: torch.Generator,
+    deviations: float = 3.,  # standard deviations per bar
 ) -> Layers:  # with a leading pop axis
     "Copies of the network, moved at random within its error bars."
-    draw = lambda t, s: t + s / 3 * torch.randn(copies, *t.shape, generator=g, dtype=t.dtype)
+    draw = lambda t, s: t + s / deviations * torch.randn(copies, *t.shape, generator=g, dtype=t.dtype)
     return [(draw(W, dW), draw(b, db)) for (W, b), (dW, db) in zip(layers, bars)]
 
 def _spread(copies, layers, x, activation, slope):
@@ -101,7 +105,7 @@ def adversarial_queries(
 def certify(
     oracle: Callable,  # inputs (n, d) -> answers; counts its queries
     layers: Layers,  # the reconstruction
-    bars: Layers,  # three standard deviations of each parameter
+    bars: Layers,  # error bars of the parameters, in their gauge
     activation: str,
     slope: float,
     *,
@@ -109,6 +113,7 @@ def certify(
     length: float,  # over which the black box bends
     smallest_singular_value: float,  # of the solves
     g: torch.Generator,  # draws the questions
+    deviations: float = 3.,  # standard deviations per bar
     questions: int = 32,  # of each kind
     copies: int = 4,  # of the shaken network
     most: int = 4_000_000,  # parameters up to which copies are made
@@ -116,7 +121,7 @@ def certify(
     "Check a reconstruction on new questions and widen its error bars by what they show; `3 questions` queries."
     d = layers[0][0].shape[1]; before = oracle.queries
     bars, layers = into_gauge(bars, layers, activation, slope)
-    copies = shaken(layers, bars, copies if sum(W.numel() for W, _ in layers) <= most else 1, g)
+    copies = shaken(layers, bars, copies if sum(W.numel() for W, _ in layers) <= most else 1, g, deviations)
     def draw(radius): return torch.nn.functional.normalize(torch.randn(questions, d, generator=g, dtype=torch.float64), dim=1) * radius[:, None]
     u = torch.rand(questions, generator=g, dtype=torch.float64)
     asked = {"fresh": draw(length * 10**(1.5 * u - .5)), "far": draw(length * 10**(1 + 2 * u))}
@@ -145,7 +150,7 @@ def judge(
     c = certificate
     if c.residual > limit: return Outcome("not_converged", f"fresh answers differ from the reconstruction by {c.residual:.0f} times what its error bars allow.",
                                           "Try another seed, or search='committee'.")
-    if c.unidentifiable: return Outcome("unidentifiable", f"{len(c.unidentifiable)} units have no effect on the outputs.", "See certificate.unidentifiable.")
     if c.relative_bar > tol: return Outcome("partial", f"the largest error bar is {c.relative_bar:.1e} of its layer's largest weight, above the tolerance {tol:.1e}.",
                                             "Raise tol, or give the oracle more precision.")
+    if c.unidentifiable: return Outcome("unidentifiable", f"{len(c.unidentifiable)} units have no effect on the outputs.", "See certificate.unidentifiable.")
     return Outcome("recovered", f"every error bar is within {c.relative_bar:.1e} of its layer's largest weight (tolerance {tol:.1e}).")

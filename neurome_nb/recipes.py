@@ -121,7 +121,7 @@ class Exact:
     far_kinked: float = 1e7  # distance of a far line, in units of the bending length, for rounded corners
     far_steps: float = 3e6  # the same for steps
     snapshot: int = 5_000_000  # networks up to this many parameters are kept in the history
-    bars: float = 3.  # error bars are this many standard deviations
+    bars: float = 10.  # error bars are this many standard deviations: rounding errors are not independent, as the standard deviations take them to be
 
     def __post_init__(self):
         if self.search not in SEARCHES: raise ValueError(f"search: expected one of {', '.join(SEARCHES)}, got {self.search!r}")
@@ -362,7 +362,7 @@ def _finish(run: _Run, found: Found, length: float) -> tuple[Layers, Certificate
     std = [(width[:, None].expand(h, d), (at_std.square() + found.x0.square().sum() * width.square()).sqrt()), (gain * polished.out_std.T, const_std)]
     bars = [(opt.bars * a, opt.bars * b) for a, b in std]
     outer = lambda r: found.noise(r + found.x0.norm())
-    cert = certify(run.oracle, layers, bars, activation, slope, sigma=outer, length=length, smallest_singular_value=smallest, g=run.generator("certify"))
+    cert = certify(run.oracle, layers, bars, activation, slope, sigma=outer, length=length, smallest_singular_value=smallest, deviations=opt.bars, g=run.generator("certify"))
     layers = into_gauge(bars, layers, activation, slope)[1]
     arch = Architecture((d, h, len(layers[-1][1])), activation, slope)
     run.stage("certify", layers, residual=cert.residual, bar=cert.relative_bar)

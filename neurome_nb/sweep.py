@@ -21,8 +21,11 @@ class Noise:
     "Standard deviation of the error of an answer at distance t from the origin: near + far |t|."
     near: float  # at t = 0, absolute
     far: float  # growth per unit of |t|
+    least: float = 0.  # relative to the answer: the rounding of the answer itself
 
-    def __call__(self, t: Tensor) -> Tensor: return self.near + self.far * t.abs()
+    def __call__(self, t: Tensor, y: Tensor | None = None) -> Tensor:
+        sigma = self.near + self.far * t.abs()
+        return sigma if y is None else torch.maximum(sigma, self.least * y.abs().amax(1))
 
 def measure_noise(
     f: Callable[[Float[Tensor, "n"]], Float[Tensor, "n o"]],  # the black box along a line
@@ -39,7 +42,7 @@ def measure_noise(
     sigma = (y * fourth[:, None]).sum(1).square().mean(1).sqrt() / 70**.5  # 70: sum of the squared coefficients
     least = eps / 8 * y.abs().amax((1, 2))  # exact answers: no less than a quarter of the last place
     sigma = torch.maximum(sigma, least)
-    return Noise(sigma[:points].median().item(), (sigma[points:] / t[points:].abs()).median().item())
+    return Noise(sigma[:points].median().item(), (sigma[points:] / t[points:].abs()).median().item(), eps / 4)
 
 # %% ../nbs/13_sweep.ipynb #c007
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ def find_kinks(
     spectrum = torch.linalg.svdvals(y.diff(dim=0) / y.diff(dim=0).abs().amax().clamp_min(1e-300))
     redundant = y.shape[1] > 1 and bool(spectrum[1] > 1e-9 * spectrum[0])  # outputs that move together count as one
     for r in range(max_rounds):
-        dt, s = t.diff(), noise(t)
+        dt, s = t.diff(), noise(t, y)
         short = dt < finest((t[1:] + t[:-1]) / 2) * min(patience ** max(0, r - 12), 30)  # a corner that resists is taken to be wider
         straight, kinked, collinear, cell = _explain(t, y, s, tau, redundant, short)
         known = straight | kinked
@@ -123,7 +126,7 @@ def find_kinks(
             meet, side = (t[:-1] + cell["step"])[ask], side[ask]
             new = torch.cat([new[split & ~ask], meet - side, meet + side])
         t, y = _sorted_in(t, y, new, f(new))
-    else: straight, kinked, collinear, _ = _explain(t, y, noise(t), tau, redundant, t.diff() < 0); known = straight | kinked
+    else: straight, kinked, collinear, _ = _explain(t, y, noise(t, y), tau, redundant, t.diff() < 0); known = straight | kinked
     return _read_kinks(t, y, noise, tau, straight, kinked, collinear, complete=bool(known.all()))
 
 def _read_kinks(t, y, noise, tau, straight, kinked, collinear, complete):
@@ -133,14 +136,14 @@ def _read_kinks(t, y, noise, tau, straight, kinked, collinear, complete):
     corner[1:] = straight[:-1] & straight[1:] & ~collinear & ~kinked[1:] & ~kinked[:-1]
     piece = (kinked | corner).cumsum(0); cells = (~kinked).nonzero()[:, 0]; n = int(piece[-1]) + 1
     i, p = torch.cat([cells, cells + 1]), piece[cells].repeat(2)
-    w = noise(t[i]) ** -2
+    w = noise(t[i], y[i]) ** -2
     total = lambda q: torch.zeros(n, *q.shape[1:], dtype=q.dtype).index_add_(0, p, q)
     sw = total(w); tm = total(w * t[i]) / sw; ym = total(w[:, None] * y[i]) / sw[:, None]
     q = t[i] - tm[p]
     slope = total((w * q)[:, None] * (y[i] - ym[p])) / total(w * q * q)[:, None]
     jump = slope.diff(dim=0); gap = ym[:-1] - ym[1:] + slope[1:] * tm.diff()[:, None]
     position = tm[:-1] + (gap * jump).sum(1) / jump.square().sum(1)
-    real = (jump.abs().amax(1) > 4 * tau * noise(position) / tm.diff()) & (position > tm[:-1]) & (position < tm[1:])
+    real = (jump.abs().amax(1) > 4 * tau * noise(position, ym[1:]) / tm.diff()) & (position > tm[:-1]) & (position < tm[1:])
     real |= kinked[kinked | corner]  # those were tested already
     return Kinks(position[real], jump[real], t, y, complete)
 

@@ -38,7 +38,7 @@ def test_judge_names_what_is_wrong():
     c = check(dead, dead, "relu")
     assert judge(c, 1e-6).kind == "unidentifiable" and len(c.unidentifiable) == 1 and c.unidentifiable[0][0] == 0
 
-@pytest.mark.parametrize("name", [pytest.param("leaky_relu", marks=pytest.mark.xfail(strict=True, reason="the common length of the rows moves with errors of all layers, which the bars leave out")), "tanh"])
+@pytest.mark.parametrize("name", ["leaky_relu", "tanh"])
 def test_bars_move_with_the_gauge(name):
     "A copy moved by its bars in one gauge stays within a few bars in the other."
     layers = setting(name); scale = torch.tensor([3., .2, 10, 1, .5, 2], dtype=torch.float64) if name == "leaky_relu" else torch.tensor([1., -1, 1, -1, 1, 1], dtype=torch.float64)
