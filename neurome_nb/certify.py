@@ -28,7 +28,6 @@ class Certificate:
     smallest_singular_value: float  # of the solves' Jacobian modulo symmetry, columns scaled to length one; the least over blocks
     margins: tuple[float, ...]  # per hidden layer: smallest distance between two unit rows [w | b] of unit length, up to sign
     queries: int  # spent on the checks
-
     relative_bar: float  # the largest error bar relative to the largest weight of its layer
 
     def __repr__(self):

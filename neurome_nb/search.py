@@ -39,7 +39,7 @@ class CommitteeSearch:
     rounds: int = 12  # committees before giving up
     grow: int = 4  # rounds without success after which the queries are doubled
 
-# ---- second-order refinement of the rows (prototype of a lean `polish`; the certificate's error bars are left to polish_section)
+# Like `polish_section`, without error bars, and stopping as soon as a step gains little: it runs dozens of times per search
 def refine(rows, C, Y, weights, activation, free=None, steps=16, gain=.3, floor=1.):
     "Variable projection with Levenberg-Marquardt while each step reduces the residual by a share `gain`. Returns rows, fit, residuals."
     g, dg, _ = section_form(activation); kinked = get_activation(activation).piecewise_linear
