@@ -28,6 +28,7 @@ class Certificate:
     smallest_singular_value: float  # of the solves' Jacobian modulo symmetry, columns scaled to length one; the least over blocks
     margins: tuple[float, ...]  # per hidden layer: smallest distance between two unit rows [w | b] of unit length, up to sign
     queries: int  # spent on the checks
+
     relative_bar: float  # the largest error bar relative to the largest weight of its layer
 
     def __repr__(self):
@@ -116,7 +117,7 @@ def certify(
     questions: int = 32,  # of each kind
     copies: int = 4,  # of the shaken network
     most: int = 4_000_000,  # parameters up to which copies are made
-) -> Certificate:
+) -> tuple[Certificate, Layers]:  # and the layers it speaks of, in the canonical gauge
     "Check a reconstruction on new questions and widen its error bars by what they show; `3 questions` queries."
     d = layers[0][0].shape[1]; before = oracle.queries
     bars, layers = into_gauge(bars, layers, activation, slope)
@@ -138,7 +139,7 @@ def certify(
     cosine = (unit @ unit.T).abs().fill_diagonal_(0).max().item() if len(W) > 1 else 0.
     none = [(0, i, "its outgoing weights are zero") for i in (V.norm(dim=0) <= (bars[1][0].norm(dim=0))).nonzero()[:, 0].tolist()]
     return Certificate(bars, tuple(none), sigma(torch.zeros(1, dtype=torch.float64)).item(), worst, residuals, smallest_singular_value,
-                       (math.sqrt(max(0., 2 - 2 * cosine)),), oracle.queries - before, worst_bar(bars, layers))
+                       (math.sqrt(max(0., 2 - 2 * cosine)),), oracle.queries - before, worst_bar(bars, layers)), layers
 
 def judge(
     certificate: Certificate,

@@ -13,7 +13,7 @@ def bars_of(layers, size): return [(torch.full_like(W, size), torch.full_like(b,
 
 def check(layers, claimed, name, bar=1e-10):
     oracle = Oracle(lambda x: forward(layers, x, name), layers[0][0].shape[1])
-    c = certify(oracle, claimed, bars_of(claimed, bar), name, .01, sigma=lambda r: 1e-15 * (1 + r), length=4., smallest_singular_value=.1, g=generator(0, "test"))
+    c, _ = certify(oracle, claimed, bars_of(claimed, bar), name, .01, sigma=lambda r: 1e-15 * (1 + r), length=4., smallest_singular_value=.1, g=generator(0, "test"))
     assert c.queries == oracle.queries == 96 and set(c.residuals) == {"fresh", "far", "adversarial"} and c.residual == max(c.residuals.values())
     return c
 

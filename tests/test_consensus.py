@@ -2,9 +2,10 @@
 import pytest
 import torch
 from hypothesis import given, strategies as st
-from neurome_nb.consensus import cluster_units, eliminate, fit_outgoing, flip_signs, jump, keep_needed, mirror
+from neurome_nb.consensus import cluster_units, eliminate, flip_signs, jump, keep_needed, mirror
 from neurome_nb.core import generator
 from neurome_nb.nets import ACTIVATIONS, SectionModel, section_form
+from neurome_nb.polish import fit_outgoing
 
 NAMES = "leaky_relu relu tanh sigmoid gelu silu elu softplus".split()
 

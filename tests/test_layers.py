@@ -9,7 +9,7 @@ SOLVERS = 'peel lift sweep consensus disagree committee polish'.split()
 # Each module and what stands directly below it; whatever is below those may be imported too.
 BELOW = dict(
     core='', nets='core', symmetry='nets', canon='symmetry', oracle='nets', adapters='oracle', blackbox='nets oracle',
-    **dict.fromkeys(SOLVERS, 'symmetry oracle nets'),
+    **{**dict.fromkeys(SOLVERS, 'symmetry oracle nets'), 'consensus': 'polish symmetry oracle nets'},
     search='sweep lift polish disagree committee consensus', certify='polish canon oracle', recipes='certify search ' + ' '.join(SOLVERS), plots='recipes canon',   # plots draw the recipes' results
     experiments='recipes adapters blackbox canon plots', widgets='experiments', cli='experiments')
 # Modules that reconstruct get an oracle, never a network, and never a score.

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from neurome_nb import parameter_error
 from neurome_nb.core import generator
-from neurome_nb.lift import Basis, assemble, choose_base_points, d_optimal, lift, slope_from_size, unit_signs, widen
+from neurome_nb.lift import Basis, assemble, choose_base_points, d_optimal, lift, sharpen, slope_from_size, unit_signs, widen
 from neurome_nb.nets import SectionModel, forward, init_layers
 
 def draw(g, *shape): return torch.randn(*shape, generator=g, dtype=torch.float64)
@@ -86,3 +86,18 @@ def test_widen_gives_the_rows():
     jump = .99 * Z[:, :1].abs() * layers[1][0].T[order]
     rows = widen(lambda x: forward(layers, x, "leaky_relu"), x0, U, t, jump, lambda r: 1e-15 * (1 + r.abs()))
     assert (rows - Z / Z[:, :1]).abs().max() < 1e-7 * (Z / Z[:, :1]).abs().max()
+
+@pytest.mark.parametrize("name", ["leaky_relu", "tanh"])
+def test_a_second_round_makes_coarse_answers_tell_more(name):
+    layers, basis, x0, U, model, g = section(name, d=40, h=10, k=6); W = layers[0][0]; (h, d), k = W.shape, len(U)
+    noise, n = 1e-7, d - k; q = basis.rows(k, d)
+    oracle = lambda x: forward(layers, x, name) + noise * draw(g, len(x), 4)
+    slopes = torch.full((h,), 1.01 / .99, dtype=torch.float64) if name == "leaky_relu" else None
+    sigma, size = lambda r: noise * torch.ones_like(r), W.norm(dim=1) / d**.5
+    base = choose_base_points(model, 3, size, sigma, g, slopes=slopes)
+    first = lift(oracle, x0, U, model, lambda i, j: q[i:j], n, base, slopes=slopes, keep=True)
+    second = choose_base_points(model, 4, size, sigma, g, slopes=slopes, length=2.)
+    res = sharpen(oracle, x0, U, model, lambda i, j: q[i:j], first, base, second, slopes=slopes)
+    before, after = ((r.rows - W @ q.T).square().mean().sqrt() for r in (first, res))
+    assert res.failed == 0 and after < .6 * before
+    assert .2 < ((res.rows - W @ q.T).square().mean(1).sqrt() / res.std).median() < 2
