@@ -3,6 +3,8 @@
 .PHONY: help env system demo test slow export write check check-export check-clean check-outputs check-readme check-layers check-wheel readme bench lab clean
 BIN := .venv/bin
 STAMP := .venv/.stamp
+# Two tests at a time, each on one thread: threads of two processes that wait for the same cores make both ten times slower.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 SYSTEM := chromium dataset-fashion-mnist
 
 help:  ## this list
@@ -20,10 +22,10 @@ demo: env  ## the main job: a 784-128-10 network trained on real digits, back fr
 	@$(BIN)/neurome demo
 
 test: env  ## every test: the notebooks, executed and compared with what they show, then tests/
-	@status=0; $(BIN)/python tools/notebooks.py run || status=1; $(BIN)/python -m pytest -q tests || status=1; exit $$status
+	@status=0; $(BIN)/python tools/notebooks.py run || status=1; $(PYTEST) tests || status=1; exit $$status
 
 slow: env  ## the same with the tests and cells that take minutes
-	@status=0; $(BIN)/python tools/notebooks.py run --slow || status=1; $(BIN)/python -m pytest -q --slow tests || status=1; exit $$status
+	@status=0; $(BIN)/python tools/notebooks.py run --slow || status=1; $(PYTEST) --slow tests || status=1; exit $$status
 
 export: env  ## notebooks -> neurome_nb/ and README.md
 	@$(BIN)/nbdev_export && $(BIN)/python tools/notebooks.py clean --fix && $(BIN)/python tools/readme.py

@@ -1,4 +1,4 @@
-"Strict by default: our own warnings are errors, slow tests are asked for, and CI accepts no unlisted skip."
+"Strict by default: our own warnings are errors, slow tests are asked for, and CI accepts no skipped skip."
 import os
 from fnmatch import fnmatch
 from pathlib import Path
@@ -15,9 +15,6 @@ def pytest_addoption(parser): parser.addoption('--slow', action='store_true', he
 def pytest_configure(config):
     config.addinivalue_line('markers', 'slow(reason): takes minutes; runs only with --slow')
     config.addinivalue_line('filterwarnings', r'error:::neurome_nb(\.|$)')
-    config.stash[skips] = []
-
-skips = pytest.StashKey[list]()
 
 def pytest_collection_modifyitems(config, items):
     if config.getoption('--slow'): return
@@ -31,19 +28,16 @@ def allowed():
     lines = (Path(__file__).parent/'allowed_skips.txt').read_text().splitlines()
     return [l.split(maxsplit=1)[0] for l in lines if l.strip() and not l.startswith('#')]
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item, call):
-    report = yield
-    if report.skipped and not hasattr(report, 'wasxfail'): item.config.stash[skips].append(report.nodeid)
-    return report
+skipped = []          # skipped tests and modules; with several workers the reports arrive here, in the process that leads them
+
+def pytest_runtest_logreport(report):
+    if report.skipped and not hasattr(report, 'wasxfail'): skipped.append(report.nodeid)
 
 def pytest_collectreport(report):
-    if report.skipped: unlisted_modules.append(report.nodeid)
-
-unlisted_modules = []          # modules skipped while they were collected: there is no item, hence no config, at that point
+    if report.skipped: skipped.append(report.nodeid)
 
 def pytest_sessionfinish(session):
-    if os.environ.get('CI') != 'true': return
-    found = [s for s in session.config.stash[skips] + unlisted_modules if not any(fnmatch(s, p) for p in allowed())]
+    if os.environ.get('CI') != 'true' or hasattr(session.config, 'workerinput'): return
+    found = [s for s in skipped if not any(fnmatch(s, p) for p in allowed())]
     if found and session.exitstatus == 0: session.exitstatus = pytest.ExitCode.TESTS_FAILED
     for s in found: session.config.get_terminal_writer().line(f'\nskipped in CI without being listed in tests/allowed_skips.txt: {s}', red=True)
