@@ -226,11 +226,12 @@ def plot_losses(
 ) -> Axes:
     "Loss of each member; the best one at the end stands out."
     ax = new_axes() if ax is None else ax
-    ax.set(yscale="log", xlabel="round", ylabel="mean absolute error on its queries")
+    ax.set(yscale="log", xlabel="round", ylabel="loss (mean absolute error)")
     rounds, best = range(1, len(losses) + 1), losses[-1].argmin().item() if len(losses) else 0
     for i in range(losses.shape[1]):
         if i != best: ax.plot(rounds, losses[:, i], "-", marker=".", ms=4, lw=.9, color=COLOURS[5], alpha=.8, label="a member" if i == (best == 0) else None)
     ax.plot(rounds, losses[:, best], "-", marker=".", ms=5, lw=1.6, color=COLOURS[0], label="the best member")
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend(fontsize=8)
     return ax
 
@@ -273,17 +274,19 @@ def plot_gallery(
     X: Float[Tensor, "n d"],  # queries
     shape: tuple[int, int],  # of one of them as an image
     columns: int = 8,  # images side by side
+    own: bool = False,  # True: each on a scale of its own, for queries of very different lengths
     ax: Axes | None = None,  # drawn on
 ) -> Axes:
-    "Queries as images on one symmetric scale, which the title gives."
+    "Queries as images on a symmetric scale, which the title gives."
     rows = -(-len(X) // columns)
     ax = new_axes(size=(.8 * columns, .8 * rows + .3)) if ax is None else ax
     images = torch.full((rows * (shape[0] + 1) - 1, columns * (shape[1] + 1) - 1), torch.nan, dtype=torch.float64)
-    for i, x in enumerate(X): images[i // columns * (shape[0] + 1):, i % columns * (shape[1] + 1):][:shape[0], :shape[1]] = x.view(shape)
-    size = X.abs().max().item() or 1.
+    size = X.abs().amax(1, keepdim=True).clamp_min(1e-300)
+    for i, x in enumerate(X / size if own else X): images[i // columns * (shape[0] + 1):, i % columns * (shape[1] + 1):][:shape[0], :shape[1]] = x.view(shape)
+    size = 1. if own else X.abs().max().item() or 1.
     ax.imshow(images, cmap="PuOr", vmin=-size, vmax=size, interpolation="nearest")
     ax.axis("off")
-    ax.set_title(f"queries: ±{size:.2g}", fontsize=10)
+    ax.set_title("queries, each on its own scale" if own else f"queries: ±{size:.2g}", fontsize=10)
     return ax
 
 # %% ../nbs/30_plots.ipynb #c036
