@@ -229,8 +229,8 @@ def plot_losses(
     ax.set(yscale="log", xlabel="round", ylabel="loss (mean absolute error)")
     rounds, best = range(1, len(losses) + 1), losses[-1].argmin().item() if len(losses) else 0
     for i in range(losses.shape[1]):
-        if i != best: ax.plot(rounds, losses[:, i], "-", marker=".", ms=4, lw=.9, color=COLOURS[5], alpha=.8, label="a member" if i == (best == 0) else None)
-    ax.plot(rounds, losses[:, best], "-", marker=".", ms=5, lw=1.6, color=COLOURS[0], label="the best member")
+        if i != best: ax.plot(rounds, losses[:, i].numpy(), "-", marker=".", ms=4, lw=.9, color=COLOURS[5], alpha=.8, label="a member" if i == (best == 0) else None)
+    ax.plot(rounds, losses[:, best].numpy(), "-", marker=".", ms=5, lw=1.6, color=COLOURS[0], label="the best member")
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend(fontsize=8)
     return ax
@@ -261,7 +261,7 @@ def plot_agreement(
     apart = torch.full((pop, pop), math.nan, dtype=torch.float64)
     for i in range(pop):
         for j in range(i): apart[i, j] = apart[j, i] = math.log10(max(parameter_error(one[i], one[j], activation, slope).balanced.mean, FLOOR))
-    picture = ax.imshow(apart, cmap="cividis")
+    picture = ax.imshow(apart.numpy(), cmap="cividis")
     middle = apart[~apart.isnan()].mean()
     for i, j in (~apart.isnan()).nonzero().tolist(): ax.text(j, i, f"{apart[i, j]:.1f}", ha="center", va="center", fontsize=7, color="white" if apart[i, j] < middle else "black")
     ax.grid(False)
@@ -284,7 +284,7 @@ def plot_gallery(
     size = X.abs().amax(1, keepdim=True).clamp_min(1e-300)
     for i, x in enumerate(X / size if own else X): images[i // columns * (shape[0] + 1):, i % columns * (shape[1] + 1):][:shape[0], :shape[1]] = x.view(shape)
     size = 1. if own else X.abs().max().item() or 1.
-    ax.imshow(images, cmap="PuOr", vmin=-size, vmax=size, interpolation="nearest")
+    ax.imshow(images.numpy(), cmap="PuOr", vmin=-size, vmax=size, interpolation="nearest")
     ax.axis("off")
     ax.set_title("queries, each on its own scale" if own else f"queries: ±{size:.2g}", fontsize=10)
     return ax
@@ -301,10 +301,10 @@ def plot_section(
     t = torch.linspace(-radius, radius, resolution, dtype=torch.float64)
     y = f(torch.cartesian_prod(t, t))
     y = (y - y.mean(0)) @ torch.linalg.eigh(torch.cov(y.T).reshape(y.shape[1], -1))[1][:, -1]
-    y = (y * (1 if y[0] <= y[-1] else -1)).view(resolution, resolution).T
-    size = y.abs().max().item() or 1.
+    y = (y * (1 if y[0] <= y[-1] else -1)).view(resolution, resolution).T.numpy()
+    size = abs(y).max() or 1.
     ax.imshow(y, extent=[-radius, radius] * 2, origin="lower", cmap="Greys", vmin=-1.6 * size, vmax=2.2 * size, interpolation="bilinear")
-    ax.contour(t, t, y, levels=torch.linspace(-size, size, 15).tolist(), colors="white", linewidths=.6, linestyles="solid")
+    ax.contour(t.numpy(), t.numpy(), y, levels=[size * i / 7 for i in range(-7, 8)], colors="white", linewidths=.6, linestyles="solid")
     ax.grid(False)
     ax.set(xlim=(-radius, radius), ylim=(-radius, radius), aspect="equal", xlabel="$c_1$", ylabel="$c_2$")
     return ax
@@ -326,7 +326,7 @@ def plot_hyperplanes(
     shades = [alpha] * len(rows) if isinstance(alpha, (int, float)) else alpha
     for i in (foot.norm(dim=1) < 1.5 * radius).nonzero()[:, 0].tolist():
         ends = foot[i] + along[i] * torch.tensor([[-3.], [3.]], dtype=torch.float64) * radius
-        ax.plot(*ends.T, color=colour, alpha=float(shades[i]), label=label, **line)
+        ax.plot(*ends.T.numpy(), color=colour, alpha=float(shades[i]), label=label, **line)
         label = None
     ax.set(xlim=(-radius, radius), ylim=(-radius, radius), aspect="equal")
     return ax
