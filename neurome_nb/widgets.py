@@ -16,6 +16,7 @@ import torch
 from IPython import get_ipython
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from torch import Tensor
 from jaxtyping import Float
 from .blackbox import DATASETS, BlackBox, black_box
@@ -231,6 +232,7 @@ class Explorer:
         self.message = w.HTML(_text("&nbsp;"))
         self.widget = w.VBox([*children, self.message, self.picture, *below], layout=w.Layout(width="100%", max_width=f"{100 * self.size[0]:.0f}px"))
         self.task, self.cell = None, _cell()
+        self._wish, self._painter, self._wishing = False, None, threading.Lock()
         for other in list(_OPEN):
             if self.cell[0] and other.cell[0] == self.cell[0] and other.cell[1] != self.cell[1]: other.close()
         _OPEN.add(self)
@@ -248,6 +250,22 @@ class Explorer:
     def show(self):
         "Draw, and send the picture to the page."
         self.picture.value = _png(self.figure())
+
+    def paint(self):
+        "Send a new picture soon, from a thread: what sliders ask for while one is being made becomes a single one."
+        def work():
+            while self._alive():
+                self._wish = False
+                self.picture.value = _png(self.figure())
+                with self._wishing:
+                    if self._wish: continue
+                    self._painter = None
+                    return
+        with self._wishing:
+            self._wish = True
+            if self._painter is None:
+                self._painter = threading.Thread(target=work, name="neurome", daemon=True)
+                self._painter.start()
 
     def say(self, text, role="status"):
         "A sentence above the picture; with role 'alert' one that stands out."
@@ -276,9 +294,9 @@ class Explorer:
     def __exit__(self, *_): self.close()
     def _repr_mimebundle_(self, **kwargs): return self.widget._repr_mimebundle_(**kwargs)
 
-def _control(kind, label, tip, width="100%", **traits):
+def _control(kind, label, tip, width="auto", **traits):
     "A labelled control whose tooltip explains the term."
-    return kind(description=label, tooltip=tip, style={"description_width": "112px"}, layout=w.Layout(width=width), **traits)
+    return kind(description=label, tooltip=tip, style={"description_width": "124px"}, layout=w.Layout(width=width), **traits)
 
 def _button(label, icon, tip, do, **traits):
     "A button whose tooltip says what it does."
@@ -294,7 +312,7 @@ LAB_PRESETS = {
     "64-32-10, trained on 8×8 digits": ("64-32-10", "digits"),
     "784-32-10, trained on MNIST digits": ("784-32-10", "mnist"),
     "784-128-10, trained on MNIST digits": ("784-128-10", "mnist"),
-    "20-10-3, random weights": ("20-10-3", None),
+    "20-10-3, random weights": ("20-10-3", "random weights"),
     "other sizes": None,
 }
 LAB_RECIPES = {
@@ -370,10 +388,10 @@ class ReconstructionLab(Explorer):
     def __init__(self,
         every: float = .7,  # least seconds between two pictures
     ):
-        self.every, self.view, self._drawn = every, _View(), 0.
+        self.every, self.view, self._drawn, self._filling = every, _View(), 0., False
         self.preset = _control(w.Dropdown, "black box", "The network to hide: inputs-units-outputs, and what it was trained on", options=list(LAB_PRESETS))
         self.sizes = _control(w.Text, "sizes", "Inputs, hidden units, outputs, with hyphens. Change them and the preset becomes 'other sizes'", value="64-32-10", continuous_update=False)
-        self.data = _control(w.Dropdown, "trained on", "What the black box learned before it was hidden; random: weights as they are drawn", options=[("random weights", None)] + [(d, d) for d in DATASETS], value="digits")
+        self.data = _control(w.Dropdown, "trained on", "What the black box learned before it was hidden; random: weights as they are drawn", options=["random weights", *DATASETS], value="digits")
         self.activation = _control(w.Dropdown, "activation", "What each hidden unit does with its weighted sum", options=sorted(set(ACTIVATIONS) - {"identity", "prelu"}), value="leaky_relu")
         self.recipe = _control(w.Dropdown, "recipe", "How to get it back: train students where they disagree, or find the units one by one and solve for them", options=list(LAB_RECIPES.items()))
         self.seed = _control(w.BoundedIntText, "seed", "Decides every random choice: the same seed gives the same run", value=0, max=10**6)
@@ -388,10 +406,10 @@ class ReconstructionLab(Explorer):
         self.reset_button = _button("Reset", "refresh", "Back to the first settings and an empty picture", self.reset)
         self.bar = w.IntProgress(max=13, layout=w.Layout(width="180px", margin="2px 8px"), style={"bar_color": COLOURS[0]}, tooltip="Share of the run that is done")
         self.export_button = _button("Export result", "download", "Write the network that was found to a safetensors file", self.export, disabled=True)
-        self.file = _control(w.Text, "file", "Where the result is written; a file of that name is replaced", width="280px", value="recovered.safetensors")
+        self.file = _control(w.Text, "file", "Where the result is written; a file of that name is replaced", width="320px", value="recovered.safetensors")
         self.link = w.HTML()
         self.code = w.Textarea(description="as code", tooltip="Paste this into a cell: it does the same without the widget", rows=9, disabled=True,
-                               style={"description_width": "60px"}, layout=w.Layout(width="100%"))
+                               style={"description_width": "60px"}, layout=w.Layout(width="auto"))
         self._fixed = [self.preset, self.sizes, self.data, self.activation, self.recipe, self.seed]
         self._tuned = dict(members=self.members, query_epochs=self.query_epochs, queries=self.queries, rounds=self.rounds, lr=self.lr)
         self._first = {c: c.value for c in (*self._fixed, *self._tuned.values())}
@@ -410,14 +428,17 @@ class ReconstructionLab(Explorer):
     @property
     def settings(self) -> LabSettings:
         "What the controls say."
-        return LabSettings(self.sizes.value, self.activation.value, self.data.value, self.recipe.value, **{k: c.value for k, c in self._tuned.items()}, seed=self.seed.value)
+        data = self.data.value if self.data.value in DATASETS else None
+        return LabSettings(self.sizes.value, self.activation.value, data, self.recipe.value, **{k: c.value for k, c in self._tuned.items()}, seed=self.seed.value)
 
     def _chosen(self, change):
-        if LAB_PRESETS[change.new]: self.sizes.value, self.data.value = LAB_PRESETS[change.new]
+        if not LAB_PRESETS[change.new]: return
+        self._filling = True
+        self.sizes.value, self.data.value = LAB_PRESETS[change.new]
+        self._filling = False
 
     def _edited(self, change):
-        now = self.sizes.value, self.data.value
-        if LAB_PRESETS[self.preset.value] not in (now, None) and now not in LAB_PRESETS.values(): self.preset.value = "other sizes"
+        if not self._filling and LAB_PRESETS[self.preset.value] != (self.sizes.value, self.data.value): self.preset.value = "other sizes"
 
     def _refresh(self):
         "Which controls can be used, and the code."
@@ -551,9 +572,10 @@ class ReconstructionLab(Explorer):
             else:
                 what = "stopped" if task.state == "stopped" else str(view.result.outcome) if view.result.certificate or not view.result.layers else f"{view.result.outcome.message} {view.result.outcome.advice}"
                 bound = f" ({view.queries / counting_bound(view.box.architecture):.1f} times the least possible)" if view.box and view.queries else ""
+                if task.state == "done": self.show()
                 self.say(f"<b>{what}</b><br>{view.queries:,} queries{bound} · {task.seconds:.1f} s{self._errors()}")
             self._refresh()
-            if task.state != "failed": self.show()
+            if task.state == "stopped": self.show()
         except Exception as e: task.error = task.error or e; self.say(sentence(e), "alert")
 
     # ---- the picture ----
@@ -568,19 +590,26 @@ class ReconstructionLab(Explorer):
         for name in "ABC": styled(axes[name])
         shape, result, progress, truth = _shape(view.box.architecture.sizes[0]), view.result, view.progress, view.box.layers
         if progress:
-            plot_losses(progress.losses, axes["A"]).set_title("students' losses", fontsize=10)
-            plot_disagreement(progress.curves, axes["B"]).set_title("they disagree", fontsize=10)
+            plot_losses(progress.losses, axes["A"]).set(title="how students learn", xlim=(.5, max(2, len(progress.losses)) + .5))
+            plot_disagreement(progress.curves, axes["B"]).set(title="how far they disagree", ylabel="mean disagreement")
         elif result and result.history:
-            plot_stages(result, ax=axes["A"]).set_title("where the time went", fontsize=10)
-            if result.certificate and result.layers and view.errors: plot_error_bars(result, truth, points=600, ax=axes["B"]).set_title("errors against their bars", fontsize=10)
+            plot_stages(result, ax=axes["A"]).set(title="where the time went")
+            if result.certificate and result.layers and view.errors: plot_error_bars(result, truth, points=600, ax=axes["B"]).set(title="errors against their bars")
             else: axes["B"].set_axis_off()
         else:
             for name in "AB": axes[name].set_axis_off()
-        if view.errors: plot_errors(view.errors, names=not progress, ax=axes["C"]).set_title("parameter error", fontsize=10)
+        if view.errors: plot_errors(view.errors, names=not progress, ax=axes["C"]).set(title="parameter error", ylabel="balanced gauge")
         else: axes["C"].set_axis_off()
         if view.errors and result and result.layers: plot_weights(result, truth, shape, units=min(8, len(truth[0][1])), ax=axes["W"])
         else: axes["W"].set_axis_off()
         plot_gallery(view.asked, shape, columns=4, own=progress is None, ax=axes["G"])
+        for name in "ABC":
+            axes[name].title.set_fontsize(10)
+            for axis in (axes[name].xaxis, axes[name].yaxis): axis.label.set_fontsize(9)
+            low, high = axes[name].get_ylim()
+            if axes[name].get_yscale() == "log" and high < 30 * low:  # room for at least one power of ten with its label
+                axes[name].set_ylim(low * (high / 30 / low) ** .5, high * (30 * low / high) ** .5)
+                axes[name].yaxis.set_minor_formatter(NullFormatter())
 
 # %% ../nbs/31_widgets.ipynb #c025
 class SymmetryExplorer(Explorer):
@@ -604,7 +633,7 @@ class SymmetryExplorer(Explorer):
         super().__init__(_grid(self.activation, self.seed, *self.scales, self.order, _row(*self.signs)), _row(*buttons))
         self._quiet = False
         for c in (self.activation, self.seed): c.observe(lambda _: self.reset(), "value")
-        for c in (self.order, *self.scales, *self.signs): c.observe(lambda _: self._quiet or self.show(), "value")
+        for c in (self.order, *self.scales, *self.signs): c.observe(lambda _: self._quiet or self.update(), "value")
         self.reset()
 
     @property
@@ -640,7 +669,7 @@ class SymmetryExplorer(Explorer):
         for c in self.scales: c.value = 1.
         for c in self.signs: c.value = False
         self._quiet = False
-        self.show()
+        self.update()
 
     def moved(self) -> tuple[float, float]:  # of the outputs, of the weights
         "Largest changes since the first network."
@@ -648,13 +677,13 @@ class SymmetryExplorer(Explorer):
         x, name, now = torch.cartesian_prod(t, t), self.activation.value, self.layers
         return ((forward(now, x, name) - forward(self.first, x, name)).abs().max().item(), max((a - b).abs().max().item() for p, q in zip(now, self.first) for a, b in zip(p, q)))
 
-    def show(self):
-        "Draw, and say what has changed."
+    def update(self):
+        "Say what has changed, and draw."
         outputs, weights = self.moved()
         same = outputs < 1e-12
         self.say(f"The function {'is the same' if same else '<b>has changed</b>'}: outputs differ by at most {outputs:.1e}. The weights differ by up to {weights:.2g}."
                  + ("" if same else f" What you moved is no symmetry of {self.activation.value}."))
-        super().show()
+        self.paint()
 
     def draw(self, figure):
         "The function before and now, and the weights before and now."
@@ -695,7 +724,7 @@ class SectionExplorer(Explorer):
         self.reset_button = _button("Reset", "refresh", "Forget the guesses", self.reset)
         super().__init__(_grid(self.preset, self.angle, self.seed, self.offset, self.members, self.rounds), _row(self.run_button, self.pause_button, self.stop_button, self.reset_button, self.truth))
         for c in (self.preset, self.seed): c.observe(lambda _: self.reset(), "value")
-        for c in (self.angle, self.offset, self.truth): c.observe(lambda _: self.show(), "value")
+        for c in (self.angle, self.offset, self.truth): c.observe(lambda _: self.update(), "value")
         self.reset()
 
     queries_per_round = 60  # that the students choose
@@ -721,7 +750,7 @@ class SectionExplorer(Explorer):
         self.lines = torch.cat([W @ U, (W @ x0 + b)[:, None]], 1)  # the truth, for the picture only
         self.shade = lambda c: forward(self.box.layers, x0 + c @ U.T, self.box.architecture.activation)
         self.guesses, self.asked, self.task, self.rounds_done, self.loss = None, torch.empty(0, 2, dtype=torch.float64), None, 0, math.nan
-        self._refresh(); self.show()
+        self._refresh(); self.update()
 
     def _refresh(self):
         busy = self.busy
@@ -755,7 +784,7 @@ class SectionExplorer(Explorer):
             at = torch.tensor([1 / unit, 1 / unit, 1.], dtype=torch.float64)
             self.guesses, self.asked, self.rounds_done, self.loss = replace(pop, rows=pop.rows.double() * at), C * unit, r + 1, losses[-1].mean().item()
             now = time.perf_counter()
-            if now - self._drawn > self.every: self.show(); self._drawn = time.perf_counter()
+            if now - self._drawn > self.every: self.update(); self._drawn = time.perf_counter()
             def disagree(x): task.check(); return pop(x)
             new = Disagreement(draw, steps=30, lr=.03, normalize=False, dtype=torch.float32)(self.queries_per_round, 2, generator=g, members=disagree)
             C, Y = torch.cat([C, new]), torch.cat([Y, self.section(new * unit)])
@@ -763,7 +792,7 @@ class SectionExplorer(Explorer):
     def _ended(self, task):
         self._refresh()
         if task.state == "failed": self.say(sentence(task.error), "alert")
-        elif self._alive(): self.show()
+        elif self._alive(): self.update()
 
     def line(self) -> tuple[Float[Tensor, "2"], Float[Tensor, "2"]]:  # a point, a unit vector
         "The dashed line."
@@ -779,15 +808,15 @@ class SectionExplorer(Explorer):
         kinks = find_kinks(f, measure_noise(f, torch.finfo(torch.float64).eps))
         return replace(kinks, position=kinks.position * self.radius, t=kinks.t * self.radius), oracle.queries
 
-    def show(self):
-        "Draw, and say what was found."
+    def update(self):
+        "Say what was found, and draw."
         self._kinks, asked = self.sweep()
         n = len(self._kinks.position)
         text = f"The sweep finds {n} of {len(self.lines)} units along the dashed line ({int((self._kinks.position.abs() < self.radius).sum())} of them in the picture) with {asked} queries."
         if self.guesses is not None:
             text += f"<br>Committee: {'paused, ' if self.busy and self.task.state == 'paused' else ''}round {self.rounds_done}, {len(self.asked):,} queries in the plane, loss {self.loss:.1e}."
         self.say(text)
-        super().show()
+        self.paint()
 
     def draw(self, figure):
         "The plane, and the answers along the line."

@@ -183,7 +183,7 @@ def test_interruption_and_other_outcomes_have_their_own_codes(tmp_path, capsys, 
 @pytest.mark.parametrize('argv,module', [(['lab', '--no-browser', '--port', '8123'], 'jupyterlab'), (['lab', '--app', '--port', '8123', '--no-browser'], 'voila')])
 def test_lab_starts_a_server_on_a_notebook(argv, module, tmp_path, monkeypatch):
     called = []
-    def call(args):
+    def call(args, env):
         called.append((args, json.loads(Path(args[3]).read_text())))
         return 0
     monkeypatch.setattr(cli.subprocess, 'call', call)
@@ -197,7 +197,7 @@ def test_lab_starts_a_server_on_a_notebook(argv, module, tmp_path, monkeypatch):
 
 def test_lab_leaves_an_existing_notebook_alone(tmp_path, monkeypatch):
     (tmp_path/'neurome_lab.ipynb').write_text('{"mine": 1}')
-    monkeypatch.setattr(cli.subprocess, 'call', lambda args: 0)
+    monkeypatch.setattr(cli.subprocess, 'call', lambda args, env: 0)
     assert cli.main(['lab', '--folder', str(tmp_path)]) == 0 and (tmp_path/'neurome_lab.ipynb').read_text() == '{"mine": 1}'
 
 @pytest.mark.parametrize('argv,module', [(['lab'], 'jupyterlab'), (['lab', '--app'], 'voila')])
