@@ -55,8 +55,8 @@ check-wheel: env  ## the wheel works in an empty environment
 bench: env  ## the table of results in the README (resumable; hours)
 	@$(BIN)/python tools/bench.py
 
-lab: env  ## open the notebooks
-	@$(BIN)/jupyter lab
+lab: env  ## open the widgets and the notebooks in JupyterLab (`make lab APP=--app`: as an app)
+	@$(BIN)/neurome lab --folder out $(APP)
 
 clean:  ## remove what was built, but not .venv
 	@rm -rf build dist out *.egg-info .pytest_cache .hypothesis

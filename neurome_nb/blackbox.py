@@ -127,6 +127,7 @@ def train(layers:Layers, # where to start; left as they are
           training:Training=Training(), # epochs, learning rate, batch, loss
           generator:torch.Generator, # shuffles the data
           progress:bool=True, # show a progress bar
+          after_epoch:Callable[[], None]=lambda: None, # called after every pass, to report or to interrupt
          ) -> Layers: # in the precision of `layers`
     "Train a classifier with Adam."
     layers = [(W.detach().clone().requires_grad_(), b.detach().clone().requires_grad_()) for W, b in layers]
@@ -136,6 +137,7 @@ def train(layers:Layers, # where to start; left as they are
         for rows in torch.randperm(len(y), generator=generator).split(training.batch):
             loss(forward(layers, X[rows].to(dtype), arch.activation, arch.slope), y[rows]).backward()
             opt.step(); opt.zero_grad()
+        after_epoch()
     return [(W.detach(), b.detach()) for W, b in layers]
 
 def accuracy(layers:Layers, arch:Architecture, X, y:Int[Tensor, "n"], # as in `train`
@@ -184,12 +186,12 @@ def _save(path, layers, score):
     save_file({f"{i}.{n}": t for i, layer in enumerate(layers) for n, t in zip(("weight", "bias"), layer)}, part, {"accuracy": repr(score)})
     part.replace(path) # whole or not at all, also with several processes
 
-def _trained(arch, data, init, seed, training, progress):
+def _trained(arch, data, init, seed, training, progress, after_epoch):
     "Trained layers in single precision and their accuracy."
     row = DATASETS[data]
     X, y = row.load(seed)
     start = init_layers(arch.sizes, init, generator=generator(seed, "blackbox/init"), dtype=torch.float32)
-    layers = train(start, arch, X, y, training=training, generator=generator(seed, "blackbox/shuffle"), progress=progress)
+    layers = train(start, arch, X, y, training=training, generator=generator(seed, "blackbox/shuffle"), progress=progress, after_epoch=after_epoch)
     return layers, accuracy(layers, arch, X, y)
 
 # %% ../nbs/05_blackbox.ipynb #c020
@@ -205,6 +207,7 @@ def black_box(sizes:tuple[int, ...], # input, hidden, ..., output
               batch:int=32, # rows per step
               cached:bool=True, # keep the trained network on disk, and take it from there
               progress:bool=False, # show a progress bar while training
+              after_epoch:Callable[[], None]=lambda: None, # called after every pass, to report or to interrupt
              ) -> BlackBox:
     "A network to reconstruct, trained in single precision or freshly initialised. Raises `ValueError` when sizes and data disagree."
     arch = Architecture(tuple(sizes), activation, slope)
@@ -216,7 +219,7 @@ def black_box(sizes:tuple[int, ...], # input, hidden, ..., output
         row = DATASETS[data]
         if (arch.sizes[0], arch.sizes[-1]) != (row.in_features, row.outputs): raise ValueError(f"sizes: data {data!r} takes {row.in_features} inputs and {row.outputs} outputs, got {arch.sizes}")
         training = Training(epochs, lr, batch, row.loss)
-        make = lambda: _trained(arch, data, init, seed, training, progress)
+        make = lambda: _trained(arch, data, init, seed, training, progress, after_epoch)
         layers, score = _remember(make, dict(asdict(arch), **asdict(training), data=data, init=init, seed=seed, torch=torch.__version__, threads=torch.get_num_threads())) if cached else make()
     return BlackBox([(W.double(), b.double()) for W, b in layers], arch, name, score)
 

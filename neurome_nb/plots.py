@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'FLOOR', 'styled', 'new_axes', 'section_error', 'stage_errors', 'plot_weights', 'plot_errors',
-           'plot_stages', 'error_and_bar', 'worst_violation', 'plot_error_bars', 'Run', 'plot_queries']
+           'plot_stages', 'error_and_bar', 'worst_violation', 'plot_error_bars', 'Run', 'plot_queries', 'plot_losses',
+           'plot_disagreement', 'plot_agreement', 'plot_gallery', 'plot_section', 'plot_hyperplanes']
 
 # %% ../nbs/30_plots.ipynb #c002
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 import math
 import matplotlib.pyplot as plt, torch
@@ -216,4 +217,116 @@ def plot_queries(
         ax.vlines([r.parameters for r in mine], [r.bound for r in mine], [r.queries for r in mine], color=colour, lw=.8, alpha=.6)
         ax.plot([r.parameters for r in mine], [r.bound for r in mine], "_", ms=12, mew=1.6, color="#444444", label="counting bound" if i == len(labels) - 1 else None)
     if runs: ax.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, .5))
+    return ax
+
+# %% ../nbs/30_plots.ipynb #c030
+def plot_losses(
+    losses: Float[Tensor, "rounds pop"],  # of every member after every round
+    ax: Axes | None = None,  # drawn on
+) -> Axes:
+    "Loss of each member; the best one at the end stands out."
+    ax = new_axes() if ax is None else ax
+    ax.set(yscale="log", xlabel="round", ylabel="loss (mean absolute error)")
+    rounds, best = range(1, len(losses) + 1), losses[-1].argmin().item() if len(losses) else 0
+    for i in range(losses.shape[1]):
+        if i != best: ax.plot(rounds, losses[:, i].numpy(), "-", marker=".", ms=4, lw=.9, color=COLOURS[5], alpha=.8, label="a member" if i == (best == 0) else None)
+    ax.plot(rounds, losses[:, best].numpy(), "-", marker=".", ms=5, lw=1.6, color=COLOURS[0], label="the best member")
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.legend(fontsize=8)
+    return ax
+
+def plot_disagreement(
+    curves: Sequence[tuple[Sequence[int], Sequence[float]]],  # one per round: query epochs, and mean disagreement of the batch
+    ax: Axes | None = None,  # drawn on
+) -> Axes:
+    "Disagreement over the query epochs, one curve per round, the latest darkest."
+    ax = new_axes() if ax is None else ax
+    ax.set(yscale="log", xlabel="query epoch", ylabel="mean disagreement of the batch")
+    for i, (steps, values) in enumerate(curves):
+        age = (len(curves) - 1 - i) / max(1, len(curves) - 1)
+        ax.plot(steps, values, color=plt.get_cmap("cividis")(.92 * age), lw=1 + .8 * (age == 0), label=f"round {i + 1}" if age in (0, 1) else None)
+    if curves: ax.legend(fontsize=8)
+    return ax
+
+def plot_agreement(
+    members: Layers,  # W (pop, out, in), b (pop, out)
+    activation: str,  # key in `ACTIVATIONS`
+    slope: float = 0.01,  # negative slope
+    ax: Axes | None = None,  # drawn on
+) -> Axes:
+    "Mean parameter error between every two members, up to symmetry; written into the cells as a power of ten."
+    pop = len(members[0][0])
+    ax = new_axes(size=(.55 * pop + 1.8, .5 * pop + 1)) if ax is None else ax
+    one = [[(W[i], b[i]) for W, b in members] for i in range(pop)]
+    apart = torch.full((pop, pop), math.nan, dtype=torch.float64)
+    for i in range(pop):
+        for j in range(i): apart[i, j] = apart[j, i] = math.log10(max(parameter_error(one[i], one[j], activation, slope).balanced.mean, FLOOR))
+    picture = ax.imshow(apart.numpy(), cmap="cividis")
+    middle = apart[~apart.isnan()].mean()
+    for i, j in (~apart.isnan()).nonzero().tolist(): ax.text(j, i, f"{apart[i, j]:.1f}", ha="center", va="center", fontsize=7, color="white" if apart[i, j] < middle else "black")
+    ax.grid(False)
+    ax.set(xticks=range(pop), yticks=range(pop), xticklabels=range(1, pop + 1), yticklabels=range(1, pop + 1), xlabel="member", ylabel="member")
+    ax.figure.colorbar(picture, ax=ax, shrink=.8, label="log10 of the mean parameter error").ax.tick_params(labelsize=7)
+    return ax
+
+# %% ../nbs/30_plots.ipynb #c033
+def plot_gallery(
+    X: Float[Tensor, "n d"],  # queries
+    shape: tuple[int, int],  # of one of them as an image
+    columns: int = 8,  # images side by side
+    own: bool = False,  # True: each on a scale of its own, for queries of very different lengths
+    ax: Axes | None = None,  # drawn on
+) -> Axes:
+    "Queries as images on a symmetric scale, which the title gives."
+    rows = -(-len(X) // columns)
+    ax = new_axes(size=(.8 * columns, .8 * rows + .3)) if ax is None else ax
+    images = torch.full((rows * (shape[0] + 1) - 1, columns * (shape[1] + 1) - 1), torch.nan, dtype=torch.float64)
+    size = X.abs().amax(1, keepdim=True).clamp_min(1e-300)
+    for i, x in enumerate(X / size if own else X): images[i // columns * (shape[0] + 1):, i % columns * (shape[1] + 1):][:shape[0], :shape[1]] = x.view(shape)
+    size = 1. if own else X.abs().max().item() or 1.
+    ax.imshow(images.numpy(), cmap="PuOr", vmin=-size, vmax=size, interpolation="nearest")
+    ax.axis("off")
+    ax.set_title("queries, each on its own scale" if own else f"queries: ±{size:.2g}", fontsize=10)
+    return ax
+
+# %% ../nbs/30_plots.ipynb #c036
+def plot_section(
+    f: Callable[[Float[Tensor, "n 2"]], Float[Tensor, "n o"]],  # answers on the plane; asked resolution^2 times
+    radius: float,  # half the side of the square that is shown
+    resolution: int = 90,  # points along one side
+    ax: Axes | None = None,  # drawn on
+) -> Axes:
+    "The answers over a plane, as shades and contours."
+    ax = new_axes(size=(4.2, 3.9)) if ax is None else ax
+    t = torch.linspace(-radius, radius, resolution, dtype=torch.float64)
+    y = f(torch.cartesian_prod(t, t))
+    y = (y - y.mean(0)) @ torch.linalg.eigh(torch.cov(y.T).reshape(y.shape[1], -1))[1][:, -1]
+    y = (y * (1 if y[0] <= y[-1] else -1)).view(resolution, resolution).T.numpy()
+    size = abs(y).max() or 1.
+    ax.imshow(y, extent=[-radius, radius] * 2, origin="lower", cmap="Greys", vmin=-1.6 * size, vmax=2.2 * size, interpolation="bilinear")
+    ax.contour(t.numpy(), t.numpy(), y, levels=[size * i / 7 for i in range(-7, 8)], colors="white", linewidths=.6, linestyles="solid")
+    ax.grid(False)
+    ax.set(xlim=(-radius, radius), ylim=(-radius, radius), aspect="equal", xlabel="$c_1$", ylabel="$c_2$")
+    return ax
+
+def plot_hyperplanes(
+    rows: Float[Tensor, "h 3"],  # [w | b] of each unit on the plane
+    radius: float,  # half the side of the square that is shown
+    colour: str = COLOURS[6],  # of all
+    alpha: float | Sequence[float] = 1.,  # of all, or of each
+    label: str | None = None,  # in the legend
+    ax: Axes | None = None,  # drawn on
+    **line,  # passed to `Axes.plot`: lw, ls, ...
+) -> Axes:
+    "The lines w.c + b = 0."
+    ax = new_axes(size=(4.2, 3.9)) if ax is None else ax
+    w, b = rows[:, :2].double(), rows[:, 2].double()
+    size = w.norm(dim=1).clamp_min(1e-300)
+    foot, along = -b[:, None] * w / size[:, None] ** 2, torch.stack([-w[:, 1], w[:, 0]], 1) / size[:, None]
+    shades = [alpha] * len(rows) if isinstance(alpha, (int, float)) else alpha
+    for i in (foot.norm(dim=1) < 1.5 * radius).nonzero()[:, 0].tolist():
+        ends = foot[i] + along[i] * torch.tensor([[-3.], [3.]], dtype=torch.float64) * radius
+        ax.plot(*ends.T.numpy(), color=colour, alpha=float(shades[i]), label=label, **line)
+        label = None
+    ax.set(xlim=(-radius, radius), ylim=(-radius, radius), aspect="equal")
     return ax

@@ -14,6 +14,7 @@ def pytest_addoption(parser): parser.addoption('--slow', action='store_true', he
 
 def pytest_configure(config):
     config.addinivalue_line('markers', 'slow(reason): takes minutes; runs only with --slow')
+    config.addinivalue_line('markers', 'drawn: looks at pictures that other tests leave out')
     config.addinivalue_line('filterwarnings', r'error:::neurome_nb(\.|$)')
 
 def pytest_collection_modifyitems(config, items):

@@ -1,9 +1,11 @@
 "The command line: what it prints, what it writes, and what it says when something is wrong."
-import builtins, math, warnings
+import builtins, json, math, warnings
 from dataclasses import replace
+from pathlib import Path
 
 import matplotlib
 matplotlib.use('agg')
+import nbformat
 import pytest
 import torch
 
@@ -175,6 +177,33 @@ def test_interruption_and_other_outcomes_have_their_own_codes(tmp_path, capsys, 
     assert cli.main(argv) == 1 and (tmp_path/'r').exists()
     monkeypatch.setattr(cli, 'reconstruct', lambda *a, **k: replace(result, layers=[], certificate=None, outcome=replace(result.outcome, kind='out_of_family')))
     assert cli.main([*argv[:3], str(tmp_path/'s'), '--quiet']) == 1 and not (tmp_path/'s').exists()
+
+# ---- the lab ----
+
+@pytest.mark.parametrize('argv,module', [(['lab', '--no-browser', '--port', '8123'], 'jupyterlab'), (['lab', '--app', '--port', '8123', '--no-browser'], 'voila')])
+def test_lab_starts_a_server_on_a_notebook(argv, module, tmp_path, monkeypatch):
+    called = []
+    def call(args, env):
+        called.append((args, json.loads(Path(args[3]).read_text())))
+        return 0
+    monkeypatch.setattr(cli.subprocess, 'call', call)
+    assert cli.main([*argv, '--folder', str(tmp_path/'new')]) == 0
+    (args, notebook), = called
+    assert args[1:3] == ['-m', module] and '--port=8123' in args and '--no-browser' in args
+    nbformat.validate(nbformat.from_dict(notebook))
+    assert (tmp_path/'new').exists() == (module == 'jupyterlab')
+    for c in notebook['cells']:
+        if c['cell_type'] == 'code': compile(c['source'], 'cell', 'exec')
+
+def test_lab_leaves_an_existing_notebook_alone(tmp_path, monkeypatch):
+    (tmp_path/'neurome_lab.ipynb').write_text('{"mine": 1}')
+    monkeypatch.setattr(cli.subprocess, 'call', lambda args, env: 0)
+    assert cli.main(['lab', '--folder', str(tmp_path)]) == 0 and (tmp_path/'neurome_lab.ipynb').read_text() == '{"mine": 1}'
+
+@pytest.mark.parametrize('argv,module', [(['lab'], 'jupyterlab'), (['lab', '--app'], 'voila')])
+def test_lab_without_a_server_says_what_to_install(argv, module, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cli.importlib.util, 'find_spec', lambda name: None)
+    assert f"needs {module}: pip install 'neurome_nb[lab]'" in fails(capsys, *argv, '--folder', tmp_path/'x') and not (tmp_path/'x').exists()
 
 # ---- the demo ----
 
