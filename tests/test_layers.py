@@ -8,7 +8,7 @@ PACKAGE = Path(__file__).resolve().parent.parent/'neurome_nb'
 SOLVERS = 'peel lift sweep consensus disagree committee polish'.split()
 # Each module and what stands directly below it; whatever is below those may be imported too.
 BELOW = dict(
-    core='', nets='core', symmetry='nets', canon='symmetry', oracle='nets', adapters='oracle', blackbox='nets oracle',
+    core='', nets='core', symmetry='nets', canon='symmetry', answers='core', oracle='nets answers', adapters='oracle', blackbox='nets oracle',
     **dict.fromkeys(SOLVERS, 'symmetry oracle nets'),
     search='sweep lift polish disagree committee consensus', certify='polish canon oracle', recipes='certify search ' + ' '.join(SOLVERS), plots='recipes canon',   # plots draw the recipes' results
     experiments='recipes adapters blackbox canon plots', widgets='experiments', cli='experiments')
