@@ -60,6 +60,7 @@ def widen(
     *,
     clear: Float[Tensor, "h"] | None = None,  # half width of each corner, zero for a kink
     ends: tuple[float, float] | None = None,  # how far the line may be followed; None: as far as needed
+    most: Callable[[Tensor, Tensor], Tensor] | None = None,  # longest step allowed from points (m, d) along directions (q, d): (q, m); None: any
     per_group: float = .5,  # base points are at most this many times the number of outputs of kinks apart
     step: float = .05,  # of the distance to the nearest kink, at first
     tau: float = 8.,  # a second difference of more than tau standard deviations is a kink crossed
@@ -77,7 +78,9 @@ def widen(
     at, room = ((left + right) / 2)[chosen], room[chosen]
     m, q = len(at), k - 1
     P = x0 + at[:, None] * U[0]; y0 = oracle(P); noise = sigma(at)
-    s = (step * room)[None].repeat(q, 1); slope = torch.zeros(q, m, o, dtype=t.dtype); todo = (room > 0).expand(q, m).clone()
+    s = (step * room)[None].repeat(q, 1)
+    if most is not None: s = torch.minimum(s, most(P, U[1:]))
+    slope = torch.zeros(q, m, o, dtype=t.dtype); todo = (room > 0).expand(q, m).clone()
     for _ in range(tries):
         i, j = todo.nonzero(as_tuple=True); si = s[i, j][:, None]
         if not len(i): break
