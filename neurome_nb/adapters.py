@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from jaxtyping import Float
 from .core import Layers
 from .oracle import BudgetExhausted, Oracle, read_answers
+from .regions import Box
 
 # %% ../nbs/06_adapters.ipynb #c007
 def shift_free_basis(
@@ -82,6 +83,19 @@ class Logits:
             raise ValueError(f"a probability {what} at {bad} of {rows} queries, so that its logit is lost: ask within a smaller region")
         if self.outputs == "sigmoid": return y.log() - (-y).log1p()
         return y.log() @ shift_free_basis(y.shape[1]).to(y)
+
+    def used(self,
+        y: Float[Tensor, "n o"],  # logits, as `turn` gives them
+    ) -> Float[Tensor, "n"]:
+        "What share of the range within which probabilities keep their digits these answers have used up; zero for logits and logarithms."
+        if self.outputs == "sigmoid": return torch.maximum(-y / -self._end, y / self.steepest).amax(1)
+        if self.outputs != "probabilities": return torch.zeros(len(y), dtype=y.dtype)
+        z = y @ shift_free_basis(y.shape[1] + 1).T
+        return (z.log_softmax(1) / self._end).amax(1)
+
+    limited = property(lambda self: self.outputs in ("probabilities", "sigmoid"), doc="Whether there is an end to the range of the answers.")
+    steepest = 6.  # a sigmoid's logit with which the noise is e^6 = 400 roundings
+    _end = property(lambda self: math.log(torch.finfo(self.out_dtype).tiny))
 
     lost = property(lambda self: getattr(self.f, "lost", 0), doc="As for the black box behind it.")
 
@@ -347,6 +361,7 @@ def as_oracle(
     *,
     outputs: str = "auto",  # what the model shows, one of `OUTPUTS`
     framework: str = "torch",  # of a function: what it receives and returns, "torch" or "numpy"
+    bounds: tuple[float, float] | None = None,  # of every input; None: any input may be asked
     http: Http = Http(),  # how an endpoint is asked
     keep: bool = False,  # keep a command running between batches
     **options,  # of `Oracle`: budget, log, dtype, batch_size, ...
@@ -360,6 +375,7 @@ def as_oracle(
     if outputs != "logits": f = _behind_logits(f, outputs, found, options)
     settings = {k: v for k, v in found.items() if v is not None and k not in ("f", "outputs")}
     if "dtype" in found: options.pop("dtype", None)
+    if bounds is not None: options["domain"] = Box.of(found["in_features"], *bounds)
     return Oracle(f, **{**settings, **options})
 
 def _behind_logits(f, outputs, found, options):

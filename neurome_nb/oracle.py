@@ -78,6 +78,7 @@ class Oracle:
                  batch_size:int|None=None, # most rows per call of f; None: as many as fit `memory`
                  budget:int|None=None, # most rows ever asked; None: no limit
                  log=None, # None: keep queries and answers up to log_bytes; "all": keep all; False: none; a function: it gets each (x, y) instead; a `Path`: as None, and on disk
+                 domain=None, # inputs it may be asked, with a method contains(x); None: any
                  memory:int=2**28, # bytes of intermediate results per call of f, for batch_size=None
                  log_bytes:int=2**28, # bytes of log kept for log=None; the earliest are kept
                 ):
@@ -94,7 +95,7 @@ class Oracle:
         self.in_features = _positive("in_features", in_features)
         self.batch_size = rows_within(memory, _floats_per_row(f, in_features)) if batch_size is None else _positive("batch_size", batch_size)
         self.budget = None if budget is None else _positive("budget", budget, 0)
-        self.queries, self.out_features, self.out_dtype, self._lock = 0, None, None, threading.RLock()
+        self.queries, self.out_features, self.out_dtype, self._lock, self.domain = 0, None, None, threading.RLock(), domain
         self.log_complete, self._sink, self._log, self._log_room = log is None or log == "all", log, [], math.inf if log == "all" else log_bytes
         self._disk = None if path is None else AnswerLog(path, self.in_features, self.dtype)
 
@@ -113,6 +114,11 @@ class Oracle:
     def lost(self) -> int:
         "Rows that may have been paid for, though no answer came: connections that broke, and batches that an earlier run on the same log was killed in."
         return (self._disk.lost if self._disk else 0) + getattr(self.f, "lost", 0)
+
+    @property
+    def used(self):
+        "Where answers have an end to their range (probabilities): a function that tells what share of it they use up. Else None."
+        return self.f.used if getattr(self.f, "limited", False) else None
 
     @contextmanager
     def recording(self,
@@ -172,6 +178,8 @@ class Oracle:
 
     def _batch(self, x):
         q, Y = x.to(self.device, self.dtype, copy=True), None
+        if self.domain is not None and not (inside := self.domain.contains(q.to("cpu", torch.float64))).all():
+            raise ValueError(f"x: {int((~inside).sum())} of {len(q)} inputs lie outside the region where this black box may be asked")
         with torch.no_grad():
             parts = self._parts(q)
             while True:

@@ -8,12 +8,12 @@ PACKAGE = Path(__file__).resolve().parent.parent/'neurome_nb'
 SOLVERS = 'peel lift sweep consensus disagree committee polish'.split()
 # Each module and what stands directly below it; whatever is below those may be imported too.
 BELOW = dict(
-    core='', nets='core', symmetry='nets', canon='symmetry', answers='core', oracle='nets answers', adapters='oracle', blackbox='nets oracle',
+    core='', nets='core', symmetry='nets', canon='symmetry', answers='core', regions='core', oracle='nets answers', adapters='oracle regions', inside='sweep lift polish consensus certify regions', blackbox='nets oracle',
     **dict.fromkeys(SOLVERS, 'symmetry oracle nets'),
-    search='sweep lift polish disagree committee consensus', certify='polish canon oracle', recipes='certify search ' + ' '.join(SOLVERS), plots='recipes canon',   # plots draw the recipes' results
+    search='sweep lift polish disagree committee consensus', certify='polish canon oracle', recipes='certify search inside ' + ' '.join(SOLVERS), plots='recipes canon',   # plots draw the recipes' results
     experiments='recipes adapters blackbox canon plots', widgets='experiments', cli='experiments')
 # Modules that reconstruct get an oracle, never a network, and never a score.
-RECONSTRUCT = [*SOLVERS, 'search', 'certify', 'recipes']
+RECONSTRUCT = [*SOLVERS, 'search', 'inside', 'certify', 'recipes']
 TRUTH_MODULES, TRUTH_NAMES = {'blackbox', 'experiments'}, {'parameter_error', 'ParameterError'}
 
 def may_import(module):
