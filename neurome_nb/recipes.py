@@ -25,6 +25,7 @@ from .lift import Basis, assemble, choose_base_points, lift, slope_from_size, un
 from .polish import Polished, polish_section
 from .search import CommitteeSearch, search_committee
 from .certify import Certificate, certify, into_gauge, judge
+from .inside import NotExplained, allowed_region, certify_inside, solve_inside
 
 # %% ../nbs/21_recipes.ipynb #c005
 @dataclass(frozen=True)
@@ -407,11 +408,42 @@ def _is_smooth(run: _Run, length: float, points: int = 16, step: float = 1e-3) -
     second = (y[:, 0] - 2 * y[:, 1] + y[:, 2]).abs().amax(1)
     return bool(second.median() > 100 * _eps(run) * y.abs().max())
 
+def _inside(run: _Run, region) -> tuple[Layers, Certificate, Architecture, Outcome]:
+    "The recipe `exact` for a black box that can only be asked inside a region: one hidden layer of piecewise linear units."
+    arch, opt, reasons = run.arch, run.options, []
+    twice = region.corners(8, run.generator("repeat"))
+    y = run.ask(twice); o = y.shape[1]
+    if (run.ask(twice) - y).abs().max() > 2**10 * _eps(run) * y.abs().max(): raise _Stop("oracle_failed", "the black box answers differently to the same query.", "Exact reconstruction needs an oracle that answers the same query the same way.")
+    if arch.sizes and arch.sizes[-1] != o: raise _Stop("out_of_family", f"the architecture has {arch.sizes[-1]} outputs, but the black box shows {o} (probabilities of c classes show c - 1).", "Correct arch.sizes.")
+    run.stage("region", kind=type(region).__name__)
+    for run.attempt in range(opt.attempts):
+        g = run.generator("inside")
+        try:
+            s = solve_inside(run.ask, region, _eps(run), g, told=run.stage)
+            activation, slope = _name_slope(run, s.slope)
+            bars = [(opt.bars * a, opt.bars * b) for a, b in s.std]
+            cert = certify_inside(run.oracle, region, s.layers, bars, activation, slope, noise=s.noise.near, smallest_singular_value=s.smallest_singular_value, g=g, deviations=opt.bars)
+        except NotExplained as e:
+            reasons.append(str(e)); run.stage("retry", reason=str(e))
+            continue
+        layers = into_gauge(bars, s.layers, activation, slope)[1]
+        found, told = Architecture((run.oracle.in_features, len(layers[0][1]), o), activation, slope), arch.sizes[1] if arch.sizes else None
+        run.stage("certify", layers, residual=cert.residual, bar=cert.relative_bar)
+        if told is not None and told < found.sizes[1]: raise _Stop("out_of_family", f"{found.sizes[1]} units switch inside the region, where the architecture has {told}.", "Correct arch.sizes, or leave the width None.")
+        outcome = judge(cert, opt.tol or (1e-6 if _eps(run) < 1e-10 else 1e-3))
+        if told not in (None, found.sizes[1]) and outcome.recovered:
+            outcome = Outcome("unidentifiable", f"{found.sizes[1]} units explain every answer inside the region; the other {told - found.sizes[1]} have no effect there.", "No query inside the region can determine them.")
+        if outcome.kind != "not_converged": return layers, cert, found, outcome
+        reasons.append(outcome.message.rstrip("."))
+    raise _Stop("not_converged", f"{opt.attempts} attempts inside the region failed; the last one because {reasons[-1]}.", "Another seed may help; smooth or deeper networks are not covered inside a region.")
+
 def _exact(run: _Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]:
     "The recipe `exact`."
     arch, opt = run.arch, run.options
     if arch.sizes is not None and len(arch.sizes) > 3:
         raise ValueError(f"arch: recipe 'exact' recovers networks with at most one hidden layer, got {len(arch.sizes) - 2} hidden layers")
+    region = allowed_region(run.oracle, run.generator("region"))
+    if region is not None: return _inside(run, region)
     found = probe(run.oracle, run.generator("probe"))
     if not found.deterministic: raise _Stop("oracle_failed", found.problem + ".", "Exact reconstruction needs an oracle that answers the same query the same way.")
     if found.flat: raise _Stop("out_of_family", found.problem + ".", "This recipe needs the raw outputs of a network.")
@@ -458,7 +490,7 @@ def reconstruct(
     seed: int = 0,  # of every random choice
     budget: int | None = None,  # most queries this run may ask; None: the oracle's own limit
     progress: bool = True,  # a progress bar
-    checkpoint: str | Path | None = None,  # not used by recipe "exact", whose runs are short
+    checkpoint: str | Path | None = None,  # log of answers: each is on disk before it is used, and the same call on the same file goes on where it stopped
 ) -> Reconstruction:
     "Recover a black box's parameters from queries. Raises ValueError for bad arguments before any query, OracleError for bad answers; all else is an outcome."
     if not isinstance(oracle, Oracle): raise ValueError(f"oracle: expected an Oracle, got {type(oracle).__name__}; wrap the black box: Oracle(f, in_features)")
@@ -470,11 +502,11 @@ def reconstruct(
     if not isinstance(recipe, Exact): raise ValueError(f"recipe: expected a name or an Exact(...), got {type(recipe).__name__}")
     if arch.sizes and arch.sizes[0] != oracle.in_features: raise ValueError(f"arch: {arch.sizes[0]} inputs, but the oracle takes {oracle.in_features}")
     if budget is not None and (not isinstance(budget, int) or budget < 0): raise ValueError(f"budget: expected a whole number of queries, got {budget!r}")
-    if checkpoint is not None: raise ValueError("checkpoint: recipe 'exact' does not write checkpoints; leave it None")
     run, own = _Run(oracle, arch, recipe, int(seed), progress, oracle.queries), oracle.budget
     layers, cert, found = [], None, arch
     if budget is not None: oracle.budget = min(oracle.queries + budget, math.inf if own is None else own)
-    try: layers, cert, found, outcome = _exact(run)
+    try:
+        with oracle.recording(checkpoint): layers, cert, found, outcome = _exact(run)
     except _Stop as e: outcome = e.outcome
     except BudgetExhausted as e: outcome = Outcome("budget", f"{e}.", "Allow more queries; those already answered are in oracle.log().")
     except KeyboardInterrupt: outcome = Outcome("interrupted", f"stopped after {run.queries:,} queries.", "They are in oracle.log().")
