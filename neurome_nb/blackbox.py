@@ -94,9 +94,11 @@ class Dataset:
     loss:str="cross_entropy" # key in `LOSSES`
 
 def _parity(seed): X, y = load_mnist5k(); return X, y % 2
+def _unit_range(seed): X, y = load_mnist5k(); return (X + 1) / 2, y
 
 DATASETS = {
     "mnist": Dataset(lambda seed: load_mnist5k(), 784, 10),
+    "mnist01": Dataset(_unit_range, 784, 10),  # pixels in [0, 1]
     "digits": Dataset(lambda seed: load_digits_8x8(), 64, 10),
     "parity": Dataset(_parity, 784, 1, "binary_cross_entropy"),
     "hue": Dataset(load_hue, 12288, 200),

@@ -59,6 +59,8 @@ def widen(
     sigma: Callable[[Tensor], Tensor],  # noise of an answer at distance t from x0
     *,
     clear: Float[Tensor, "h"] | None = None,  # half width of each corner, zero for a kink
+    ends: tuple[float, float] | None = None,  # how far the line may be followed; None: as far as needed
+    most: Callable[[Tensor, Tensor], Tensor] | None = None,  # longest step allowed from points (m, d) along directions (q, d): (q, m); None: any
     per_group: float = .5,  # base points are at most this many times the number of outputs of kinks apart
     step: float = .05,  # of the distance to the nearest kink, at first
     tau: float = 8.,  # a second difference of more than tau standard deviations is a kink crossed
@@ -69,13 +71,16 @@ def widen(
     clear = torch.zeros_like(t) if clear is None else clear
     edge = (t[-1] - t[0]) if h > 1 else t.abs().max() + 1
     left, right = torch.cat([t[:1] - edge, t + clear]), torch.cat([t - clear, t[-1:] + edge])  # ends of the straight pieces
+    if ends is not None: left[0], right[-1] = ends
     room = ((right - left) / 2).clamp_min(0)
     group = max(1, int(o * per_group))
     chosen = sorted({0, h} | {s + int(room[s:s + group].argmax()) for s in range(0, h + 1, group)})
     at, room = ((left + right) / 2)[chosen], room[chosen]
     m, q = len(at), k - 1
     P = x0 + at[:, None] * U[0]; y0 = oracle(P); noise = sigma(at)
-    s = (step * room)[None].repeat(q, 1); slope = torch.zeros(q, m, o, dtype=t.dtype); todo = (room > 0).expand(q, m).clone()
+    s = (step * room)[None].repeat(q, 1)
+    if most is not None: s = torch.minimum(s, most(P, U[1:]))
+    slope = torch.zeros(q, m, o, dtype=t.dtype); todo = (room > 0).expand(q, m).clone()
     for _ in range(tries):
         i, j = todo.nonzero(as_tuple=True); si = s[i, j][:, None]
         if not len(i): break

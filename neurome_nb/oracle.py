@@ -6,13 +6,16 @@
 __all__ = ['read_answers', 'BudgetExhausted', 'rows_within', 'Oracle', 'Section', 'Probe', 'probe']
 
 # %% ../nbs/04_oracle.ipynb #c002
-import math
+import math, threading
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 import numpy as np, torch
 from torch import Tensor, nn
 from jaxtyping import Float
 from .core import OracleError
+from .answers import AnswerLog
 
 # %% ../nbs/04_oracle.ipynb #c007
 def read_answers(y, # what the black box returned: a tensor, or anything numpy reads as an array
@@ -74,14 +77,16 @@ class Oracle:
                  device="cpu", # where f wants its inputs; an nn.Module keeps its own
                  batch_size:int|None=None, # most rows per call of f; None: as many as fit `memory`
                  budget:int|None=None, # most rows ever asked; None: no limit
-                 log=None, # None: keep queries and answers up to log_bytes; "all": keep all; False: none; a function: it gets each (x, y) instead
+                 log=None, # None: keep queries and answers up to log_bytes; "all": keep all; False: none; a function: it gets each (x, y) instead; a `Path`: as None, and on disk
+                 domain=None, # inputs it may be asked, with a method contains(x); None: any
                  memory:int=2**28, # bytes of intermediate results per call of f, for batch_size=None
                  log_bytes:int=2**28, # bytes of log kept for log=None; the earliest are kept
                 ):
         if not callable(f): raise ValueError(f"f: expected a function or an nn.Module, got {type(f).__name__}")
         if framework not in ("torch", "numpy"): raise ValueError(f"framework: expected 'torch' or 'numpy', got {framework!r}")
         if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point): raise ValueError(f"dtype: expected a floating-point torch.dtype, got {dtype!r}")
-        if not (log in (None, False, "all") or callable(log)): raise ValueError(f"log: expected None, False, 'all' or a function, got {log!r}")
+        path, log = (log, None) if isinstance(log, Path) else (None, log)
+        if not (log in (None, False, "all") or callable(log)): raise ValueError(f"log: expected None, False, 'all', a function or a Path, got {log!r}")
         if isinstance(f, nn.Module):
             _check_module(f, framework)
             held = next((p for p in f.parameters() if p.is_floating_point()), None)
@@ -90,8 +95,9 @@ class Oracle:
         self.in_features = _positive("in_features", in_features)
         self.batch_size = rows_within(memory, _floats_per_row(f, in_features)) if batch_size is None else _positive("batch_size", batch_size)
         self.budget = None if budget is None else _positive("budget", budget, 0)
-        self.queries, self.out_features, self.out_dtype = 0, None, None
+        self.queries, self.out_features, self.out_dtype, self._lock, self.domain = 0, None, None, threading.RLock(), domain
         self.log_complete, self._sink, self._log, self._log_room = log is None or log == "all", log, [], math.inf if log == "all" else log_bytes
+        self._disk = None if path is None else AnswerLog(path, self.in_features, self.dtype)
 
     def __call__(self, x:Float[Tensor, "n d"], # inputs; rounded to `dtype` before they are used
                 ) -> Float[Tensor, "n o"]: # answers in float64, on x's device
@@ -102,7 +108,29 @@ class Oracle:
     @property
     def remaining(self) -> float: # a whole number, or infinity
         "Queries left in the budget."
-        return math.inf if self.budget is None else self.budget - self.queries
+        return math.inf if self.budget is None else self.budget - self.queries - self.lost
+
+    @property
+    def lost(self) -> int:
+        "Rows that may have been paid for, though no answer came: connections that broke, and batches that an earlier run on the same log was killed in."
+        return (self._disk.lost if self._disk else 0) + getattr(self.f, "lost", 0)
+
+    @property
+    def used(self):
+        "Where answers have an end to their range (probabilities): a function that tells what share of it they use up. Else None."
+        return self.f.used if getattr(self.f, "limited", False) else None
+
+    @contextmanager
+    def recording(self,
+                  path, # of a log of answers, new or of an earlier run; None: changes nothing
+                 ):
+        "Within this context every answer is on disk before it is used, and answers found there are not asked again."
+        before = self._disk
+        if path is not None: self._disk = AnswerLog(path, self.in_features, self.dtype)
+        try: yield self
+        finally:
+            if path is not None: self._disk.close()
+            self._disk = before
 
     def round(self, x:Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         "The inputs that are really used when x is asked: x rounded to the black box's precision, as float64."
@@ -142,23 +170,66 @@ class Oracle:
 
     def _ask(self, n, rows, device):
         "Answers to n queries, which `rows(i, j)` makes batch by batch."
-        if n > self.remaining: raise self._error(f"the budget of {self.budget:,} queries has {self.remaining:,} left, and {n:,} more were wanted", BudgetExhausted)
-        Y = [self._batch(rows(i, min(i + self.batch_size, n))) for i in range(0, n, self.batch_size)]
+        with self._lock:
+            if n > self.remaining: raise self._error(f"the budget of {self.budget:,} queries has {max(0, self.remaining):,} left, and {n:,} more were wanted", BudgetExhausted)
+            if hasattr(self.f, "spare"): self.f.spare = self.remaining - n  # rows it may lose without going over budget
+            Y = [self._batch(rows(i, min(i + self.batch_size, n))) for i in range(0, n, self.batch_size)]
         return torch.cat(Y) if Y else torch.empty(0, self.out_features or 0, dtype=torch.float64, device=device)
 
     def _batch(self, x):
-        q = x.to(self.device, self.dtype, copy=True)
-        try:
-            with torch.no_grad(): y = self.f(q.cpu().numpy().copy() if self.framework == "numpy" else q.clone())
-        except Exception as e: raise self._error(f"the black box raised {type(e).__name__}: {e}") from e
-        self.queries += len(q)
-        try: y = read_answers(y, len(q), self.out_features)
+        q, Y = x.to(self.device, self.dtype, copy=True), None
+        if self.domain is not None and not (inside := self.domain.contains(q.to("cpu", torch.float64))).all():
+            raise ValueError(f"x: {int((~inside).sum())} of {len(q)} inputs lie outside the region where this black box may be asked")
+        with torch.no_grad():
+            parts = self._parts(q)
+            while True:
+                try: rows, y = next(parts, (None, None))
+                except BudgetExhausted as e: raise self._error(str(e), BudgetExhausted) from None
+                except Exception as e: raise self._error(f"the black box raised {type(e).__name__}: {e}") from e
+                if rows is None: break
+                Y = self._read_part(q, Y, rows, y, x.device)
+        if bad := int((~Y.isfinite()).any(1).sum()): raise self._error(f"the black box answered {bad} of {len(q)} queries with NaN or infinite values")
+        return Y
+
+    def _read_part(self, q, Y, rows, y, device):
+        "Count and keep the answers to some rows of q, and put them into Y."
+        self.queries += len(rows)
+        try: y = read_answers(y, len(rows), self.out_features)
         except ValueError as e: raise self._error(str(e)) from None
-        self.out_features, self.out_dtype = y.shape[1], y.dtype
-        y = y.detach().to(x.device, torch.float64, copy=True)
-        self._keep(q, y)
-        if bad := int((~y.isfinite()).any(1).sum()): raise self._error(f"the black box answered {bad} of {len(q)} queries with NaN or infinite values")
-        return y
+        self.out_features, self.out_dtype = y.shape[1], getattr(self.f, "out_dtype", None) or y.dtype
+        y = y.detach().to(device, torch.float64, copy=True)
+        self._keep(q[rows], y)
+        if len(rows) == len(q): return y
+        if Y is None: Y = torch.empty(len(q), y.shape[1], dtype=torch.float64, device=device)
+        Y[rows] = y
+        return Y
+
+    def _parts(self, q):
+        "Which rows, and the answers to them, as they come: from disk, then from the black box; on disk before they are handed on."
+        todo, disk = torch.arange(len(q)), self._disk
+        if disk:
+            known, y = disk.known(q)
+            if len(known): yield known, y
+            todo = todo[~torch.isin(todo, known)]
+            if not len(todo): return
+            disk.begin(len(todo), q[0].nbytes)
+        z, open_, lost = q[todo.to(q.device)], len(todo), getattr(self.f, "lost", 0)
+        if self.framework == "numpy": z = z.cpu().numpy().copy()
+        try:
+            for i, j, y in self.f.parts(z) if hasattr(self.f, "parts") else ((0, len(z), self.f(z)) for _ in range(1)):
+                open_ -= j - i
+                if disk: self._write(q[todo[i:j].to(q.device)], y)
+                yield todo[i:j], y
+        except BaseException:
+            if disk: disk.give_back(open_ - (getattr(self.f, "lost", 0) - lost))
+            raise
+
+    def _write(self, q, y):
+        "Put usable answers on disk. The others count as lost for a run that goes on."
+        try: y = read_answers(y, len(q), self.out_features)
+        except ValueError: return
+        good = y.isfinite().all(1)
+        if good.any(): self._disk.add(q[good.to(q.device)], y[good])
 
     def _keep(self, q, y):
         if callable(self._sink): return self._sink(q, y.clone())

@@ -8,12 +8,13 @@ PACKAGE = Path(__file__).resolve().parent.parent/'neurome_nb'
 SOLVERS = 'peel lift sweep consensus disagree committee polish'.split()
 # Each module and what stands directly below it; whatever is below those may be imported too.
 BELOW = dict(
-    core='', nets='core', symmetry='nets', canon='symmetry', oracle='nets', adapters='oracle', blackbox='nets oracle',
+    core='', nets='core', symmetry='nets', canon='symmetry', answers='core', regions='core', oracle='nets answers', adapters='oracle regions', blackbox='nets oracle',
     **{**dict.fromkeys(SOLVERS, 'symmetry oracle nets'), 'consensus': 'polish symmetry oracle nets'},
-    search='sweep lift polish disagree committee consensus', certify='polish canon oracle', recipes='certify search ' + ' '.join(SOLVERS), plots='recipes canon',   # plots draw the recipes' results
+    search='sweep lift polish disagree committee consensus', certify='polish canon oracle', inside='sweep lift polish consensus certify regions', deep='certify peel lift sweep', population='certify disagree',
+    recipes='certify search inside deep population ' + ' '.join(SOLVERS), plots='recipes canon',   # plots draw the recipes' results
     experiments='recipes adapters blackbox canon plots', widgets='experiments', cli='experiments')
 # Modules that reconstruct get an oracle, never a network, and never a score.
-RECONSTRUCT = [*SOLVERS, 'search', 'certify', 'recipes']
+RECONSTRUCT = [*SOLVERS, 'search', 'inside', 'deep', 'population', 'certify', 'recipes']
 TRUTH_MODULES, TRUTH_NAMES = {'blackbox', 'experiments'}, {'parameter_error', 'ParameterError'}
 
 def may_import(module):
