@@ -24,6 +24,7 @@ from .sweep import (Noise, corner_offsets, curvature_length, find_kinks, find_st
 from .lift import Basis, assemble, choose_base_points, lift, slope_from_size, unit_signs, widen, widen_steps
 from .polish import Polished, polish_section
 from .search import CommitteeSearch, search_committee
+from .population import Committee, run_committee
 from .certify import Certificate, certify, into_gauge, judge
 
 # %% ../nbs/21_recipes.ipynb #c005
@@ -448,17 +449,24 @@ def _search(run, smooth, length):
     return search_sweep_smooth(run, length) if smooth else search_sweep_kinked(run, length)
 
 # %% ../nbs/21_recipes.ipynb #c019
-RECIPES = {"exact": Exact}
+RECIPES = {"exact": Exact, "committee": Committee}
+
+def _by_population(oracle, arch, options, seed, progress, checkpoint) -> Reconstruction:
+    "The recipe `committee`: every round is a stage."
+    history = []
+    def stage(name, layers, row): history.append(Stage(name, row["queries"], row["seconds"] - sum(s.seconds for s in history), row, layers))
+    r = run_committee(oracle, arch, options, seed=seed, progress=progress, checkpoint=checkpoint, stage=stage)
+    return Reconstruction(r.layers, arch, r.queries, r.seconds, tuple(history), r.outcome, r.certificate)
 
 def reconstruct(
     oracle: Oracle,  # the black box
     arch: Architecture | None = None,  # what is known about it; None: nothing
     *,
-    recipe: str | Exact = "exact",  # a name, or an instance with its options
+    recipe: str | Exact | Committee = "exact",  # a name, or an instance with its options
     seed: int = 0,  # of every random choice
     budget: int | None = None,  # most queries this run may ask; None: the oracle's own limit
     progress: bool = True,  # a progress bar
-    checkpoint: str | Path | None = None,  # not used by recipe "exact", whose runs are short
+    checkpoint: str | Path | None = None,  # recipe "committee": folder to go on from; not used by "exact", whose runs are short
 ) -> Reconstruction:
     "Recover a black box's parameters from queries. Raises ValueError for bad arguments before any query, OracleError for bad answers; all else is an outcome."
     if not isinstance(oracle, Oracle): raise ValueError(f"oracle: expected an Oracle, got {type(oracle).__name__}; wrap the black box: Oracle(f, in_features)")
@@ -467,9 +475,14 @@ def reconstruct(
     if isinstance(recipe, str):
         if recipe not in RECIPES: raise ValueError(f"recipe: expected one of {', '.join(RECIPES)}, got {recipe!r}")
         recipe = RECIPES[recipe]()
-    if not isinstance(recipe, Exact): raise ValueError(f"recipe: expected a name or an Exact(...), got {type(recipe).__name__}")
+    if not isinstance(recipe, (Exact, Committee)): raise ValueError(f"recipe: expected a name, an Exact(...) or a Committee(...), got {type(recipe).__name__}")
     if arch.sizes and arch.sizes[0] != oracle.in_features: raise ValueError(f"arch: {arch.sizes[0]} inputs, but the oracle takes {oracle.in_features}")
     if budget is not None and (not isinstance(budget, int) or budget < 0): raise ValueError(f"budget: expected a whole number of queries, got {budget!r}")
+    if isinstance(recipe, Committee):
+        own = oracle.budget
+        if budget is not None: oracle.budget = min(oracle.queries + budget, math.inf if own is None else own)
+        try: return _by_population(oracle, arch, recipe, int(seed), progress, checkpoint)
+        finally: oracle.budget = own
     if checkpoint is not None: raise ValueError("checkpoint: recipe 'exact' does not write checkpoints; leave it None")
     run, own = _Run(oracle, arch, recipe, int(seed), progress, oracle.queries), oracle.budget
     layers, cert, found = [], None, arch
