@@ -101,20 +101,21 @@ class Members:
     def __len__(self): return len(self.layers[0][0])
     def __getitem__(self, i: int) -> Layers: return [(W[i].double(), b[i].double()) for W, b in self.layers]
 
+    @torch.no_grad()
     def up(self, x: Float[Tensor, "d n"]) -> tuple[list[Tensor], list[Tensor]]:  # pre-activations and activations, (pop, h, n) each
-        "The forward pass."
+        "The forward pass; each activation remembers how it came from its pre-activation, and nothing else is recorded."
         (W, b), *rest = self.layers; P, h, d = W.shape
         phi, z, a = get_activation(self.activation).fn, [torch.addmm(b.reshape(P * h, 1), W.reshape(P * h, d), x).view(P, h, -1)], []
         for W, b in rest:
-            a.append(phi(z[-1], self.slope)); z.append(torch.baddbmm(b[..., None], W, a[-1]))
+            with torch.enable_grad(): a.append(phi(z[-1].requires_grad_(), self.slope))
+            z.append(torch.baddbmm(b[..., None], W, a[-1].detach()))
         return z, a
 
     def _down(self, z, a, g, to_layer=lambda l, g, a: None):
         "The backward pass from dD/d(outputs) g to the first layer's pre-activations; `to_layer` sees every later layer's."
-        slope = get_activation(self.activation).derivative
         for l in range(len(self.layers) - 1, 0, -1):
-            to_layer(l, g, a[l - 1])
-            g = torch.bmm(self.layers[l][0].mT, g).mul_(slope(z[l - 1], self.slope))
+            to_layer(l, g, a[l - 1].detach())
+            g, = torch.autograd.grad(a[l - 1], z[l - 1], torch.bmm(self.layers[l][0].mT, g))
         return g.reshape(-1, g.shape[-1])
 
     def weight_gradients(self, x, z, a, g, grads: Layers):
