@@ -61,6 +61,8 @@ class Committee:
     bars: float = 3.  # error bars are this many times the dispersion of the members that agree
     peers: float = 10.  # members whose loss is up to this many times the least one are asked to agree
     stop: float = 1e-5  # the run ends early when dispersion and relative loss are below this
+    rejoin: int | None = None  # the round after which members that are not peers start again beside the best one; None: never
+    kick: float = .01  # how far from it: standard deviation of the relative change of each parameter
     patience: int = 5  # rounds over which the convergence detector looks for progress
     questions: int = 32  # of each kind in the final check
     memory: int = 2**30  # bytes that the query generator may hold at a time
@@ -77,6 +79,7 @@ class Committee:
         for name, allowed in (("init", INIT_LAWS), ("loss", ("l1", "l2")), ("sampling", SAMPLING), ("distance", ("l1", "l2"))):
             if getattr(self, name) not in allowed: raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         if self.window is not None and (not isinstance(self.window, int) or self.window < 1): raise ValueError(f"window: expected None or at least 1 round, got {self.window!r}")
+        if self.rejoin is not None and not (isinstance(self.rejoin, int) and 1 <= self.rejoin < self.rounds): raise ValueError(f"rejoin: expected None or a round from 1 to {self.rounds - 1}, got {self.rejoin!r}")
         if self.members < 2 and self.sampling in ("committee", "easy", "hard"):
             raise ValueError(f"members: sampling={self.sampling!r} measures disagreement and needs at least 2 members, got {self.members}; add members, or use sampling='uniform'")
         if self.sampling in ("training", "expanded") and (self.data is None or len(self.data) == 0):
@@ -283,6 +286,16 @@ class Trainer:
     def restore(self, state: dict[str, Tensor]):
         for name, t in self.state.items(): t.copy_(state[name])
 
+    def rejoin(self, lost: Sequence[int], best: int, kick: float, generator: torch.Generator):
+        "Put the members `lost` beside `best`, with its memory of the gradients' size and no momentum."
+        if not lost: return
+        state = self.state
+        for name in ("parameter", "exp_avg", "exp_avg_sq"):
+            for t in (t for layer in self._views(state[name]) for t in layer):
+                t[lost] = t[best]
+                if name == "parameter": t[lost] *= 1 + kick * torch.randn(t[lost].shape, generator=generator).to(t)
+                elif name == "exp_avg": t[lost] = 0
+
     def _prepare(self, X, Y, batch):
         "A step on the rows that `rows` names; the sum of absolute errors of each member goes to `total`."
         rows, total = torch.zeros(batch, dtype=torch.long, device=X.device), torch.zeros(len(self.members), device=X.device, dtype=X.dtype)
@@ -450,7 +463,8 @@ def verdict(
     "The outcome that agreement, loss and fresh answers support."
     bar, name = certificate.relative_bar, row["signature"]
     if max(bar, row["loss"]) <= options.tol:
-        return Outcome("recovered", f"{row['agreeing']} of {options.members} members agree; every error bar is within {bar:.1e} of its layer's largest weight (tolerance {options.tol:.1e}), and the relative loss is {row['loss']:.1e}.")
+        beside = f" ({row['rejoined']} of them were put beside the best one in round {options.rejoin})" if row["rejoined"] else ""
+        return Outcome("recovered", f"{row['agreeing']} of {options.members} members agree{beside}; every error bar is within {bar:.1e} of its layer's largest weight (tolerance {options.tol:.1e}), and the relative loss is {row['loss']:.1e}.")
     tail = f" The signature is {name}." if name else ""
     if max(bar, row["loss"]) <= 100 * options.tol:
         return Outcome("partial", f"{row['agreeing']} of {options.members} members agree, but the largest error bar is {bar:.1e} of its layer's largest weight, above the tolerance {options.tol:.1e}.{tail}", SIGNATURES.get(name, "More rounds, or a larger tol."))
@@ -543,6 +557,9 @@ class _Population:
         row = dict(loss=finite.min().item(), median=finite.median().item(), prediction=error, disagreement=apart, dispersion=f.max if f else math.inf, dispersion_mean=f.mean if f else math.inf,
                    agreeing=len(f.peers) + 1 if f else 0, best=f.best if f else 0, lr=o.rate(r), queries=self.queries, seconds=self.seconds)
         row["signature"] = signature([*self.rows, row], o)
+        lost = [i for i in range(o.members) if i not in (f.best, *f.peers) or loss[i] > o.peers * loss[f.best]] if f and r + 1 == o.rejoin else []
+        row["rejoined"] = len(lost) or (self.rows[-1]["rejoined"] if self.rows else 0)
+        self.trainer.rejoin(lost, row["best"], o.kick, self.generator("rejoin"))
         self.rows.append(row)
         snapshot = f.layers if f and self.arch.num_parameters <= o.snapshot else []
         self.keep.save(X, Y, snapshot, dict(self.trainer.state, loss=loss), self.rows)
