@@ -23,6 +23,7 @@ from .oracle import BudgetExhausted, Oracle, probe
 from .sweep import (Noise, corner_offsets, curvature_length, find_kinks, find_steps, fit_profiles, measure_noise)
 from .lift import Basis, assemble, choose_base_points, lift, slope_from_size, unit_signs, widen, widen_steps
 from .polish import Polished, polish_section
+from .deep import DeepFailure, DeepSearch, recover_deep
 from .search import CommitteeSearch, search_committee
 from .certify import Certificate, certify, into_gauge, judge
 
@@ -113,6 +114,7 @@ class Exact:
     sweeps: int = 5  # of these by sweep before "auto" turns to the committee
     precise: float = 1e-10  # relative precision of the answers that a sweep needs; "auto" leaves coarser ones to the committee
     committee: CommitteeSearch = CommitteeSearch()  # options of the search by committee
+    deep: DeepSearch = DeepSearch()  # options of the search in networks with more than one hidden layer
     section_size: int = 1536  # numbers per unit and section dimension that the polish may hold: units times dimensions
     section_dims: tuple[int, int] = (3, 6)  # fewest and most dimensions of a section
     surplus: float = 2.  # equations per unknown in the section's polish
@@ -410,8 +412,6 @@ def _is_smooth(run: _Run, length: float, points: int = 16, step: float = 1e-3) -
 def _exact(run: _Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]:
     "The recipe `exact`."
     arch, opt = run.arch, run.options
-    if arch.sizes is not None and len(arch.sizes) > 3:
-        raise ValueError(f"arch: recipe 'exact' recovers networks with at most one hidden layer, got {len(arch.sizes) - 2} hidden layers")
     found = probe(run.oracle, run.generator("probe"))
     if not found.deterministic: raise _Stop("oracle_failed", found.problem + ".", "Exact reconstruction needs an oracle that answers the same query the same way.")
     if found.flat: raise _Stop("out_of_family", found.problem + ".", "This recipe needs the raw outputs of a network.")
@@ -429,16 +429,18 @@ def _exact(run: _Run) -> tuple[Layers, Certificate | None, Architecture, Outcome
     smooth = _is_smooth(run, length)
     if arch.activation and ACTIVATIONS[arch.activation].piecewise_linear == smooth:
         raise _Stop("out_of_family", f"the black box was said to use {arch.activation}, but it {'bends smoothly' if smooth else 'is straight between kinks'}.", "Leave activation=None to have it found.")
-    reasons = []
+    reasons, deep = [], arch.sizes is not None and len(arch.sizes) > 3
+    if deep and smooth: raise _Stop("not_converged", "deep networks of smooth units are not reconstructed yet.")
     for run.attempt in range(opt.attempts):
         try:
-            found = _search(run, smooth, length)
-            layers, cert, arch_found = _finish(run, found, length)
+            if deep: layers, cert, arch_found = recover_deep(run, length, _eps(run), bars=opt.bars, options=opt.deep)
+            else: layers, cert, arch_found = _finish(run, _search(run, smooth, length), length)
             outcome = judge(cert, tol)
             if outcome.kind != "not_converged": return layers, cert, arch_found, outcome
             raise _Retry(outcome.message.rstrip("."))
-        except _Retry as e:
+        except (_Retry, DeepFailure) as e:
             reasons.append(str(e)); run.stage("retry", reason=str(e))
+            deep = deep or arch.sizes is None and not smooth and run.attempt > 0  # one hidden layer did not explain the answers, twice
     raise _Stop("not_converged", f"{opt.attempts} attempts failed; the last one because {reasons[-1]}.", "Another seed, search='committee', or a deeper architecture may be needed.")
 
 def _search(run, smooth, length):

@@ -10,10 +10,10 @@ SOLVERS = 'peel lift sweep consensus disagree committee polish'.split()
 BELOW = dict(
     core='', nets='core', symmetry='nets', canon='symmetry', oracle='nets', adapters='oracle', blackbox='nets oracle',
     **dict.fromkeys(SOLVERS, 'symmetry oracle nets'),
-    search='sweep lift polish disagree committee consensus', certify='polish canon oracle', recipes='certify search ' + ' '.join(SOLVERS), plots='recipes canon',   # plots draw the recipes' results
+    search='sweep lift polish disagree committee consensus', certify='polish canon oracle', deep='certify peel lift sweep', recipes='certify search deep ' + ' '.join(SOLVERS), plots='recipes canon',   # plots draw the recipes' results
     experiments='recipes adapters blackbox canon plots', widgets='experiments', cli='experiments')
 # Modules that reconstruct get an oracle, never a network, and never a score.
-RECONSTRUCT = [*SOLVERS, 'search', 'certify', 'recipes']
+RECONSTRUCT = [*SOLVERS, 'search', 'deep', 'certify', 'recipes']
 TRUTH_MODULES, TRUTH_NAMES = {'blackbox', 'experiments'}, {'parameter_error', 'ParameterError'}
 
 def may_import(module):
