@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['DeepFailure', 'DeepSearch', 'Line', 'sweep_line', 'Triangle', 'triangle', 'straight_units', 'Normals',
-           'central_slopes', 'measure_normals', 'MeasuredLayer', 'measure_layer', 'Stations', 'choose_stations',
-           'measure_jacobians', 'NullPolished', 'null_space_polish', 'fit_biases', 'lift_first', 'certify_deep',
-           'recover_deep']
+           'central_slopes', 'measure_normals', 'MeasuredLayer', 'Units', 'measure_units', 'settle_signs',
+           'measure_layer', 'refine_by_positions', 'Stations', 'choose_stations', 'measure_jacobians', 'NullPolished',
+           'null_space_polish', 'fit_biases', 'lift_first', 'certify_deep', 'recover_deep']
 
-# %% ../nbs/18_deep.ipynb #b698211b
+# %% ../nbs/18_deep.ipynb #c002
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,22 +21,23 @@ from .canon import canonicalize
 from .sweep import Noise, find_kinks, measure_noise
 from .lift import Basis, d_optimal
 from .certify import Certificate, adversarial_queries, worst_bar
-from .peel import Peeled, hidden, jacobians
+from .peel import Peeled, crossings, hidden
 
-# %% ../nbs/18_deep.ipynb #434cf943
+# %% ../nbs/18_deep.ipynb #c005
 class DeepFailure(Exception):
     "Ends an attempt; the message says why."
 
 @dataclass(frozen=True)
 class DeepSearch:
     "Options of the search in deep networks."
-    wide: float = 1.25  # dimensions of the section, as a multiple of the first layer's width: more make its rows better conditioned, and cost queries
+    wide: float = 1.12  # dimensions of the section, as a multiple of the first layer's width: more make its rows better conditioned, and cost queries
     center: float = 10.  # distance of lines from the origin, in units of the length over which the black box bends
     ends: tuple[float, ...] = (.02, .03, .04, .2, .3)  # where straight pieces are asked, as shares of their length from either end
     step: float = .15  # first step away from a line, in units of half the piece
     apart: float = .1  # smallest singular value of unit jump vectors that are told apart
     tau: float = 20.  # a difference of more than tau standard deviations is real
     planes: int = 6  # tried per layer
+    lines: float = 1.04  # with three hidden layers or more: lines swept per dimension of the section
     agree: float = 1e4  # the slopes that units show may differ by this many times the error of their rows
     affine: float = 300.  # the rest counts as affine when its relative residual is below this many times the error of the rows
     base: float = 1.35  # equations per unknown in the null space polish
@@ -105,10 +106,10 @@ def sweep_line(
     at = mean[:-1] + (miss * jump).sum(1) / jump.square().sum(1)
     var = 1 / sw[:-1] + (at - mean[:-1]).square() / moment[:-1] + 1 / sw[1:] + (at - mean[1:]).square() / moment[1:]
     std = var.sqrt() / jump.norm(dim=1) + eps * at.abs()
-    if not (at.diff() > 0).all(): return None
+    if not (at.diff() > 0).all() or not std.isfinite().all(): return None
     return Line(x0, u, at * scale, jump / scale, std * scale, Noise(noise.near, noise.far / scale, noise.least))
 
-# %% ../nbs/18_deep.ipynb #bb264025
+# %% ../nbs/18_deep.ipynb #c007
 @dataclass(frozen=True)
 class Triangle:
     "Three lines in a plane p0 + V^T q, and their kinks in coordinates of the plane."
@@ -134,8 +135,8 @@ def triangle(
     direction = torch.stack([angle.cos(), angle.sin()], 1)
     origin = scale * torch.tensor([1., .8, 1.2], dtype=p0.dtype)[:, None] * torch.stack([-angle.sin(), angle.cos()], 1)  # unequal, so that nothing is symmetric
     lines = []
-    for o, v in zip(origin, direction):
-        line = sweep_line(f, p0 + o @ V, v @ V, scale, eps, blur=blur, ends=ends)
+    for i, (o, v) in enumerate(zip(origin, direction)):
+        line = sweep_line(f, p0 + o @ V, v @ V, scale, eps, blur=blur, ends=ends if i == 0 else ends[:1])  # normals are measured beside the first
         if line is None: return None
         lines.append(line)
     return Triangle(tuple(lines), origin, direction)
@@ -172,7 +173,7 @@ def straight_units(
         out.append(tuple(triple))
     return sorted(out)
 
-# %% ../nbs/18_deep.ipynb #17711fbe
+# %% ../nbs/18_deep.ipynb #c009
 @dataclass(frozen=True)
 class Normals:
     "What the black box does beside a line."
@@ -236,7 +237,7 @@ def measure_normals(
     mean = x[h:] + torch.einsum("ik,ko,kn->ion", torch.sign(t[:, None] - t), V, x[:h])
     return Normals(x[:h], spread[:h, None] * rms.clamp_min(1.), mean, rms.median().item())
 
-# %% ../nbs/18_deep.ipynb #882bdae4
+# %% ../nbs/18_deep.ipynb #c010
 @dataclass(frozen=True)
 class MeasuredLayer:
     "A hidden layer, as measured."
@@ -244,7 +245,12 @@ class MeasuredLayer:
     b: Float[Tensor, "h"]
     slope: float  # measured slope of the negative side
     spread: float  # how much the units disagree about it; small if none is missing
-    error: float  # relative error of a row, which nine in ten keep
+    std: Float[Tensor, "h n+1"]  # standard deviation of the entries of [w | b]
+
+    @property
+    def error(self) -> float:
+        "Relative error of a row, which nine in ten keep."
+        return self.std.norm(dim=1).quantile(.9).item()
 
 def _fit_row(w0, parts):
     "One row from everything measured about it: parts of (u, P, position std, normal or None, normal std)."
@@ -257,45 +263,87 @@ def _fit_row(w0, parts):
     Q, R = torch.linalg.qr(torch.cat([A / scale, (w0 / scale)[None] * A.norm()]))  # the last row fixes the length
     inverse = torch.linalg.solve_triangular(R, torch.eye(len(R), dtype=A.dtype), upper=True)
     w = w0 - inverse @ (Q[:len(A)].T @ (A @ w0)) / scale
-    return w, (inverse.norm(dim=1) / scale).norm() * (A @ w).square().mean().sqrt().clamp_min(1.)
+    return w / w.norm(), inverse.norm(dim=1) / scale * (A @ w).square().mean().sqrt().clamp_min(1.)
 
-def measure_layer(
+@dataclass(frozen=True)
+class Units:
+    "Units of one layer, signs not yet known."
+    rows: Float[Tensor, "h n+1"]  # [w | b], unit length
+    std: Float[Tensor, "h n+1"]
+    mean: Float[Tensor, "h o n"]  # Jacobian at one of its kinks, the mean of both sides
+    half: Float[Tensor, "h o"]  # half of what the answers' derivative with respect to its pre-activation changes by there
+
+    def pick(self, which): return Units(*(x[which] for x in vars(self).values()))
+    def join(self, other): return Units(*(torch.cat([x, y]) for x, y in zip(vars(self).values(), vars(other).values())))
+
+def measure_units(
     f: Callable,  # points (n, dim) -> answers
     tri: Triangle,
-    units: list[tuple[int, int, int]],  # from `straight_units`
+    triples: list[tuple[int, int, int]],  # from `straight_units`
     *,
-    sides: int = 1,  # lines of the triangle beside which normals are measured
     blur: float = 0.,  # relative error of the layers taken off before
     slope: float = 0.,  # of their negative side: what is switched off there is known less well
     options: DeepSearch = DeepSearch(),
-) -> MeasuredLayer:
-    "Rows and signs of a layer."
-    beside = [measure_normals(f, line, step=options.step, apart=options.apart) for line in tri.lines[:sides]]
-    W, error = [], []
-    for unit in units:
-        parts = []
-        for i, (line, k) in enumerate(zip(tri.lines, unit)):
-            P = line.at(line.t[k]); normal = sd = None
-            if i < sides:
-                normal = beside[i].normal[k]
-                weak = torch.where(P > 0, 1., 1 / slope if slope else 1.)
-                sd = (beside[i].std[k].square() + (normal.norm() * blur * weak).square() / len(P)).sqrt()
-            parts.append((line.u, P, line.std[k] + blur * P.norm() * .1, normal, sd))
-        u, P, _, normal, _ = min(parts[:sides], key=lambda p: (p[4].norm() / p[3].norm()).item())
+) -> Units:
+    "Rows of units, from the normals beside the first line and the positions on all three."
+    line, beside, found = tri.lines[0], measure_normals(f, tri.lines[0], step=options.step, apart=options.apart), []
+    for triple in triples:
+        k = triple[0]; P, normal = line.at(line.t[k]), beside.normal[k]
+        sd = (beside.std[k].square() + (normal.norm() * blur * torch.where(P > 0, 1., 1 / slope if slope else 1.)).square() / len(P)).sqrt()
+        parts = [(l.u, q := l.at(l.t[i]), l.std[i] + blur * q.norm() * .1, normal if l is line else None, sd) for l, i in zip(tri.lines, triple)]
         w0 = torch.cat([normal, -(normal @ P)[None]])
-        w, e = _fit_row(w0 / w0.norm(), parts)
-        W.append(w / w.norm()); error.append(e)
-    W = torch.stack(W); W, b = W[:, :-1], W[:, -1]
-    line, k = tri.lines[0], torch.tensor([u[0] for u in units])
-    T = torch.einsum("con,nc->co", beside[0].mean[k], torch.linalg.pinv(W))  # what one unit more of each pre-activation does, the mean of both sides
-    half = line.jump[k] / 2 / (W @ line.u).abs()[:, None]
-    on, off = (T + half).square().sum(1), (T - half).square().sum(1)
-    ratio = ((T + half) * (T - half)).sum(1) / torch.maximum(on, off)
-    sign = torch.where(on > off, 1., -1.).to(W)
-    a = ratio.median().item()
-    return MeasuredLayer(W * sign[:, None], b * sign, a, (ratio - a).abs().max().item(), torch.stack(error).quantile(.9).item())
+        w, std = _fit_row(w0 / w0.norm(), parts)
+        found.append((w, std, beside.mean[k], line.jump[k] / 2 / (w[:-1] @ line.u).abs()))
+    return Units(*(torch.stack(x) for x in zip(*found)))
 
-# %% ../nbs/18_deep.ipynb #7d72d0c9
+def settle_signs(units: Units) -> MeasuredLayer:
+    "Which side of every unit is the active one: a layer's right inverse moves one pre-activation alone. Needs all units of the layer."
+    W, b = units.rows[:, :-1], units.rows[:, -1]; i = torch.arange(len(W))
+    T = torch.einsum("con,nh->coh", units.mean, torch.linalg.pinv(W))[i, :, i]
+    on, off = (T + units.half).square().sum(1), (T - units.half).square().sum(1)
+    ratio = ((T + units.half) * (T - units.half)).sum(1) / torch.maximum(on, off)
+    sign, a = torch.where(on > off, 1., -1.).to(W), ratio.median().item()
+    return MeasuredLayer(W * sign[:, None], b * sign, a, (ratio - a).abs().max().item(), units.std)
+
+def measure_layer(f: Callable, tri: Triangle, triples: list[tuple[int, int, int]], **kwargs) -> MeasuredLayer:
+    "Rows and signs of a layer all of whose units are among the triples; see `measure_units`."
+    return settle_signs(measure_units(f, tri, triples, **kwargs))
+
+# %% ../nbs/18_deep.ipynb #c012
+def refine_by_positions(
+    lines: list[Line],  # in the space of the inputs of the first known layer
+    known: Layers,  # layers before
+    layer: MeasuredLayer,
+    activation: str,
+    slope: float,
+    *,
+    tau: float = DeepSearch.tau,
+    rounds: int = 3,  # better rows explain more kinks
+) -> tuple[MeasuredLayer, float]:  # and the median number of places per unit
+    "Rows that agree with every kink they explain."
+    rows = torch.cat([layer.W, layer.b[:, None]], 1); std = layer.std.clone()
+    for _ in range(rounds):
+        places = [[] for _ in rows]
+        for line in lines:
+            c = crossings(known, (rows[:, :-1], rows[:, -1]), line.x0, line.u, activation, slope)[-1]
+            if not len(c.t): continue
+            off, k = (line.t - c.t[:, None]).abs().min(1)
+            h = hidden(known, line.at(line.t[k]), activation, slope); h = torch.cat([h, torch.ones(len(h), 1, dtype=h.dtype)], 1)
+            rate = c.rate.abs(); guess = (h * std[c.unit]).norm(dim=1) / rate
+            reach = tau * (guess.square() + line.std[k].square()).sqrt()
+            for i in ((off < reach) & (reach < .1 * line.gap[k])).nonzero()[:, 0].tolist(): places[c.unit[i]].append(h[i] / (rate[i] * line.std[k[i]]))
+        for i, p in enumerate(places):
+            if not p: continue
+            A = torch.stack(p); prior = 1 / layer.std[i]
+            M = torch.cat([A, torch.diag(prior)]); scale = M.norm(dim=0); start = torch.cat([layer.W[i], layer.b[i:i + 1]])
+            Q, R = torch.linalg.qr(M / scale)
+            inverse = torch.linalg.solve_triangular(R, torch.eye(len(R), dtype=R.dtype), upper=True)
+            new = start - inverse @ (Q[:len(A)].T @ (A @ start)) / scale
+            rows[i] = new / new.norm()
+            std[i] = inverse.norm(dim=1) / scale * (A @ rows[i]).square().mean().sqrt().clamp_min(1.)
+    return replace(layer, W=rows[:, :-1], b=rows[:, -1], std=std), float(torch.tensor([len(p) for p in places]).double().median())
+
+# %% ../nbs/18_deep.ipynb #c014
 def _switches(layers, x, activation, slope):
     "Derivative of every unit, its pre-activation, and the answers."
     act, D, Z = ACTIVATIONS[activation], [], []
@@ -492,7 +540,7 @@ def fit_biases(
     r = (y - _switches(layers, x, activation, slope)[2]) / sigma[:, None]
     return layers, r.square().mean().sqrt().item()
 
-# %% ../nbs/18_deep.ipynb #73c86311
+# %% ../nbs/18_deep.ipynb #c016
 def lift_first(
     f: Callable,  # inputs (n, d) -> answers
     x0: Float[Tensor, "d"],  # origin of the section
@@ -539,7 +587,7 @@ def lift_first(
         out.append(whole(net, solve(*torch.linalg.qr(An / sn), sn, shaken)))
     return whole(layers, solve(Q, R, scale, dy)), out, rms
 
-# %% ../nbs/18_deep.ipynb #7bafcd72
+# %% ../nbs/18_deep.ipynb #c018
 def certify_deep(
     f: Callable,  # inputs (n, d) -> answers
     layers: Layers,
@@ -580,29 +628,59 @@ def certify_deep(
     smallest = min((torch.linalg.svdvals(W / W.norm(dim=1, keepdim=True))[-1]).item() for W, _ in layers[:-1])
     return layers, Certificate(bars, (), sigma(torch.zeros(1, dtype=torch.float64)).item(), worst, residuals, smallest, tuple(margins), 3 * questions, worst_bar(bars, layers))
 
-# %% ../nbs/18_deep.ipynb #e71e4391
-def _search_layer(run, f, known, k, told, scale, eps, blur, g, options, slope, sides):
-    "One more hidden layer behind the known ones: its measured rows, and the black box behind them."
-    draw = lambda *n: torch.randn(*n, generator=g, dtype=torch.float64)
-    activation, best, least = run.arch.activation or "leaky_relu", None, math.inf
+# %% ../nbs/18_deep.ipynb #c020
+def _draw_plane(run, f, known, k, scale, eps, blur, g, options, slope):
+    "Three lines in a random plane of the vectors that enter the next layer, and the black box behind the known ones."
+    draw = lambda *n: torch.randn(*n, generator=g, dtype=torch.float64); activation = run.arch.activation or "leaky_relu"
+    p0, reach, rest = draw(k) * (scale / k**.5), scale, f
+    if known:  # around a point where most units are on
+        rest = Peeled(f, known, p0, activation, slope)
+        h = hidden(known, p0[None], activation, slope)[0]
+        p0 = h.abs().median() * (.5 + torch.rand(len(h), generator=g, dtype=torch.float64)); reach = .2 * p0.norm().item()
+    return rest, triangle(rest, p0, torch.linalg.qr(draw(len(p0), 2))[0].T.contiguous(), reach, eps, g, blur=blur, ends=options.ends)
+
+def _first_plane(run, f, k, told, scale, eps, g, options):
+    "A plane in which as many units of the first layer are found as there should be."
+    best, counts = None, []
     for _ in range(options.planes):
-        c = draw(k) * (scale / k**.5)
-        rest = Peeled(f, known, c, activation, slope) if known else f
-        p0, reach = c, scale
-        if known:  # around a point where most units are on
-            h = hidden(known, c[None], activation, slope)[0]
-            p0 = h.abs().median() * (.5 + torch.rand(len(h), generator=g, dtype=torch.float64)); reach = .2 * p0.norm().item()
-        tri = triangle(rest, p0, torch.linalg.qr(draw(len(p0), 2))[0].T.contiguous(), reach, eps, g, blur=blur, ends=options.ends)
+        _, tri = _draw_plane(run, f, [], k, scale, eps, 0., g, options, 0.)
         if tri is None: continue
-        units = straight_units(tri, blur=blur / slope, tau=options.tau)
-        run.stage("plane", layer=len(known) + 1, kinks=len(tri.lines[0].t), units=len(units))
-        off = abs(len(units) - told) if told else -len(units)
-        if off < least: best, least = (rest, tri, units), off
-        if told in (None, len(units)): break
-    if best is None or not best[2]: raise DeepFailure(f"no plane of layer {len(known) + 1} could be explained")
-    rest, tri, units = best
-    if told is not None and len(units) != told: raise DeepFailure(f"{len(units)} units of layer {len(known) + 1} are on straight lines, expected {told}")
-    return rest, tri, units
+        triples = straight_units(tri, tau=options.tau); counts.append(len(triples))
+        run.stage("plane", layer=1, kinks=len(tri.lines[0].t), units=len(triples))
+        if len(triples) == told or told is None and counts.count(len(triples)) > 1: return tri, triples
+    raise DeepFailure(f"{counts} units of layer 1 are on straight lines, expected {told or 'the same number twice'}")
+
+def _explained(units, tri, tau):
+    "Per line, the kinks that known rows explain; and on how many lines each row explains one."
+    hits, seen = torch.zeros(len(units.rows)), []
+    for line in tri.lines:
+        W, b = units.rows[:, :-1], units.rows[:, -1]; rate = W @ line.u
+        t = -(W @ line.x0 + b) / rate; off, k = (line.t - t[:, None]).abs().min(1)
+        P = torch.cat([line.at(t), torch.ones(len(t), 1, dtype=t.dtype)], 1)
+        ok = (off < tau * ((units.std * P).norm(dim=1) / rate.abs() + line.std[k])) & (off < .05 * line.gap[k])
+        hits += ok; seen.append(set(k[ok].tolist()))
+    return seen, hits
+
+def _next_layer(run, f, known, k, told, scale, eps, blur, g, options, slope):
+    "All units of the layer behind the known ones: planes until each is found in one and confirmed in another, or the count is right at once."
+    units, proved, l = None, None, len(known) + 1
+    for _ in range(options.planes):
+        rest, tri = _draw_plane(run, f, known, k, scale, eps, blur, g, options, slope)
+        if tri is None: continue
+        triples, fresh = straight_units(tri, blur=blur / slope, tau=options.tau), True
+        if units is not None:
+            seen, hits = _explained(units, tri, options.tau)
+            proved = proved + torch.where(hits >= 2, 1, -1); keep = proved >= 0
+            units, proved = units.pick(keep), proved[keep]
+            triples = [t for t in triples if sum(x in s for x, s in zip(t, seen)) < 2]
+        if triples:
+            new = measure_units(rest, tri, triples, blur=blur, slope=slope, options=options)
+            units, proved = (new, torch.zeros(len(triples))) if units is None else (units.join(new), torch.cat([proved, torch.zeros(len(triples))]))
+        n, sure = (0, 0) if units is None else (len(proved), int((proved > 0).sum()))
+        run.stage("plane", layer=l, kinks=len(tri.lines[0].t), units=n, confirmed=sure)
+        if n == told: return units
+        if sure == told or told is None and n and not triples: return units.pick(proved > 0)
+    raise DeepFailure(f"{n} units of layer {l} were found, {sure} of them twice, expected {told or 'no new ones'}")
 
 @dataclass(frozen=True)
 class _Noise:
@@ -637,21 +715,33 @@ def recover_deep(
     around = lambda n, k, hi=3.: draw(n, k) * (length * 10**(1 + (hi - 1) * torch.rand(n, 1, generator=g, dtype=torch.float64)))
     section = lambda k: (lambda c: run.ask(x0 + c @ basis.rows(0, k)))
     plane = min(d, 2)
-    _, tri, units = _search_layer(run, section(plane), [], plane, told[0] if told else None, options.center * length, eps, 0., g, options, slope, 1)
-    k = min(d, max(math.ceil(options.wide * len(units)), len(units) + 4)); f = section(k)
+    tri, triples = _first_plane(run, section(plane), plane, told[0] if told else None, options.center * length, eps, g, options); h = len(triples)
+    k = min(d, max(math.ceil(options.wide * h), h + 4)); f = section(k)
     wide = lambda v: torch.nn.functional.pad(v, (0, k - plane))
     tri = replace(tri, lines=tuple(replace(l, x0=wide(l.x0), u=wide(l.u)) for l in tri.lines))
-    noise = _Noise(tri.lines[0].noise.near, tri.lines[0].noise.far, eps); known, blur, rest = [], 0., f
-    x = around(max(2 * len(units) + 8, math.ceil(options.answers * (3 * len(units)) / tri.lines[0].jump.shape[1])), k); y = f(x)
+    noise = _Noise(tri.lines[0].noise.near, tri.lines[0].noise.far, eps); known, layers, lines, blur = [], [], [], 0.
+    units = measure_units(f, tri, triples, options=options)
+    x = around(max(2 * h + 8, math.ceil(options.answers * 3 * h / tri.lines[0].jump.shape[1])), k); y = f(x)
     while True:
-        layer = measure_layer(rest, tri, units, blur=blur, slope=slope, options=options)
+        layer = settle_signs(units)
         if max(layer.spread, abs(layer.slope - slope)) > options.agree * layer.error: raise DeepFailure(f"the units of layer {len(known) + 1} disagree about their slope: one is missing, or it is no {activation}")
-        known.append((layer.W, layer.b)); blur = max(blur, layer.error)
+        if lines: layer, _ = refine_by_positions(lines, known, layer, activation, slope, tau=options.tau)
+        known.append((layer.W, layer.b)); layers.append(layer); blur = max(l.error for l in layers)
         out, residual = _output_fit(known, x, y, activation, slope)
-        run.stage("layer", layer=len(known), units=len(units), error=layer.error, rest=residual)
+        run.stage("layer", layer=len(known), units=len(layer.b), error=layer.error, rest=residual)
         straight = residual < options.affine * blur
         if straight or len(known) == (len(told) if told else options.deepest): break
-        _, tri, units = nxt = _search_layer(run, f, known, k, told[len(known)] if told else None, options.center * length, eps, blur, g, options, slope, 1); rest = nxt[0]
+        if not lines and (len(told) > 2 if told else len(known) > 1):
+            for _ in range(math.ceil(options.lines * k)):
+                line = sweep_line(f, draw(1, k)[0] * options.center * length, draw(1, k)[0], options.center * length, eps, ends=())
+                if line: lines.append(line)
+            run.stage("lines", lines=len(lines))
+            for l, layer in enumerate(layers):
+                layers[l], places = refine_by_positions(lines, known[:l], layer, activation, slope, tau=options.tau)
+                known[l] = layers[l].W, layers[l].b
+                run.stage("refine", layer=l + 1, error=layers[l].error, places=places)
+            blur = max(l.error for l in layers)
+        units = _next_layer(run, f, known, k, told[len(known)] if told else None, options.center * length, eps, blur, g, options, slope)
     if not straight: raise DeepFailure(f"behind {len(known)} hidden layers the rest is not affine: relative residual {residual:.0e}")
     if told and len(told) != len(known): raise DeepFailure(f"the rest is affine behind {len(known)} hidden layers, where the architecture has {len(told)}")
     net, copies, rms = _exact(run, f, [*known, out], x, y, noise, around, k, activation, slope, g, options)
