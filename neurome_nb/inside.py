@@ -393,7 +393,7 @@ def solve_inside(
     told("lift", points=len(base.c), residual=res.residual.max().item(), smallest_singular_value=res.smallest_singular_value)
     if res.failed: raise NotExplained(f"{res.failed} of {d - k} directions could not be lifted")
     W, L = found.basis.back(torch.cat([R, res.rows], 1)), found.basis.back(torch.cat([model.linear[:k], res.linear]).T.contiguous()).T
-    at_std, width = polished.row_std[:, k], ((polished.row_std[:, :k].square().sum(1) + res.std.square().sum(1)) / d).sqrt()
+    at_std, width = polished.row_std[:, k], ((polished.row_std[:, :k].square().sum(1) + (d - k) * res.std.square()) / d).sqrt()
     net = Piecewise(W, model.rows[:, k] - W @ found.x0, model.out, L, model.linear[k] - found.x0 @ L)
     grow, hidden, unexplained = (width.square() @ model.out.square()).amax().sqrt().item(), h, math.inf
     corners = None

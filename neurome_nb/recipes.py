@@ -24,7 +24,10 @@ from .sweep import curvature_length
 from .lift import Lifted, Signs, assemble, choose_base_points, lift, sharpen, slope_from_size, unit_signs
 from .polish import Polished, polish_section
 from .search import CommitteeSearch, Found, Retry, Run, Stage, Stop, search_by_committee, search_sweep_kinked, search_sweep_smooth
-from .certify import Certificate, certify, judge
+from .population import Committee, run_committee
+from .deep import DeepFailure, DeepSearch, recover_deep
+from .certify import Certificate, certify, into_gauge, judge
+from .inside import NotExplained, allowed_region, certify_inside, solve_inside
 
 # %% ../nbs/21_recipes.ipynb #c005
 @dataclass(frozen=True)
@@ -103,6 +106,7 @@ class Exact:
     sweeps: int = 5  # of these by sweep before "auto" turns to the committee
     precise: float = 1e-10  # relative precision of the answers that a sweep needs; "auto" leaves coarser ones to the committee
     committee: CommitteeSearch = CommitteeSearch()  # options of the search by committee
+    deep: DeepSearch = DeepSearch()  # options of the search in networks with more than one hidden layer
     section_size: int = 1536  # numbers per unit and section dimension that the polish may hold: units times dimensions
     section_dims: tuple[int, int] = (3, 6)  # fewest and most dimensions of a section
     surplus: float = 2.  # equations per unknown in the section's polish
@@ -267,11 +271,42 @@ def _is_smooth(run: Run, length: float, points: int = 16, step: float = 1e-3) ->
     second = (y[:, 0] - 2 * y[:, 1] + y[:, 2]).abs().amax(1)
     return bool(second.median() > 100 * run.eps * y.abs().max())
 
+def _inside(run: Run, region) -> tuple[Layers, Certificate, Architecture, Outcome]:
+    "The recipe `exact` for a black box that can only be asked inside a region: one hidden layer of piecewise linear units."
+    arch, opt, reasons = run.arch, run.options, []
+    twice = region.corners(8, run.generator("repeat"))
+    y = run.ask(twice); o = y.shape[1]
+    if (run.ask(twice) - y).abs().max() > 2**10 * run.eps * y.abs().max(): raise Stop("oracle_failed", "the black box answers differently to the same query.", "Exact reconstruction needs an oracle that answers the same query the same way.")
+    if arch.sizes and arch.sizes[-1] != o: raise Stop("out_of_family", f"the architecture has {arch.sizes[-1]} outputs, but the black box shows {o} (probabilities of c classes show c - 1).", "Correct arch.sizes.")
+    run.stage("region", kind=type(region).__name__)
+    for run.attempt in range(opt.attempts):
+        g = run.generator("inside")
+        try:
+            s = solve_inside(run.ask, region, run.eps, g, told=run.stage)
+            activation, slope = _name_slope(run, s.slope)
+            bars = [(opt.bars * a, opt.bars * b) for a, b in s.std]
+            cert = certify_inside(run.oracle, region, s.layers, bars, activation, slope, noise=s.noise.near, smallest_singular_value=s.smallest_singular_value, g=g, deviations=opt.bars)
+        except NotExplained as e:
+            reasons.append(str(e)); run.stage("retry", reason=str(e))
+            continue
+        layers = into_gauge(bars, s.layers, activation, slope)[1]
+        found, told = Architecture((run.oracle.in_features, len(layers[0][1]), o), activation, slope), arch.sizes[1] if arch.sizes else None
+        run.stage("certify", layers, residual=cert.residual, bar=cert.relative_bar)
+        if told is not None and told < found.sizes[1]: raise Stop("out_of_family", f"{found.sizes[1]} units switch inside the region, where the architecture has {told}.", "Correct arch.sizes, or leave the width None.")
+        outcome = judge(cert, opt.tol or (1e-6 if run.eps < 1e-10 else 1e-3))
+        if told not in (None, found.sizes[1]) and outcome.recovered:
+            outcome = Outcome("unidentifiable", f"{found.sizes[1]} units explain every answer inside the region; the other {told - found.sizes[1]} have no effect there.", "No query inside the region can determine them.")
+        if outcome.kind != "not_converged": return layers, cert, found, outcome
+        reasons.append(outcome.message.rstrip("."))
+    raise Stop("not_converged", f"{opt.attempts} attempts inside the region failed; the last one because {reasons[-1]}.", "Another seed may help; smooth or deeper networks are not covered inside a region.")
+
 def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]:
     "The recipe `exact`."
     arch, opt = run.arch, run.options
-    if arch.sizes is not None and len(arch.sizes) > 3:
-        raise ValueError(f"arch: recipe 'exact' recovers networks with at most one hidden layer, got {len(arch.sizes) - 2} hidden layers")
+    region = allowed_region(run.oracle, run.generator("region"))
+    if region is not None:
+        if arch.sizes is not None and len(arch.sizes) > 3: raise ValueError(f"arch: inside a region, recipe 'exact' recovers networks with one hidden layer, got {len(arch.sizes) - 2}")
+        return _inside(run, region)
     found = probe(run.oracle, run.generator("probe"))
     if not found.deterministic: raise Stop("oracle_failed", found.problem + ".", "Exact reconstruction needs an oracle that answers the same query the same way.")
     if found.flat: raise Stop("out_of_family", found.problem + ".", "This recipe needs the raw outputs of a network.")
@@ -289,16 +324,18 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
     smooth = _is_smooth(run, length)
     if arch.activation and ACTIVATIONS[arch.activation].piecewise_linear == smooth:
         raise Stop("out_of_family", f"the black box was said to use {arch.activation}, but it {'bends smoothly' if smooth else 'is straight between kinks'}.", "Leave activation=None to have it found.")
-    reasons = []
+    reasons, deep = [], arch.sizes is not None and len(arch.sizes) > 3
+    if deep and smooth: raise Stop("not_converged", "deep networks of smooth units are not reconstructed yet.")
     for run.attempt in range(opt.attempts):
         try:
-            found = _search(run, smooth, length)
-            layers, cert, arch_found = _finish(run, found, length)
+            if deep: layers, cert, arch_found = recover_deep(run, length, run.eps, bars=opt.bars, options=opt.deep)
+            else: layers, cert, arch_found = _finish(run, _search(run, smooth, length), length)
             outcome = judge(cert, tol)
             if outcome.kind != "not_converged": return layers, cert, arch_found, outcome
             raise Retry(outcome.message.rstrip("."))
-        except Retry as e:
+        except (Retry, DeepFailure) as e:
             reasons.append(str(e)); run.stage("retry", reason=str(e))
+            deep = deep or arch.sizes is None and not smooth and run.attempt > 0  # one hidden layer did not explain the answers, twice
     raise Stop("not_converged", f"{opt.attempts} attempts failed; the last one because {reasons[-1]}.", "Another seed, search='committee', or a deeper architecture may be needed.")
 
 def _search(run, smooth, length):
@@ -308,17 +345,24 @@ def _search(run, smooth, length):
     return search_sweep_smooth(run, length) if smooth else search_sweep_kinked(run, length)
 
 # %% ../nbs/21_recipes.ipynb #c013
-RECIPES = {"exact": Exact}
+RECIPES = {"exact": Exact, "committee": Committee}
+
+def _by_population(oracle, arch, options, seed, progress, checkpoint) -> Reconstruction:
+    "The recipe `committee`: every round is a stage."
+    history = []
+    def stage(name, layers, row): history.append(Stage(name, row["queries"], row["seconds"] - sum(s.seconds for s in history), row, layers))
+    r = run_committee(oracle, arch, options, seed=seed, progress=progress, checkpoint=checkpoint, stage=stage)
+    return Reconstruction(r.layers, arch, r.queries, r.seconds, tuple(history), r.outcome, r.certificate)
 
 def reconstruct(
     oracle: Oracle,  # the black box
     arch: Architecture | None = None,  # what is known about it; None: nothing
     *,
-    recipe: str | Exact = "exact",  # a name, or an instance with its options
+    recipe: str | Exact | Committee = "exact",  # a name, or an instance with its options
     seed: int = 0,  # of every random choice
     budget: int | None = None,  # most queries this run may ask; None: the oracle's own limit
     progress: bool = True,  # a progress bar
-    checkpoint: str | Path | None = None,  # not used by recipe "exact", whose runs are short
+    checkpoint: str | Path | None = None,  # go on where a run stopped: recipe "exact" keeps a log of answers there, each on disk before it is used, "committee" a folder
 ) -> Reconstruction:
     "Recover a black box's parameters from queries. Raises ValueError for bad arguments before any query, OracleError for bad answers; all else is an outcome."
     if not isinstance(oracle, Oracle): raise ValueError(f"oracle: expected an Oracle, got {type(oracle).__name__}; wrap the black box: Oracle(f, in_features)")
@@ -327,14 +371,19 @@ def reconstruct(
     if isinstance(recipe, str):
         if recipe not in RECIPES: raise ValueError(f"recipe: expected one of {', '.join(RECIPES)}, got {recipe!r}")
         recipe = RECIPES[recipe]()
-    if not isinstance(recipe, Exact): raise ValueError(f"recipe: expected a name or an Exact(...), got {type(recipe).__name__}")
+    if not isinstance(recipe, (Exact, Committee)): raise ValueError(f"recipe: expected a name, an Exact(...) or a Committee(...), got {type(recipe).__name__}")
     if arch.sizes and arch.sizes[0] != oracle.in_features: raise ValueError(f"arch: {arch.sizes[0]} inputs, but the oracle takes {oracle.in_features}")
     if budget is not None and (not isinstance(budget, int) or budget < 0): raise ValueError(f"budget: expected a whole number of queries, got {budget!r}")
-    if checkpoint is not None: raise ValueError("checkpoint: recipe 'exact' does not write checkpoints; leave it None")
+    if isinstance(recipe, Committee):
+        own = oracle.budget
+        if budget is not None: oracle.budget = min(oracle.queries + budget, math.inf if own is None else own)
+        try: return _by_population(oracle, arch, recipe, int(seed), progress, checkpoint)
+        finally: oracle.budget = own
     run, own = Run(oracle, arch, recipe, int(seed), progress, oracle.queries), oracle.budget
     layers, cert, found = [], None, arch
     if budget is not None: oracle.budget = min(oracle.queries + budget, math.inf if own is None else own)
-    try: layers, cert, found, outcome = _exact(run)
+    try:
+        with oracle.recording(checkpoint): layers, cert, found, outcome = _exact(run)
     except Stop as e: outcome = e.outcome
     except BudgetExhausted as e: outcome = Outcome("budget", f"{e}.", "Allow more queries; those already answered are in oracle.log().")
     except KeyboardInterrupt: outcome = Outcome("interrupted", f"stopped after {run.queries:,} queries.", "They are in oracle.log().")

@@ -30,7 +30,8 @@ from .oracle import Oracle
 from .plots import (COLOURS, plot_disagreement, plot_error_bars, plot_errors, plot_gallery, plot_hyperplanes, plot_losses, plot_section, plot_stages,
                               plot_weights, stage_errors, styled)
 from .recipes import Exact, Reconstruction, reconstruct
-from .search import CommitteeSearch, refine
+from .polish import fit_rows
+from .search import CommitteeSearch
 from .sweep import find_kinks, measure_noise
 from .symmetry import apply, random_transform, unit_map, unit_symmetry
 
@@ -187,7 +188,7 @@ class CommitteeRun:
         rows, weights, history = torch.cat([W, b[:, None]], 1), X.new_full((n,), 1 / rounding), []
         while True:
             check()
-            rows, fit, rms = refine(rows, X, Y, weights, arch.activation, steps=1)
+            fit, rms = fit_rows(rows, X, Y, weights, arch.activation, steps=1); rows = fit.model.rows
             history.append(rms[-1])
             if rms[-1] < 10 or len(rms) == 1 or len(history) > self.patience and history[-1] > .5 * history[-1 - self.patience]: break
         m, signs, slope = fit.model, None, {"relu": 0., "abs": -1.}.get(arch.activation, arch.slope)
