@@ -23,7 +23,7 @@ from .oracle import BudgetExhausted, Oracle, probe
 from .sweep import curvature_length
 from .lift import Lifted, Signs, assemble, choose_base_points, lift, sharpen, slope_from_size, unit_signs
 from .polish import Polished, polish_section
-from .search import CommitteeSearch, Found, Retry, Run, Stage, Stop, search_by_committee, search_sweep_kinked, search_sweep_smooth
+from .search import CommitteeSearch, Found, Retry, Run, Stage, Stop, repair, search_by_committee, search_sweep_kinked, search_sweep_smooth
 from .population import Committee, run_committee
 from .deep import DeepFailure, DeepSearch, recover_deep
 from .certify import Certificate, certify, into_gauge, judge
@@ -140,7 +140,11 @@ class _OnSection:
 
 def _polish(run: Run, found: Found) -> _OnSection:
     "Polish what a search found. Raises `Retry` when it does not explain the answers."
-    polished = polish_section(found.model, found.C, found.Y, found.noise(found.C.norm(dim=1)))
+    sigma = found.noise(found.C.norm(dim=1))
+    polished = polish_section(found.model, found.C, found.Y, sigma)
+    if not polished.rms[-1] < run.options.residual and not ACTIVATIONS[found.model.activation].piecewise_linear:
+        better = repair(found.model, found.C, found.Y, sigma)
+        if len(better.rows) == len(found.model.rows): polished = polish_section(better, found.C, found.Y, sigma)  # more of them explain too much
     model, samples, ask = polished.model, polished.samples, run.ask
     (h, o), U = model.out.shape, found.basis.rows(0, found.C.shape[1])
     run.stage("polish", section=(model.rows, found.x0, U), residual=polished.rms[-1], steps=len(polished.rms) - 1)
