@@ -8,7 +8,7 @@ __all__ = ['DeepFailure', 'DeepSearch', 'Line', 'sweep_line', 'Triangle', 'trian
            'measure_layer', 'refine_by_positions', 'Stations', 'choose_stations', 'measure_jacobians', 'NullPolished',
            'null_space_polish', 'fit_biases', 'lift_first', 'certify_deep', 'recover_deep']
 
-# %% ../nbs/18_deep.ipynb #c002
+# %% ../nbs/18_deep.ipynb #ef5805d6
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ from .lift import Basis, d_optimal
 from .certify import Certificate, adversarial_queries, worst_bar
 from .peel import Peeled, crossings, hidden
 
-# %% ../nbs/18_deep.ipynb #c005
+# %% ../nbs/18_deep.ipynb #874d3564
 class DeepFailure(Exception):
     "Ends an attempt; the message says why."
 
@@ -109,7 +109,7 @@ def sweep_line(
     if not (at.diff() > 0).all() or not std.isfinite().all(): return None
     return Line(x0, u, at * scale, jump / scale, std * scale, Noise(noise.near, noise.far / scale, noise.least))
 
-# %% ../nbs/18_deep.ipynb #c007
+# %% ../nbs/18_deep.ipynb #60b66636
 @dataclass(frozen=True)
 class Triangle:
     "Three lines in a plane p0 + V^T q, and their kinks in coordinates of the plane."
@@ -173,7 +173,7 @@ def straight_units(
         out.append(tuple(triple))
     return sorted(out)
 
-# %% ../nbs/18_deep.ipynb #c009
+# %% ../nbs/18_deep.ipynb #3acd4601
 @dataclass(frozen=True)
 class Normals:
     "What the black box does beside a line."
@@ -237,7 +237,7 @@ def measure_normals(
     mean = x[h:] + torch.einsum("ik,ko,kn->ion", torch.sign(t[:, None] - t), V, x[:h])
     return Normals(x[:h], spread[:h, None] * rms.clamp_min(1.), mean, rms.median().item())
 
-# %% ../nbs/18_deep.ipynb #c010
+# %% ../nbs/18_deep.ipynb #6fa040aa
 @dataclass(frozen=True)
 class MeasuredLayer:
     "A hidden layer, as measured."
@@ -309,7 +309,7 @@ def measure_layer(f: Callable, tri: Triangle, triples: list[tuple[int, int, int]
     "Rows and signs of a layer all of whose units are among the triples; see `measure_units`."
     return settle_signs(measure_units(f, tri, triples, **kwargs))
 
-# %% ../nbs/18_deep.ipynb #c012
+# %% ../nbs/18_deep.ipynb #16a4bae9
 def refine_by_positions(
     lines: list[Line],  # in the space of the inputs of the first known layer
     known: Layers,  # layers before
@@ -343,7 +343,7 @@ def refine_by_positions(
             std[i] = inverse.norm(dim=1) / scale * (A @ rows[i]).square().mean().sqrt().clamp_min(1.)
     return replace(layer, W=rows[:, :-1], b=rows[:, -1], std=std), float(torch.tensor([len(p) for p in places]).double().median())
 
-# %% ../nbs/18_deep.ipynb #c014
+# %% ../nbs/18_deep.ipynb #44233f05
 def _switches(layers, x, activation, slope):
     "Derivative of every unit, its pre-activation, and the answers."
     act, D, Z = ACTIVATIONS[activation], [], []
@@ -367,15 +367,25 @@ class Stations:
     weight: Float[Tensor, "m"]  # typical step over noise
     y: Float[Tensor, "m o"]  # answers there
 
-def _distances(layers, D, Z):
-    "Step along every coordinate to the nearest switch, up and down (m, k) each, and over all switches the least typical one (m,)."
-    M, up, down, typical = None, math.inf, math.inf, math.inf
-    for l, (W, _) in enumerate(layers[:-1]):
-        M = W.expand(len(Z[0]), *W.shape) if l == 0 else torch.einsum("gh,nh,nhk->ngk", W, D[l - 1], M)
-        t = -Z[l][:, :, None] / M
+def _gradients(layers, D):
+    "d z_l / dx of every hidden layer: (m, h_l, k), the first one shared."
+    M = layers[0][0]
+    yield M
+    for (W, _), d in zip(layers[1:-1], D):
+        M = (W * d[:, None, :]) @ M
+        yield M
+
+def _typical_room(layers, D, Z):
+    "Distance to the nearest switch, when steps in a random direction change each pre-activation by the typical amount: (m,)."
+    return torch.stack([(z.abs() / M.norm(dim=-1)).amin(1) * M.shape[-1]**.5 for z, M in zip(Z, _gradients(layers, D))]).amin(0)
+
+def _room(layers, D, Z):
+    "Steps along every coordinate to the nearest switch, up and down: (m, k) each."
+    up = down = math.inf
+    for z, M in zip(Z, _gradients(layers, D)):
+        t = -z[:, :, None] / M
         up, down = torch.where(t > 0, t, math.inf).amin(1).clamp_max(up), torch.where(t < 0, -t, math.inf).amin(1).clamp_max(down)
-        typical = (Z[l].abs() / M.norm(dim=2) * M.shape[2]**.5).amin(1).clamp_max(typical)
-    return up, down, typical
+    return up, down
 
 def choose_stations(
     layers: Layers,  # the network so far
@@ -390,7 +400,7 @@ def choose_stations(
 ) -> tuple[Float[Tensor, "m k"], Float[Tensor, "m"]]:  # base points and their weights
     "Base points: D-optimal for the first layer, and on both sides of every deeper unit. Raises DeepFailure when there is none on some side."
     D, Z, y = _switches(layers, x, activation, slope)
-    weight = _distances(layers, D, Z)[2] / noise(x, y)
+    weight = _typical_room(layers, D, Z) / noise(x, y)
     top = weight.topk(min(best, len(x))).indices
     G = _backward(layers, [d[top] for d in D])[0]
     A = G / G.norm(dim=(0, 1)).clamp_min(1e-300) * (weight[top] / weight[top].median())[:, None, None]
@@ -419,7 +429,7 @@ def measure_jacobians(
     longest: float = 100.,  # in units of the median step at the point
 ) -> Stations:
     "Jacobians by one long step along every coordinate; `m (k + 1)` queries."
-    D, Z, _ = _switches(layers, x, activation, slope); up, down, _ = _distances(layers, D, Z)
+    D, Z, _ = _switches(layers, x, activation, slope); up, down = _room(layers, D, Z)
     s = torch.where(up > down, up, -down)
     s = s.sign() * torch.minimum(s.abs(), longest * s.abs().median(1, keepdim=True).values) * share
     y0, eye = f(x), torch.eye(x.shape[1], dtype=x.dtype)
@@ -540,7 +550,7 @@ def fit_biases(
     r = (y - _switches(layers, x, activation, slope)[2]) / sigma[:, None]
     return layers, r.square().mean().sqrt().item()
 
-# %% ../nbs/18_deep.ipynb #c016
+# %% ../nbs/18_deep.ipynb #27efc69a
 def lift_first(
     f: Callable,  # inputs (n, d) -> answers
     x0: Float[Tensor, "d"],  # origin of the section
@@ -559,7 +569,7 @@ def lift_first(
 ) -> tuple[Layers, list[Layers], float]:  # the network and its copies on all inputs, and the residual in units of the noise
     "First-layer rows in all directions outside the section; `m (d - k + 1)` queries and a few repeats."
     d, k = len(x0), c.shape[1]; D, Z, y = _switches(layers, c, activation, slope)
-    step = _distances(layers, D, Z)[2] / margin; sigma = noise(c, y); G = _backward(layers, D)[0]
+    step = _typical_room(layers, D, Z) / margin; sigma = noise(c, y); G = _backward(layers, D)[0]
     P = x0 + c @ basis.rows(0, k); y0 = f(P); n = d - k
     def ask(todo, shrink):
         q = basis.rows(k, d)[todo]; s = step * shrink
@@ -587,7 +597,7 @@ def lift_first(
         out.append(whole(net, solve(*torch.linalg.qr(An / sn), sn, shaken)))
     return whole(layers, solve(Q, R, scale, dy)), out, rms
 
-# %% ../nbs/18_deep.ipynb #c018
+# %% ../nbs/18_deep.ipynb #1c95c228
 def certify_deep(
     f: Callable,  # inputs (n, d) -> answers
     layers: Layers,
@@ -628,7 +638,7 @@ def certify_deep(
     smallest = min((torch.linalg.svdvals(W / W.norm(dim=1, keepdim=True))[-1]).item() for W, _ in layers[:-1])
     return layers, Certificate(bars, (), sigma(torch.zeros(1, dtype=torch.float64)).item(), worst, residuals, smallest, tuple(margins), 3 * questions, worst_bar(bars, layers))
 
-# %% ../nbs/18_deep.ipynb #c020
+# %% ../nbs/18_deep.ipynb #d5475267
 def _draw_plane(run, f, known, k, scale, eps, blur, g, options, slope):
     "Three lines in a random plane of the vectors that enter the next layer, and the black box behind the known ones."
     draw = lambda *n: torch.randn(*n, generator=g, dtype=torch.float64); activation = run.arch.activation or "leaky_relu"
