@@ -8,7 +8,7 @@ __all__ = ['DeepFailure', 'DeepSearch', 'Line', 'sweep_line', 'Triangle', 'trian
            'measure_layer', 'refine_by_positions', 'Stations', 'choose_stations', 'measure_jacobians', 'NullPolished',
            'null_space_polish', 'fit_biases', 'lift_first', 'certify_deep', 'recover_deep']
 
-# %% ../nbs/18_deep.ipynb #ef5805d6
+# %% ../nbs/18_deep.ipynb #c002
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ from .lift import Basis, d_optimal
 from .certify import Certificate, adversarial_queries, worst_bar
 from .peel import Peeled, crossings, hidden
 
-# %% ../nbs/18_deep.ipynb #874d3564
+# %% ../nbs/18_deep.ipynb #c005
 class DeepFailure(Exception):
     "Ends an attempt; the message says why."
 
@@ -109,7 +109,7 @@ def sweep_line(
     if not (at.diff() > 0).all() or not std.isfinite().all(): return None
     return Line(x0, u, at * scale, jump / scale, std * scale, Noise(noise.near, noise.far / scale, noise.least))
 
-# %% ../nbs/18_deep.ipynb #60b66636
+# %% ../nbs/18_deep.ipynb #c007
 @dataclass(frozen=True)
 class Triangle:
     "Three lines in a plane p0 + V^T q, and their kinks in coordinates of the plane."
@@ -173,7 +173,7 @@ def straight_units(
         out.append(tuple(triple))
     return sorted(out)
 
-# %% ../nbs/18_deep.ipynb #3acd4601
+# %% ../nbs/18_deep.ipynb #c009
 @dataclass(frozen=True)
 class Normals:
     "What the black box does beside a line."
@@ -237,7 +237,7 @@ def measure_normals(
     mean = x[h:] + torch.einsum("ik,ko,kn->ion", torch.sign(t[:, None] - t), V, x[:h])
     return Normals(x[:h], spread[:h, None] * rms.clamp_min(1.), mean, rms.median().item())
 
-# %% ../nbs/18_deep.ipynb #6fa040aa
+# %% ../nbs/18_deep.ipynb #c010
 @dataclass(frozen=True)
 class MeasuredLayer:
     "A hidden layer, as measured."
@@ -249,8 +249,8 @@ class MeasuredLayer:
 
     @property
     def error(self) -> float:
-        "Relative error of a row, which nine in ten keep."
-        return self.std.norm(dim=1).quantile(.9).item()
+        "Typical relative error of a row."
+        return self.std.norm(dim=1).median().item()
 
 def _fit_row(w0, parts):
     "One row from everything measured about it: parts of (u, P, position std, normal or None, normal std)."
@@ -309,7 +309,18 @@ def measure_layer(f: Callable, tri: Triangle, triples: list[tuple[int, int, int]
     "Rows and signs of a layer all of whose units are among the triples; see `measure_units`."
     return settle_signs(measure_units(f, tri, triples, **kwargs))
 
-# %% ../nbs/18_deep.ipynb #16a4bae9
+# %% ../nbs/18_deep.ipynb #c012
+def _through(start, prior, places, doubt):
+    "A row through its places: the row, its standard deviation, and the misses where there are more places than entries."
+    if not places: return start, prior, None
+    A, sigma = (torch.stack(x) for x in zip(*places)); A = A / torch.hypot(sigma, sigma.new_tensor(doubt))[:, None]; n, p = A.shape
+    M = torch.cat([A, torch.diag(1 / prior)]); scale = M.norm(dim=0)
+    Q, R = torch.linalg.qr(M / scale); inverse = torch.linalg.solve_triangular(R, torch.eye(p, dtype=R.dtype), upper=True)
+    row = start - inverse @ (Q[:n].T @ (A @ start)) / scale; row = row / row.norm()
+    miss = (A @ row).abs() * (n / max(1, n - p))**.5
+    excess = (miss.median() / .6745).clamp_min(1.) if n > p + 4 else 1.
+    return row, inverse.norm(dim=1) / scale * excess, miss * torch.hypot(sigma, sigma.new_tensor(doubt)) if n > p + 4 else None
+
 def refine_by_positions(
     lines: list[Line],  # in the space of the inputs of the first known layer
     known: Layers,  # layers before
@@ -317,33 +328,29 @@ def refine_by_positions(
     activation: str,
     slope: float,
     *,
+    blur: float = 0.,  # relative error of the rows of the layers before
     tau: float = DeepSearch.tau,
     rounds: int = 3,  # better rows explain more kinks
 ) -> tuple[MeasuredLayer, float]:  # and the median number of places per unit
     "Rows that agree with every kink they explain."
-    rows = torch.cat([layer.W, layer.b[:, None]], 1); std = layer.std.clone()
+    start = torch.cat([layer.W, layer.b[:, None]], 1); rows, std, doubt = start, layer.std, blur  # doubt: relative error of a hidden vector
     for _ in range(rounds):
         places = [[] for _ in rows]
         for line in lines:
             c = crossings(known, (rows[:, :-1], rows[:, -1]), line.x0, line.u, activation, slope)[-1]
             if not len(c.t): continue
             off, k = (line.t - c.t[:, None]).abs().min(1)
-            h = hidden(known, line.at(line.t[k]), activation, slope); h = torch.cat([h, torch.ones(len(h), 1, dtype=h.dtype)], 1)
+            h = hidden(known, line.at(line.t[k]), activation, slope); h = torch.cat([h, torch.ones(len(h), 1, dtype=h.dtype)], 1); size = h.norm(dim=1)
             rate = c.rate.abs(); guess = (h * std[c.unit]).norm(dim=1) / rate
-            reach = tau * (guess.square() + line.std[k].square()).sqrt()
-            for i in ((off < reach) & (reach < .1 * line.gap[k])).nonzero()[:, 0].tolist(): places[c.unit[i]].append(h[i] / (rate[i] * line.std[k[i]]))
-        for i, p in enumerate(places):
-            if not p: continue
-            A = torch.stack(p); prior = 1 / layer.std[i]
-            M = torch.cat([A, torch.diag(prior)]); scale = M.norm(dim=0); start = torch.cat([layer.W[i], layer.b[i:i + 1]])
-            Q, R = torch.linalg.qr(M / scale)
-            inverse = torch.linalg.solve_triangular(R, torch.eye(len(R), dtype=R.dtype), upper=True)
-            new = start - inverse @ (Q[:len(A)].T @ (A @ start)) / scale
-            rows[i] = new / new.norm()
-            std[i] = inverse.norm(dim=1) / scale * (A @ rows[i]).square().mean().sqrt().clamp_min(1.)
+            reach = tau * (guess.square() + line.std[k].square() + (doubt * size / rate).square()).sqrt()
+            for i in ((off < reach) & (reach < .1 * line.gap[k])).nonzero()[:, 0].tolist(): places[c.unit[i]].append((h[i] / size[i], rate[i] * line.std[k[i]] / size[i]))
+        fits = [_through(w, s, p, doubt) for w, s, p in zip(start, layer.std, places)]
+        rows, std = torch.stack([f[0] for f in fits]), torch.stack([f[1] for f in fits])
+        spare = [f[2] for f in fits if f[2] is not None]
+        if spare and known: doubt = min(doubt, torch.cat(spare).median().item() / .6745)  # what the places themselves show
     return replace(layer, W=rows[:, :-1], b=rows[:, -1], std=std), float(torch.tensor([len(p) for p in places]).double().median())
 
-# %% ../nbs/18_deep.ipynb #44233f05
+# %% ../nbs/18_deep.ipynb #c014
 def _switches(layers, x, activation, slope):
     "Derivative of every unit, its pre-activation, and the answers."
     act, D, Z = ACTIVATIONS[activation], [], []
@@ -550,7 +557,7 @@ def fit_biases(
     r = (y - _switches(layers, x, activation, slope)[2]) / sigma[:, None]
     return layers, r.square().mean().sqrt().item()
 
-# %% ../nbs/18_deep.ipynb #27efc69a
+# %% ../nbs/18_deep.ipynb #c016
 def lift_first(
     f: Callable,  # inputs (n, d) -> answers
     x0: Float[Tensor, "d"],  # origin of the section
@@ -597,7 +604,7 @@ def lift_first(
         out.append(whole(net, solve(*torch.linalg.qr(An / sn), sn, shaken)))
     return whole(layers, solve(Q, R, scale, dy)), out, rms
 
-# %% ../nbs/18_deep.ipynb #1c95c228
+# %% ../nbs/18_deep.ipynb #c018
 def certify_deep(
     f: Callable,  # inputs (n, d) -> answers
     layers: Layers,
@@ -638,7 +645,7 @@ def certify_deep(
     smallest = min((torch.linalg.svdvals(W / W.norm(dim=1, keepdim=True))[-1]).item() for W, _ in layers[:-1])
     return layers, Certificate(bars, (), sigma(torch.zeros(1, dtype=torch.float64)).item(), worst, residuals, smallest, tuple(margins), 3 * questions, worst_bar(bars, layers))
 
-# %% ../nbs/18_deep.ipynb #d5475267
+# %% ../nbs/18_deep.ipynb #c020
 def _draw_plane(run, f, known, k, scale, eps, blur, g, options, slope):
     "Three lines in a random plane of the vectors that enter the next layer, and the black box behind the known ones."
     draw = lambda *n: torch.randn(*n, generator=g, dtype=torch.float64); activation = run.arch.activation or "leaky_relu"
@@ -735,7 +742,7 @@ def recover_deep(
     while True:
         layer = settle_signs(units)
         if max(layer.spread, abs(layer.slope - slope)) > options.agree * layer.error: raise DeepFailure(f"the units of layer {len(known) + 1} disagree about their slope: one is missing, or it is no {activation}")
-        if lines: layer, _ = refine_by_positions(lines, known, layer, activation, slope, tau=options.tau)
+        if lines: layer, _ = refine_by_positions(lines, known, layer, activation, slope, blur=blur, tau=options.tau)
         known.append((layer.W, layer.b)); layers.append(layer); blur = max(l.error for l in layers)
         out, residual = _output_fit(known, x, y, activation, slope)
         run.stage("layer", layer=len(known), units=len(layer.b), error=layer.error, rest=residual)
@@ -747,7 +754,7 @@ def recover_deep(
                 if line: lines.append(line)
             run.stage("lines", lines=len(lines))
             for l, layer in enumerate(layers):
-                layers[l], places = refine_by_positions(lines, known[:l], layer, activation, slope, tau=options.tau)
+                layers[l], places = refine_by_positions(lines, known[:l], layer, activation, slope, blur=max([0., *(x.error for x in layers[:l])]), tau=options.tau)
                 known[l] = layers[l].W, layers[l].b
                 run.stage("refine", layer=l + 1, error=layers[l].error, places=places)
             blur = max(l.error for l in layers)
