@@ -741,6 +741,7 @@ def recover_deep(
     x = around(max(2 * h + 8, math.ceil(options.answers * 3 * h / tri.lines[0].jump.shape[1])), k); y = f(x)
     while True:
         layer = settle_signs(units)
+        if not known and arch.activation is None and layer.slope > 1e-3: slope = layer.slope  # not told: as measured
         if max(layer.spread, abs(layer.slope - slope)) > options.agree * layer.error: raise DeepFailure(f"the units of layer {len(known) + 1} disagree about their slope: one is missing, or it is no {activation}")
         if lines: layer, _ = refine_by_positions(lines, known, layer, activation, slope, blur=blur, tau=options.tau)
         known.append((layer.W, layer.b)); layers.append(layer); blur = max(l.error for l in layers)
