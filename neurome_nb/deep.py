@@ -249,8 +249,8 @@ class MeasuredLayer:
 
     @property
     def error(self) -> float:
-        "Relative error of a row, which nine in ten keep."
-        return self.std.norm(dim=1).quantile(.9).item()
+        "Typical relative error of a row."
+        return self.std.norm(dim=1).median().item()
 
 def _fit_row(w0, parts):
     "One row from everything measured about it: parts of (u, P, position std, normal or None, normal std)."
@@ -310,6 +310,17 @@ def measure_layer(f: Callable, tri: Triangle, triples: list[tuple[int, int, int]
     return settle_signs(measure_units(f, tri, triples, **kwargs))
 
 # %% ../nbs/18_deep.ipynb #c012
+def _through(start, prior, places, doubt):
+    "A row through its places: the row, its standard deviation, and the misses where there are more places than entries."
+    if not places: return start, prior, None
+    A, sigma = (torch.stack(x) for x in zip(*places)); A = A / torch.hypot(sigma, sigma.new_tensor(doubt))[:, None]; n, p = A.shape
+    M = torch.cat([A, torch.diag(1 / prior)]); scale = M.norm(dim=0)
+    Q, R = torch.linalg.qr(M / scale); inverse = torch.linalg.solve_triangular(R, torch.eye(p, dtype=R.dtype), upper=True)
+    row = start - inverse @ (Q[:n].T @ (A @ start)) / scale; row = row / row.norm()
+    miss = (A @ row).abs() * (n / max(1, n - p))**.5
+    excess = (miss.median() / .6745).clamp_min(1.) if n > p + 4 else 1.
+    return row, inverse.norm(dim=1) / scale * excess, miss * torch.hypot(sigma, sigma.new_tensor(doubt)) if n > p + 4 else None
+
 def refine_by_positions(
     lines: list[Line],  # in the space of the inputs of the first known layer
     known: Layers,  # layers before
@@ -317,30 +328,26 @@ def refine_by_positions(
     activation: str,
     slope: float,
     *,
+    blur: float = 0.,  # relative error of the rows of the layers before
     tau: float = DeepSearch.tau,
     rounds: int = 3,  # better rows explain more kinks
 ) -> tuple[MeasuredLayer, float]:  # and the median number of places per unit
     "Rows that agree with every kink they explain."
-    rows = torch.cat([layer.W, layer.b[:, None]], 1); std = layer.std.clone()
+    start = torch.cat([layer.W, layer.b[:, None]], 1); rows, std, doubt = start, layer.std, blur  # doubt: relative error of a hidden vector
     for _ in range(rounds):
         places = [[] for _ in rows]
         for line in lines:
             c = crossings(known, (rows[:, :-1], rows[:, -1]), line.x0, line.u, activation, slope)[-1]
             if not len(c.t): continue
             off, k = (line.t - c.t[:, None]).abs().min(1)
-            h = hidden(known, line.at(line.t[k]), activation, slope); h = torch.cat([h, torch.ones(len(h), 1, dtype=h.dtype)], 1)
+            h = hidden(known, line.at(line.t[k]), activation, slope); h = torch.cat([h, torch.ones(len(h), 1, dtype=h.dtype)], 1); size = h.norm(dim=1)
             rate = c.rate.abs(); guess = (h * std[c.unit]).norm(dim=1) / rate
-            reach = tau * (guess.square() + line.std[k].square()).sqrt()
-            for i in ((off < reach) & (reach < .1 * line.gap[k])).nonzero()[:, 0].tolist(): places[c.unit[i]].append(h[i] / (rate[i] * line.std[k[i]]))
-        for i, p in enumerate(places):
-            if not p: continue
-            A = torch.stack(p); prior = 1 / layer.std[i]
-            M = torch.cat([A, torch.diag(prior)]); scale = M.norm(dim=0); start = torch.cat([layer.W[i], layer.b[i:i + 1]])
-            Q, R = torch.linalg.qr(M / scale)
-            inverse = torch.linalg.solve_triangular(R, torch.eye(len(R), dtype=R.dtype), upper=True)
-            new = start - inverse @ (Q[:len(A)].T @ (A @ start)) / scale
-            rows[i] = new / new.norm()
-            std[i] = inverse.norm(dim=1) / scale * (A @ rows[i]).square().mean().sqrt().clamp_min(1.)
+            reach = tau * (guess.square() + line.std[k].square() + (doubt * size / rate).square()).sqrt()
+            for i in ((off < reach) & (reach < .1 * line.gap[k])).nonzero()[:, 0].tolist(): places[c.unit[i]].append((h[i] / size[i], rate[i] * line.std[k[i]] / size[i]))
+        fits = [_through(w, s, p, doubt) for w, s, p in zip(start, layer.std, places)]
+        rows, std = torch.stack([f[0] for f in fits]), torch.stack([f[1] for f in fits])
+        spare = [f[2] for f in fits if f[2] is not None]
+        if spare and known: doubt = min(doubt, torch.cat(spare).median().item() / .6745)  # what the places themselves show
     return replace(layer, W=rows[:, :-1], b=rows[:, -1], std=std), float(torch.tensor([len(p) for p in places]).double().median())
 
 # %% ../nbs/18_deep.ipynb #c014
@@ -367,15 +374,25 @@ class Stations:
     weight: Float[Tensor, "m"]  # typical step over noise
     y: Float[Tensor, "m o"]  # answers there
 
-def _distances(layers, D, Z):
-    "Step along every coordinate to the nearest switch, up and down (m, k) each, and over all switches the least typical one (m,)."
-    M, up, down, typical = None, math.inf, math.inf, math.inf
-    for l, (W, _) in enumerate(layers[:-1]):
-        M = W.expand(len(Z[0]), *W.shape) if l == 0 else torch.einsum("gh,nh,nhk->ngk", W, D[l - 1], M)
-        t = -Z[l][:, :, None] / M
+def _gradients(layers, D):
+    "d z_l / dx of every hidden layer: (m, h_l, k), the first one shared."
+    M = layers[0][0]
+    yield M
+    for (W, _), d in zip(layers[1:-1], D):
+        M = (W * d[:, None, :]) @ M
+        yield M
+
+def _typical_room(layers, D, Z):
+    "Distance to the nearest switch, when steps in a random direction change each pre-activation by the typical amount: (m,)."
+    return torch.stack([(z.abs() / M.norm(dim=-1)).amin(1) * M.shape[-1]**.5 for z, M in zip(Z, _gradients(layers, D))]).amin(0)
+
+def _room(layers, D, Z):
+    "Steps along every coordinate to the nearest switch, up and down: (m, k) each."
+    up = down = math.inf
+    for z, M in zip(Z, _gradients(layers, D)):
+        t = -z[:, :, None] / M
         up, down = torch.where(t > 0, t, math.inf).amin(1).clamp_max(up), torch.where(t < 0, -t, math.inf).amin(1).clamp_max(down)
-        typical = (Z[l].abs() / M.norm(dim=2) * M.shape[2]**.5).amin(1).clamp_max(typical)
-    return up, down, typical
+    return up, down
 
 def choose_stations(
     layers: Layers,  # the network so far
@@ -390,7 +407,7 @@ def choose_stations(
 ) -> tuple[Float[Tensor, "m k"], Float[Tensor, "m"]]:  # base points and their weights
     "Base points: D-optimal for the first layer, and on both sides of every deeper unit. Raises DeepFailure when there is none on some side."
     D, Z, y = _switches(layers, x, activation, slope)
-    weight = _distances(layers, D, Z)[2] / noise(x, y)
+    weight = _typical_room(layers, D, Z) / noise(x, y)
     top = weight.topk(min(best, len(x))).indices
     G = _backward(layers, [d[top] for d in D])[0]
     A = G / G.norm(dim=(0, 1)).clamp_min(1e-300) * (weight[top] / weight[top].median())[:, None, None]
@@ -419,7 +436,7 @@ def measure_jacobians(
     longest: float = 100.,  # in units of the median step at the point
 ) -> Stations:
     "Jacobians by one long step along every coordinate; `m (k + 1)` queries."
-    D, Z, _ = _switches(layers, x, activation, slope); up, down, _ = _distances(layers, D, Z)
+    D, Z, _ = _switches(layers, x, activation, slope); up, down = _room(layers, D, Z)
     s = torch.where(up > down, up, -down)
     s = s.sign() * torch.minimum(s.abs(), longest * s.abs().median(1, keepdim=True).values) * share
     y0, eye = f(x), torch.eye(x.shape[1], dtype=x.dtype)
@@ -559,7 +576,7 @@ def lift_first(
 ) -> tuple[Layers, list[Layers], float]:  # the network and its copies on all inputs, and the residual in units of the noise
     "First-layer rows in all directions outside the section; `m (d - k + 1)` queries and a few repeats."
     d, k = len(x0), c.shape[1]; D, Z, y = _switches(layers, c, activation, slope)
-    step = _distances(layers, D, Z)[2] / margin; sigma = noise(c, y); G = _backward(layers, D)[0]
+    step = _typical_room(layers, D, Z) / margin; sigma = noise(c, y); G = _backward(layers, D)[0]
     P = x0 + c @ basis.rows(0, k); y0 = f(P); n = d - k
     def ask(todo, shrink):
         q = basis.rows(k, d)[todo]; s = step * shrink
@@ -724,8 +741,9 @@ def recover_deep(
     x = around(max(2 * h + 8, math.ceil(options.answers * 3 * h / tri.lines[0].jump.shape[1])), k); y = f(x)
     while True:
         layer = settle_signs(units)
+        if not known and arch.activation is None and layer.slope > 1e-3: slope = layer.slope  # not told: as measured
         if max(layer.spread, abs(layer.slope - slope)) > options.agree * layer.error: raise DeepFailure(f"the units of layer {len(known) + 1} disagree about their slope: one is missing, or it is no {activation}")
-        if lines: layer, _ = refine_by_positions(lines, known, layer, activation, slope, tau=options.tau)
+        if lines: layer, _ = refine_by_positions(lines, known, layer, activation, slope, blur=blur, tau=options.tau)
         known.append((layer.W, layer.b)); layers.append(layer); blur = max(l.error for l in layers)
         out, residual = _output_fit(known, x, y, activation, slope)
         run.stage("layer", layer=len(known), units=len(layer.b), error=layer.error, rest=residual)
@@ -737,7 +755,7 @@ def recover_deep(
                 if line: lines.append(line)
             run.stage("lines", lines=len(lines))
             for l, layer in enumerate(layers):
-                layers[l], places = refine_by_positions(lines, known[:l], layer, activation, slope, tau=options.tau)
+                layers[l], places = refine_by_positions(lines, known[:l], layer, activation, slope, blur=max([0., *(x.error for x in layers[:l])]), tau=options.tau)
                 known[l] = layers[l].W, layers[l].b
                 run.stage("refine", layer=l + 1, error=layers[l].error, places=places)
             blur = max(l.error for l in layers)

@@ -14,7 +14,7 @@ from statistics import median
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT/'nbs'/'bench'
 TABLE, FIGURE = RESULTS/'table.md', ROOT/'nbs'/'images'/'queries_vs_parameters.png'
-MODULES = 'core nets oracle symmetry sweep lift polish consensus committee disagree search certify recipes'.split()
+MODULES = 'core nets oracle symmetry sweep lift peel polish consensus committee disagree search certify deep recipes'.split()
 OTHER = 100             # the second series: black box seed s, reconstruction seed s + OTHER
 BUSY = 1.25             # a load above this many times the threads means that others share the cores
 SLOPE = 1e-6            # an unknown slope may be off by this much
@@ -66,6 +66,11 @@ ROWS = [
     mnist('tanh', 2.5, 1e-9, .9, 60, title=', width and activation unknown', name='_unknown', known=False),
     *(Row(f'init_{init}', f'784-128-10 leaky_relu, not trained, {init} init', (784, 128, 10), 'leaky_relu', None, 1.5, 1e-10, 1, 3, seeds=3, init=init, series='piecewise linear')
       for init in ('default', 'glorot', 'he', 'orthogonal')),
+    *(Row('deep_' + '_'.join(map(str, sizes)) + name, '-'.join(map(str, sizes)) + f' leaky_relu{title}', sizes, 'leaky_relu', 'mnist' if sizes[0] == 784 else None, ratio, error, need, seconds, seeds=seeds, known=not name, series='deep')
+      for sizes, name, title, ratio, error, need, seconds, seeds in (      # ratio: the queries aimed at, over the counting bound
+          ((784, 128, 64, 10), '', '', 13.8, 1e-9, .9, 30, 10), ((784, 128, 64, 10), '_unknown', ', widths and activation unknown', 13.8, 1e-9, .8, 30, 10),
+          ((784, 128, 80, 40, 32, 16, 10), '', '', 25.9, 1e-8, .9, 90, 10), ((784, 256, 128, 64, 32, 10), '', '', 24.3, 1e-8, .8, 180, 5),
+          ((200, 200, 200, 200, 100), '', ', square', 714., 1e-7, .7, 600, 5), ((20, 64, 32, 5), '', ', expanding', 286., 1e-8, .8, 180, 10))),
 ]
 
 # Published elsewhere: sizes, activation, queries, label
