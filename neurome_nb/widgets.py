@@ -288,6 +288,7 @@ class Explorer:
             for child in getattr(widget, "children", ()): close(child)
             widget.close()
         close(self.widget)
+        if painter := self._painter: painter.join(5)
 
     def _alive(self): return self.widget.comm is not None
 
