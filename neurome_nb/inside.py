@@ -329,23 +329,26 @@ def find_missing(
         leg, whole = follow(residual, known, K[i], Noise(3 * expected[i].item(), 0.))
         rest = (1 - leg.kinks) * leg.half * leg.jump.norm(dim=1)
         real = (leg.kinks.abs() < 1) & (rest > config.share * off[i] * expected[i])  # known units have faint kinks here too, from the errors of their rows
-        fresh = _with_units(net, region, residual, leg, leg.kinks[real], leg.jump[real], basis, config.gap) if whole and real.any() else None
+        fresh = _with_units(net, region, residual, leg, leg.kinks[real], basis, config.gap) if whole and real.any() else None
         now = math.inf if fresh is None else (ask(K) - fresh(K)).abs().amax(1) / expected
         if fresh is None or not now.sum() < .9 * miss.sum(): off = off.index_fill(0, torch.tensor([i]), 0.); continue
         found, net, off, miss = found + len(fresh.W) - len(net.W), fresh, now, now
     return net, found, worst
 
-def _with_units(net, region, residual, leg, t, jump, basis, least):
+def _with_units(net, region, residual, leg, t, basis, least):
     "The network with the units that switch at t on a leg: as many as the outputs can tell apart."
-    ends = torch.cat([t, t.new_ones(1)])
-    gaps = ends.diff()[:max(1, jump.shape[1] - 2)]
-    n = int((gaps > least * gaps.max()).nonzero()[-1]) + 1  # stand behind as many as possible, but not too close to one
-    gap = gaps[n - 1].item() * leg.half
-    J = basis.back(_gradient(residual, region, leg.mid + (t[n - 1] * leg.half + gap / 2) * leg.u, basis, .1 * gap).T.contiguous())
-    v = normalize(jump[:n], dim=1)
-    slopes = torch.linalg.lstsq(v.T, J).solution  # 2 |v| w, pointing away from the hull
-    W, out = normalize(slopes, dim=1), v * slopes.norm(dim=1, keepdim=True) / 2
-    b = -(W * (leg.mid + (leg.half * t[:n])[:, None] * leg.u)).sum(1)
+    ends = torch.cat([t, t.new_ones(1)]); gaps = ends.diff()
+    n = int((gaps[:max(1, len(net.c) - 2)] > least * gaps.max()).nonzero()[-1]) + 1  # stand behind as many as possible, but not too close to one
+    at = lambda share: residual(leg.mid + ((t[:n] + share * gaps[:n]) * leg.half)[:, None] * leg.u)
+    slope = (at(.95) - at(.05)) / (.9 * gaps[:n] * leg.half)[:, None]  # on the piece behind each kink; before the first it is zero
+    v = normalize(slope - torch.cat([torch.zeros_like(slope[:1]), slope[:-1]]), dim=1)
+    P = leg.mid + (t[n - 1] + gaps[n - 1] / 2) * leg.half * leg.u
+    J = basis.back(_gradient(residual, region, P, basis, .1 * gaps[n - 1].item() * leg.half).T.contiguous())
+    if n == 1: v = torch.linalg.svd(J, full_matrices=False)[0].T[:1]
+    slopes, values = torch.linalg.lstsq(v.T, J).solution, torch.linalg.lstsq(v.T, residual(P[None]).T).solution[:, 0]  # 2 |v| w, pointing away from the hull, and 2 |v| z at P
+    side, size = values.sign(), slopes.norm(dim=1)  # the singular vector's sign is arbitrary; z is positive at P
+    W, out = side[:, None] * slopes / size[:, None], (side * size / 2)[:, None] * v
+    b = side * values / size - W @ P
     return Piecewise(torch.cat([net.W, W]), torch.cat([net.b, b]), torch.cat([net.V, out]), net.L + W.T @ out, net.c + b @ out)  # |z| v + z v = 2 relu(z) v
 
 # %% ../nbs/18_inside.ipynb #c012
