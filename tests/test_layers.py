@@ -11,7 +11,7 @@ BELOW = dict(
     core='', nets='core', symmetry='nets', canon='symmetry', answers='core', regions='core', oracle='nets answers', adapters='oracle regions', inside='sweep lift polish consensus certify regions', blackbox='nets oracle',
     **dict.fromkeys(SOLVERS, 'symmetry oracle nets'),
     search='sweep lift polish disagree committee consensus', certify='polish canon oracle', recipes='certify search inside ' + ' '.join(SOLVERS), plots='recipes canon',   # plots draw the recipes' results
-    experiments='recipes adapters blackbox canon plots', widgets='experiments', cli='experiments')
+    experiments='recipes adapters blackbox canon plots', widgets='experiments', audit='recipes adapters canon plots', cli='experiments audit')
 # Modules that reconstruct get an oracle, never a network, and never a score.
 RECONSTRUCT = [*SOLVERS, 'search', 'inside', 'certify', 'recipes']
 TRUTH_MODULES, TRUTH_NAMES = {'blackbox', 'experiments'}, {'parameter_error', 'ParameterError'}
