@@ -51,6 +51,7 @@ class InsideSearch:
     candidates: int = 800  # places compared as base points, and as many between kinks
     residual: float = 30.  # on the section, in units of the noise, that is too large
     larger: float = 1.8  # what a row's coefficient in a new direction may typically be, over those in the section
+    weak: float = 3e-8  # relative standard deviation with which a unit counts as not found in the hull
     agree: float = 1e-3  # largest disagreement about the slope
     singular: float = 1e-6  # a lift whose smallest singular value, relative to the largest, is below this gets another base point
     tries: int = 6  # corners followed in each of them
@@ -221,6 +222,7 @@ def find_inside(
     "All units that switch in the hull of a few corners. Raises `NotExplained` when the answers are not those of one hidden layer."
     d = len(region.low if isinstance(region, Box) else region.centre)
     K = _spanning(region.corners(4 * (config.corners or region.path), g), config.corners or region.path)
+    if len(K) < 3: raise NotExplained("the region's corners span less than two dimensions")
     x0 = K.mean(0)
     U = torch.linalg.qr((K[:-1] - x0).T)[0].T.contiguous()
     noise, legs, complete = noise_inside(ask, K, eps), [], True
@@ -291,19 +293,22 @@ class Piecewise:
     V: Float[Tensor, "h o"]
     L: Float[Tensor, "d o"]
     c: Float[Tensor, "o"]
+    W_std: Float[Tensor, "h"]  # standard deviations: of each entry of a row,
+    b_std: Float[Tensor, "h"]  # of its offset,
+    V_std: Float[Tensor, "h o"]  # of its outgoing weights
 
     def __call__(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n o"]:
         "The outputs."
         return (x @ self.W.T + self.b).abs() @ self.V + x @ self.L + self.c
 
 def _gradient(f, region, P, basis, longest, rows=512):
-    "Slopes of f at P along all vectors of a basis, (d, o), by one step each that stays inside."
-    y0, parts = f(P[None]), []
+    "Slopes of f at P along all vectors of a basis, (d, o), by one step each that stays inside; and the root mean square of one over the steps."
+    y0, parts, steps = f(P[None]), [], []
     for i in range(0, len(P), rows):
         q = basis.rows(i, min(len(P), i + rows))
         step = region.along(P[None], q).clamp(max=longest)
-        parts.append((f(P + step * q) - y0) / step)
-    return torch.cat(parts)
+        parts.append((f(P + step * q) - y0) / step); steps.append(step)
+    return torch.cat(parts), torch.cat(steps).pow(-2).mean().sqrt().item()
 
 def find_missing(
     ask: Callable,
@@ -329,26 +334,39 @@ def find_missing(
         leg, whole = follow(residual, known, K[i], Noise(3 * expected[i].item(), 0.))
         rest = (1 - leg.kinks) * leg.half * leg.jump.norm(dim=1)
         real = (leg.kinks.abs() < 1) & (rest > config.share * off[i] * expected[i])  # known units have faint kinks here too, from the errors of their rows
-        fresh = _with_units(net, region, residual, leg, leg.kinks[real], leg.jump[real], basis, config.gap) if whole and real.any() else None
+        fresh = _with_units(net, region, residual, leg, leg.kinks[real], basis, config.gap, expected[i].item()) if whole and real.any() else None
         now = math.inf if fresh is None else (ask(K) - fresh(K)).abs().amax(1) / expected
         if fresh is None or not now.sum() < .9 * miss.sum(): off = off.index_fill(0, torch.tensor([i]), 0.); continue
         found, net, off, miss = found + len(fresh.W) - len(net.W), fresh, now, now
     return net, found, worst
 
-def _with_units(net, region, residual, leg, t, jump, basis, least):
+def _with_units(net, region, residual, leg, t, basis, least, sigma):
     "The network with the units that switch at t on a leg: as many as the outputs can tell apart."
-    ends = torch.cat([t, t.new_ones(1)])
-    gaps = ends.diff()[:max(1, jump.shape[1] - 2)]
-    n = int((gaps > least * gaps.max()).nonzero()[-1]) + 1  # stand behind as many as possible, but not too close to one
-    gap = gaps[n - 1].item() * leg.half
-    J = basis.back(_gradient(residual, region, leg.mid + (t[n - 1] * leg.half + gap / 2) * leg.u, basis, .1 * gap).T.contiguous())
-    v = normalize(jump[:n], dim=1)
-    slopes = torch.linalg.lstsq(v.T, J).solution  # 2 |v| w, pointing away from the hull
-    W, out = normalize(slopes, dim=1), v * slopes.norm(dim=1, keepdim=True) / 2
-    b = -(W * (leg.mid + (leg.half * t[:n])[:, None] * leg.u)).sum(1)
-    return Piecewise(torch.cat([net.W, W]), torch.cat([net.b, b]), torch.cat([net.V, out]), net.L + W.T @ out, net.c + b @ out)  # |z| v + z v = 2 relu(z) v
+    ends = torch.cat([t, t.new_ones(1)]); gaps = ends.diff()
+    n = int((gaps[:max(1, len(net.c) - 2)] > least * gaps.max()).nonzero()[-1]) + 1  # stand behind as many as possible, but not too close to one
+    at = lambda share: residual(leg.mid + ((t[:n] + share * gaps[:n]) * leg.half)[:, None] * leg.u)
+    slope = (at(.95) - at(.05)) / (.9 * gaps[:n] * leg.half)[:, None]  # on the piece behind each kink; before the first it is zero
+    v = normalize(slope - torch.cat([torch.zeros_like(slope[:1]), slope[:-1]]), dim=1)
+    P = leg.mid + (t[n - 1] + gaps[n - 1] / 2) * leg.half * leg.u
+    J, per_step = _gradient(residual, region, P, basis, .1 * gaps[n - 1].item() * leg.half)
+    J, slope_std = basis.back(J.T.contiguous()), 2**.5 * sigma * per_step
+    if n == 1: v = torch.linalg.svd(J, full_matrices=False)[0].T[:1]
+    slopes, values = torch.linalg.lstsq(v.T, J).solution, torch.linalg.lstsq(v.T, residual(P[None]).T).solution[:, 0]  # 2 |v| w, pointing away from the hull, and 2 |v| z at P
+    side, size = values.sign(), slopes.norm(dim=1)  # the singular vector's sign is arbitrary; z is positive at P
+    W, out = side[:, None] * slopes / size[:, None], (side * size / 2)[:, None] * v
+    b = side * values / size - W @ P
+    gain = torch.linalg.pinv(v).norm(dim=0)  # by how much telling the units apart multiplies errors
+    W_std = gain * slope_std / size
+    b_std = torch.hypot(gain * sigma / size, P.norm() * W_std)
+    return Piecewise(torch.cat([net.W, W]), torch.cat([net.b, b]), torch.cat([net.V, out]), net.L + W.T @ out, net.c + b @ out,  # |z| v + z v = 2 relu(z) v
+                     torch.cat([net.W_std, W_std]), torch.cat([net.b_std, b_std]), torch.cat([net.V_std, (gain * slope_std)[:, None].expand_as(out)]))
 
 # %% ../nbs/18_inside.ipynb #c012
+def _without(net, units, x0):
+    "The network with some units replaced by what they are on the side where x0 is."
+    side = torch.sign(net.W[units] @ x0 + net.b[units])[:, None] * net.V[units]
+    return Piecewise(net.W[~units], net.b[~units], net.V[~units], net.L + net.W[units].T @ side, net.c + net.b[units] @ side, net.W_std[~units], net.b_std[~units], net.V_std[~units])
+
 def _suspected(net, region, agree):
     "Where a unit would switch that left its trace in the linear map only: the two ends of the region along the strongest direction that the known units do not explain."
     signs = unit_signs(net.W, net.L, net.V)
@@ -385,17 +403,24 @@ def solve_inside(
     told("polish", residual=polished.rms[-1], steps=len(polished.rms) - 1)
     if not polished.rms[-1] < config.residual: raise NotExplained(f"the residual on the section is {polished.rms[-1]:.0f} times the noise")
     U, R = found.basis.rows(0, k), model.rows[:, :k]
-    size = R.norm(dim=1) / k**.5 * config.larger
-    between = found.between[torch.randperm(len(found.between), generator=g)[:config.candidates]]
-    c = torch.cat([between, in_hull(found.corners, config.candidates, g)])
-    base = base_points(model, math.ceil(config.spare * (h + o) / o), size, c, region.room(found.x0 + c @ U), sigma, singular=config.singular)
-    res = lift(ask, found.x0, U, model, lambda i, j: found.basis.rows(k + i, k + j), d - k, base)
-    told("lift", points=len(base.c), residual=res.residual.max().item(), smallest_singular_value=res.smallest_singular_value)
-    if res.failed: raise NotExplained(f"{res.failed} of {d - k} directions could not be lifted")
-    W, L = found.basis.back(torch.cat([R, res.rows], 1)), found.basis.back(torch.cat([model.linear[:k], res.linear]).T.contiguous()).T
-    at_std, width = polished.row_std[:, k], ((polished.row_std[:, :k].square().sum(1) + (d - k) * res.std.square()) / d).sqrt()
-    net = Piecewise(W, model.rows[:, k] - W @ found.x0, model.out, L, model.linear[k] - found.x0 @ L)
-    grow, hidden, unexplained = (width.square() @ model.out.square()).amax().sqrt().item(), h, math.inf
+    rows, linear, variance, smallest = R, model.linear[:k], polished.row_std[:, :k].square().sum(1), polished.smallest_singular_value
+    if k < d:
+        size = R.norm(dim=1) / k**.5 * config.larger
+        between = found.between[torch.randperm(len(found.between), generator=g)[:config.candidates]]
+        c = torch.cat([between, in_hull(found.corners, config.candidates, g)])
+        base = base_points(model, math.ceil(config.spare * (h + o) / o), size, c, region.room(found.x0 + c @ U), sigma, singular=config.singular)
+        res = lift(ask, found.x0, U, model, lambda i, j: found.basis.rows(k + i, k + j), d - k, base)
+        told("lift", points=len(base.c), residual=res.residual.max().item(), smallest_singular_value=res.smallest_singular_value)
+        if res.failed: raise NotExplained(f"{res.failed} of {d - k} directions could not be lifted")
+        rows, linear = torch.cat([R, res.rows], 1), torch.cat([linear, res.linear])
+        variance, smallest = variance + (d - k) * res.std.square(), min(smallest, res.smallest_singular_value)
+    W, L = found.basis.back(rows), found.basis.back(linear.T.contiguous()).T
+    at_std, width = polished.row_std[:, k], (variance / d).sqrt()
+    b_std = (at_std.square() + found.x0.square().sum() * width.square()).sqrt()
+    net = Piecewise(W, model.rows[:, k] - W @ found.x0, model.out, L, model.linear[k] - found.x0 @ L, width, b_std, polished.out_std)
+    weak = torch.maximum(width * d**.5, polished.out_std.amax(1) / model.out.abs().amax(1)) > config.weak  # the hull's other side of these is too small: better found again elsewhere
+    net = _without(net, weak, found.x0)
+    grow, unexplained = (net.W_std.square() @ net.V.square()).amax().sqrt().item(), math.inf
     corners = None
     for _ in range(config.rounds):
         net, new, unexplained = find_missing(ask, region, net, found.x0, found.basis, found.noise, grow, g, config, corners)
@@ -407,13 +432,10 @@ def solve_inside(
     if signs is None or not signs.spread < config.agree: raise NotExplained("the signs of the units are not determined by the linear part: units that never switch inside the region may be part of it")
     slope = slope_from_size(signs.size)
     layers = assemble(net.W.clone(), net.b, torch.zeros(d, dtype=torch.float64), net.V, net.c, "leaky_relu", slope, signs.sign)
-    worst = lambda t, n: torch.cat([t, t.amax(0, keepdim=True).expand(n, *t.shape[1:])])  # units found last are known no better than the worst of the others
-    more, gain = len(net.W) - h, 2 / (1 - slope)
-    width, at_std, out_std = worst(width, more), worst(at_std, more), worst(polished.out_std, more) * gain
-    b_std = (at_std.square() + found.x0.square().sum() * width.square()).sqrt()
-    c_std = (polished.linear_std[k].square() + b_std.square() @ (gain * net.V).square() + net.b.square() @ out_std.square()).sqrt()
-    std = [(width[:, None].expand(len(width), d), b_std), (out_std.T, c_std)]
-    return Solved(layers, std, slope, signs.spread, min(polished.smallest_singular_value, res.smallest_singular_value), unexplained, found.noise)
+    gain = 2 / (1 - slope)
+    c_std = (polished.linear_std[k].square() + net.b_std.square() @ (gain * net.V).square() + net.b.square() @ (gain * net.V_std).square()).sqrt()
+    std = [(net.W_std[:, None].expand(len(net.W), d), net.b_std), (gain * net.V_std.T, c_std)]
+    return Solved(layers, std, slope, signs.spread, smallest, unexplained, found.noise)
 
 def certify_inside(
     oracle: Callable,  # inputs (n, d) -> answers; counts its queries

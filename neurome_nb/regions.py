@@ -43,7 +43,8 @@ class Box:
     def corners(self, n: int, g: torch.Generator, wide: bool = False) -> Float[Tensor, "n d"]:
         "Points near corners: a run of neighbouring coordinates high, from four of them to a quarter, and the others low; `wide`: every second one has a random half high or is turned round."
         d = len(self.low)
-        length = 4 * (max(d, 17) / 16) ** torch.rand(n, 1, generator=g, dtype=torch.float64)
+        least = max(1., min(4., d / 4))
+        length = least * max(1.01, d / 4 / least) ** torch.rand(n, 1, generator=g, dtype=torch.float64)
         start = torch.rand(n, 1, generator=g, dtype=torch.float64) * d
         up = (torch.arange(d) - start.floor()) % d < length
         if wide: up[1::4], up[3::4] = torch.rand(up[1::4].shape, generator=g) < .5, ~up[3::4]

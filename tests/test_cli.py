@@ -131,7 +131,7 @@ def test_misuse_is_one_sentence(tmp_path, capsys, monkeypatch):
     text.write_text('not a model')
     assert 'not a torch.export archive' in fails(capsys, 'reconstruct', text, '--out', tmp_path/'x')
     assert 'no such file' in fails(capsys, 'reconstruct', tmp_path/'none.pt2', '--out', tmp_path/'x')
-    assert 'ending in' in fails(capsys, 'reconstruct', tmp_path/'m.h5', '--out', tmp_path/'x')
+    assert 'ending in' in fails(capsys, 'reconstruct', tmp_path/'m.txt', '--out', tmp_path/'x')
     assert 'does not exist' in fails(capsys, 'reconstruct', text, '--out', tmp_path/'no'/'x')
     assert fails(capsys, 'report', tmp_path/'none.safetensors')
     assert 'not a saved reconstruction' in fails(capsys, 'report', text)

@@ -12,7 +12,7 @@ BELOW = dict(
     **{**dict.fromkeys(SOLVERS, 'symmetry oracle nets'), 'consensus': 'polish symmetry oracle nets'},
     search='sweep lift polish disagree committee consensus', certify='polish canon oracle', inside='sweep lift polish consensus certify regions', deep='certify peel lift sweep', population='certify disagree',
     recipes='certify search inside deep population ' + ' '.join(SOLVERS), plots='recipes canon',   # plots draw the recipes' results
-    experiments='recipes adapters blackbox canon plots', widgets='experiments', cli='experiments')
+    experiments='recipes adapters blackbox canon plots', widgets='experiments', audit='recipes adapters canon plots', cli='experiments audit')
 # Modules that reconstruct get an oracle, never a network, and never a score.
 RECONSTRUCT = [*SOLVERS, 'search', 'inside', 'deep', 'population', 'certify', 'recipes']
 TRUTH_MODULES, TRUTH_NAMES = {'blackbox', 'experiments'}, {'parameter_error', 'ParameterError'}
