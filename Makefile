@@ -50,8 +50,8 @@ check-outputs: env  ## what the notebooks show is what they print
 check-wheel: env  ## the wheel works in an empty environment
 	@tools/wheel_check.sh
 
-bench: env  ## the table of results in the README (resumable; hours)
-	@$(BIN)/python tools/bench.py
+bench: env  ## the table of results in the README (resumable; hours), and how fast a batched population is
+	@$(BIN)/python tools/bench.py && $(BIN)/python tools/speed.py
 
 lab: env  ## open the notebooks
 	@$(BIN)/jupyter lab
