@@ -179,7 +179,7 @@ def disagreement_gradient(
     size = v.abs().sum(1, keepdim=True).clamp_min_(tiny) if normalize else None
     y = v / size if normalize else v
     D = (S @ y.reshape(P, -1)).view(len(S), *v.shape[1:])
-    u = D.sign_() if distance == "l1" else D.div_(torch.linalg.vector_norm(D, dim=1, keepdim=True).clamp_min_(tiny))
+    u = D.sign_() if distance == "l1" else D.div_(D.square().sum(1, keepdim=True).sqrt_().clamp_min_(tiny**.5))  # vector_norm along this axis takes 200 times as long
     g = (S.T @ u.reshape(len(S), -1)).view_as(v) / len(S)
     return (g - v.sign() * (g * y).sum(1, keepdim=True)).div_(size) if normalize else g
 
