@@ -52,8 +52,8 @@ check-outputs: env  ## what the notebooks show is what they print
 check-wheel: env  ## the wheel works in an empty environment
 	@tools/wheel_check.sh
 
-bench: env  ## the table of results in the README (resumable; hours)
-	@$(BIN)/python tools/bench.py
+bench: env  ## the table of results in the README (resumable; hours), and how fast a batched population is
+	@$(BIN)/python tools/bench.py && $(BIN)/python tools/speed.py
 
 lab: env  ## open the widgets and the notebooks in JupyterLab (`make lab APP=--app`: as an app)
 	@$(BIN)/neurome lab --folder out $(APP)

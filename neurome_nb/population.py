@@ -179,7 +179,7 @@ def disagreement_gradient(
     size = v.abs().sum(1, keepdim=True).clamp_min_(tiny) if normalize else None
     y = v / size if normalize else v
     D = (S @ y.reshape(P, -1)).view(len(S), *v.shape[1:])
-    u = D.sign_() if distance == "l1" else D.div_(torch.linalg.vector_norm(D, dim=1, keepdim=True).clamp_min_(tiny))
+    u = D.sign_() if distance == "l1" else D.div_(D.square().sum(1, keepdim=True).sqrt_().clamp_min_(tiny**.5))  # vector_norm along this axis takes 200 times as long
     g = (S.T @ u.reshape(len(S), -1)).view_as(v) / len(S)
     return (g - v.sign() * (g * y).sum(1, keepdim=True)).div_(size) if normalize else g
 
@@ -292,7 +292,7 @@ class Trainer:
         state = self.state
         for name in ("parameter", "exp_avg", "exp_avg_sq"):
             for t in (t for layer in self._views(state[name]) for t in layer):
-                t[lost] = t[best]
+                t[lost] = t[best].clone()
                 if name == "parameter": t[lost] *= 1 + kick * torch.randn(t[lost].shape, generator=generator).to(t)
                 elif name == "exp_avg": t[lost] = 0
 
@@ -382,8 +382,8 @@ def signature(
     "What is going wrong, if anything."
     now, n = rounds[-1], options.patience
     before = rounds[-n] if len(rounds) >= n else None
-    least = min(r["loss"] for r in rounds if math.isfinite(r["loss"])) if any(math.isfinite(r["loss"]) for r in rounds) else math.inf
-    if not math.isfinite(now["loss"]) or now["loss"] > 10 * max(least, options.tol) or before and now["loss"] > 1: return "population divergence"
+    least = min((r["loss"] for r in rounds if math.isfinite(r["loss"])), default=math.inf)
+    if not now["loss"] <= 10 * min(1., max(least, options.tol)) or before and now["loss"] > 1: return "population divergence"  # 1: the outputs' own size
     if before is None or now["loss"] <= options.tol and now["dispersion"] <= options.tol: return ""
     left = options.rounds - len(rounds)
     if now["dispersion"] > 1000 * options.tol:  # different units, not the same ones moved

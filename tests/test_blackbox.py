@@ -201,3 +201,72 @@ def test_idx_files(tmp_path, ending):
 def test_a_file_that_is_no_idx_file(tmp_path, raw):
     (tmp_path/"x").write_bytes(raw)
     with pytest.raises(ValueError, match="idx file"): read_idx(tmp_path/"x")
+
+# ---- ways to train, and data that a user may have ----
+
+@pytest.mark.parametrize("name", blackbox.OPTIMIZERS)
+def test_every_optimizer_is_torchs_own(name):
+    arch, (X, y) = Architecture((64, 8, 10), "tanh"), load_digits_8x8()
+    start = init_layers(arch.sizes, generator=generator(0, "test/start"), dtype=torch.float64)
+    ours = train(start, arch, X, y, training=Training(epochs=2, batch=600, optimizer=name), generator=generator(0, "test/shuffle"), progress=False)
+    kinds = dict(adam="Adam", adamw="AdamW", sgd="SGD", momentum="SGD", rmsprop="RMSprop", adagrad="Adagrad", adadelta="Adadelta", rprop="Rprop")
+    p, shuffle = [t.clone().requires_grad_() for l in start for t in l], generator(0, "test/shuffle")
+    opt = getattr(torch.optim, kinds[name])(p, lr=blackbox.OPTIMIZERS[name].lr, **({"momentum": .9} if name == "momentum" else {"weight_decay": 0.} if name == "adamw" else {}))
+    for _ in range(2):
+        for rows in torch.randperm(len(y), generator=shuffle).split(600):
+            opt.zero_grad(); torch.nn.functional.cross_entropy(forward(list(zip(p[::2], p[1::2])), X[rows].double(), "tanh"), y[rows]).backward(); opt.step()
+    assert max((a - b).abs().max().item() for a, b in zip(p, [t for l in ours for t in l])) < 1e-9 and not equal(ours, start)
+
+def test_weight_decay_and_dropout_change_the_network():
+    plain = black_box(**SMALL, cached=False)
+    for change in (dict(dropout=.5), dict(weight_decay=.1), dict(optimizer="adamw", weight_decay=.1), dict(optimizer="sgd")):
+        other = black_box(**SMALL, **change, cached=False)
+        assert not equal(plain.layers, other.layers)
+        assert equal(other.layers, black_box(**SMALL, **change).layers) and equal(other.layers, black_box(**SMALL, **change).layers)    # cached, and from the cache
+    assert Training().key == dict(epochs=25, lr=1e-3, batch=32, loss="cross_entropy")      # networks cached before stay valid
+
+@pytest.mark.parametrize("bad, says", [(dict(optimizer="magic"), "optimizer: expected one of adam"), (dict(dropout=1.), "dropout"), (dict(weight_decay=-1.), "weight_decay"), (dict(optimizer="rprop", weight_decay=.1), "rprop has none")])
+def test_bad_training_is_one_sentence(bad, says):
+    with pytest.raises(ValueError, match=says): Training(**bad)
+
+def idx(path, array, zipped=False):
+    raw = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.astype(np.uint8).tobytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(raw) if zipped else raw)
+
+@pytest.fixture
+def own_data(tmp_path, monkeypatch):
+    monkeypatch.setenv("NEUROME_DATA", str(tmp_path))
+    for f in (blackbox.load_idx_folder, blackbox.load_cifar): f.cache_clear()
+    yield tmp_path
+    for f in (blackbox.load_idx_folder, blackbox.load_cifar): f.cache_clear()
+
+@pytest.mark.parametrize("name, folder, zipped", [("mnist60k", "mnist", False), ("fashion", "fashion-mnist", True), ("kmnist", "kmnist", True)])
+def test_idx_folders(own_data, name, folder, zipped):
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 28, 28))
+    end = ".gz" if zipped else ""
+    idx(own_data/folder/f"train-images-idx3-ubyte{end}", pixels, zipped); idx(own_data/folder/f"train-labels-idx1-ubyte{end}", np.arange(20) % 10, zipped)
+    X, y = DATASETS[name].load(0)
+    assert X.shape == (20, 784) and torch.allclose(X, torch.from_numpy(pixels.reshape(20, -1)).float()/127.5 - 1) and y.tolist() == [i % 10 for i in range(20)]
+    assert black_box((784, 4, 10), data=name, epochs=1).accuracy is not None
+
+def test_cifar_files(own_data):
+    rng = np.random.default_rng(0)
+    ten, hundred = rng.integers(0, 256, (6, 3073)).astype(np.uint8), rng.integers(0, 256, (4, 3074)).astype(np.uint8)
+    ten[:, 0] %= 10; hundred[:, 1] %= 100
+    for folder in ("cifar-10-batches-bin", "cifar-100-binary"): (own_data/folder).mkdir()
+    for i in (0, 1): (own_data/"cifar-10-batches-bin"/f"data_batch_{i + 1}.bin").write_bytes(ten[3*i:3*i + 3].tobytes())
+    (own_data/"cifar-100-binary"/"train.bin").write_bytes(hundred.tobytes())
+    for name, raw, skip in (("cifar10", ten, 1), ("cifar100", hundred, 2)):
+        X, y = DATASETS[name].load(0)
+        assert torch.allclose(X, torch.from_numpy(raw[:, skip:]).float()/127.5 - 1) and y.tolist() == raw[:, skip - 1].tolist()
+        assert black_box((3072, 2, 10 if skip == 1 else 100), data=name, epochs=1).accuracy is not None
+    (own_data/"cifar-100-binary"/"train.bin").write_bytes(b"1234"); blackbox.load_cifar.cache_clear()
+    with pytest.raises(ValueError, match="3074 bytes per image"): DATASETS["cifar100"].load(0)
+
+@pytest.mark.parametrize("name", ["mnist60k", "kmnist", "cifar10", "cifar100"])
+def test_a_data_set_that_is_not_here(own_data, name):
+    with pytest.raises(FileNotFoundError, match=f"data set '{name}' is not here: put its files into") as e: DATASETS[name].load(0)
+    assert "\n" not in str(e.value) and str(own_data) in str(e.value)
+    (own_data/blackbox._FOLDERS[name][0]).mkdir()
+    with pytest.raises(FileNotFoundError, match="has no file"): DATASETS[name].load(0)
