@@ -334,13 +334,13 @@ def find_missing(
         leg, whole = follow(residual, known, K[i], Noise(3 * expected[i].item(), 0.))
         rest = (1 - leg.kinks) * leg.half * leg.jump.norm(dim=1)
         real = (leg.kinks.abs() < 1) & (rest > config.share * off[i] * expected[i])  # known units have faint kinks here too, from the errors of their rows
-        fresh = _with_units(net, region, residual, leg, leg.kinks[real], basis, config.gap, expected[i].item()) if whole and real.any() else None
+        fresh = _with_units(net, region, residual, leg, leg.kinks[real], basis, config.gap, noise.near, grow, known) if whole and real.any() else None
         now = math.inf if fresh is None else (ask(K) - fresh(K)).abs().amax(1) / expected
         if fresh is None or not now.sum() < .9 * miss.sum(): off = off.index_fill(0, torch.tensor([i]), 0.); continue
         found, net, off, miss = found + len(fresh.W) - len(net.W), fresh, now, now
     return net, found, worst
 
-def _with_units(net, region, residual, leg, t, basis, least, sigma):
+def _with_units(net, region, residual, leg, t, basis, least, sigma, grow, known):
     "The network with the units that switch at t on a leg: as many as the outputs can tell apart."
     ends = torch.cat([t, t.new_ones(1)]); gaps = ends.diff()
     n = int((gaps[:max(1, len(net.c) - 2)] > least * gaps.max()).nonzero()[-1]) + 1  # stand behind as many as possible, but not too close to one
@@ -349,15 +349,15 @@ def _with_units(net, region, residual, leg, t, basis, least, sigma):
     v = normalize(slope - torch.cat([torch.zeros_like(slope[:1]), slope[:-1]]), dim=1)
     P = leg.mid + (t[n - 1] + gaps[n - 1] / 2) * leg.half * leg.u
     J, per_step = _gradient(residual, region, P, basis, .1 * gaps[n - 1].item() * leg.half)
-    J, slope_std = basis.back(J.T.contiguous()), 2**.5 * sigma * per_step
+    J, slope_std = basis.back(J.T.contiguous()), 2**.5 * sigma * per_step + grow
     if n == 1: v = torch.linalg.svd(J, full_matrices=False)[0].T[:1]
     slopes, values = torch.linalg.lstsq(v.T, J).solution, torch.linalg.lstsq(v.T, residual(P[None]).T).solution[:, 0]  # 2 |v| w, pointing away from the hull, and 2 |v| z at P
     side, size = values.sign(), slopes.norm(dim=1)  # the singular vector's sign is arbitrary; z is positive at P
     W, out = side[:, None] * slopes / size[:, None], (side * size / 2)[:, None] * v
     b = side * values / size - W @ P
-    gain = torch.linalg.pinv(v).norm(dim=0)  # by how much telling the units apart multiplies errors
+    gain = 3 * torch.linalg.pinv(v).norm(dim=0)  # by how much telling the units apart multiplies errors; 3: those of the known units are not independent
     W_std = gain * slope_std / size
-    b_std = torch.hypot(gain * sigma / size, P.norm() * W_std)
+    b_std = torch.hypot(gain * (sigma + grow * (P - known).norm()) / size, P.norm() * W_std)
     return Piecewise(torch.cat([net.W, W]), torch.cat([net.b, b]), torch.cat([net.V, out]), net.L + W.T @ out, net.c + b @ out,  # |z| v + z v = 2 relu(z) v
                      torch.cat([net.W_std, W_std]), torch.cat([net.b_std, b_std]), torch.cat([net.V_std, (gain * slope_std)[:, None].expand_as(out)]))
 
@@ -481,6 +481,7 @@ def allowed_region(
 ) -> Box | Ball | None:  # None: it may be asked anywhere
     "Where an oracle may be asked: its domain, or the ball within which its probabilities keep their digits."
     if oracle.domain is not None: return oracle.domain
+    if not hasattr(oracle.f, "limited"): return None  # plain outputs
     centre = torch.zeros(oracle.in_features, dtype=torch.float64)
     oracle(centre[None])  # shows what kind its answers are
     if oracle.used is None: return None

@@ -47,7 +47,10 @@ def test_same_jump():
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("activation", ["leaky_relu", "relu"])
 def test_small_networks_in_a_box(seed, activation):
-    layers = net(seed); r = reconstruct(boxed(layers, activation), seed=seed, progress=False)
+    layers = net(seed); r = reconstruct(boxed(layers, activation), Architecture((30, 12, 4)), seed=seed, progress=False)
+    if activation == "relu" and len(r.layers[0][1]) < 12:          # a unit that is off wherever it was asked leaves no trace
+        assert r.outcome.kind == "unidentifiable"
+        return
     assert r.outcome.recovered and parameter_error(r.layers, layers, activation).max < 1e-9
     assert worst_violation(r, layers) < 1
 
