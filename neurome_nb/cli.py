@@ -243,6 +243,7 @@ def _audit(args):
     found = audit(args.model, args.inputs, outputs=args.outputs, http=Http(rate=args.rate), budget=args.budget, seed=args.seed, progress=not args.quiet)
     print(found)
     if args.html: Path(args.html).write_text(audit_page(found, f"Audit of {args.model}")); print(f"written: {args.html}")
+    return 0
 
 def _experiment(args):
     programme = FULL if args.full else EXPERIMENTS

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from .core import Layers, Outcome
 from .nets import ACTIVATIONS, Architecture, SectionModel, counting_bound, section_form, to_torch
 from .oracle import BudgetExhausted, Oracle, probe
+from .regions import Box
 from .sweep import curvature_length
 from .lift import Lifted, Signs, assemble, choose_base_points, lift, sharpen, slope_from_size, unit_signs
 from .polish import Polished, polish_section
@@ -300,8 +301,8 @@ def _inside(run: Run, region) -> tuple[Layers, Certificate, Architecture, Outcom
         outcome = judge(cert, opt.tol or (1e-6 if run.eps < 1e-10 else 1e-3))
         if told not in (None, found.sizes[1]) and outcome.recovered:
             outcome = Outcome("unidentifiable", f"{found.sizes[1]} units explain every answer inside the region; the other {told - found.sizes[1]} have no effect there.", "No query inside the region can determine them.")
-        if outcome.recovered and told is None and slope == 0:  # a unit that is off wherever the region was asked leaves no trace
-            outcome = Outcome("unidentifiable", f"{outcome.message[:-1]}, but ReLU units that are off wherever the region was asked would leave no trace.", "Give the width in arch.sizes to have it checked.")
+        if outcome.recovered and told is None and slope == 0 and isinstance(region, Box):  # a unit that is off wherever a box was asked, but not in some corner, leaves no trace
+            outcome = Outcome("unidentifiable", f"{outcome.message[:-1]}, but ReLU units that are off wherever the box was asked would leave no trace.", "Give the width in arch.sizes to have it checked.")
         if outcome.kind != "not_converged": return layers, cert, found, outcome
         reasons.append(outcome.message.rstrip("."))
     raise Stop("not_converged", f"{opt.attempts} attempts inside the region failed; the last one because {reasons[-1]}.", "Another seed may help; smooth or deeper networks are not covered inside a region.")

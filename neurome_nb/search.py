@@ -357,13 +357,13 @@ def search_committee(
             v = 1 / noise()
             rows = mirrored(rows, v)
             rows = fit_rows(rows, C[some], Y[some], v[some], activation, free=free, steps=8, gain=.1)[0].model.rows
-            for _ in range(len(rows)):  # what can go without being missed goes
+            while len(rows) > 1:  # what can go without being missed goes
                 fit = fit_outgoing(rows, C, Y, v, activation, free)
                 e = eliminate(fit)
-                spare = max(1, jump(e, level=1e-6, factor=1e4, most=math.inf)) if len(e.increase) > 1 else 0
-                if not spare or e.increase[0] > 1e-10 * e.increase.median(): break
-                fewer = fit_rows(rows[e.order[spare:].sort().values], C[some], Y[some], v[some], activation, free=free, steps=6, gain=.1)[0].model.rows
-                if rms(fewer) > max(cfg.floor, 2 * fit.rms): break
+                for spare in sorted({max(1, jump(e, level=1e-6, factor=1e4, most=math.inf)), 1}, reverse=True):
+                    fewer = fit_rows(rows[e.order[spare:].sort().values], C[some], Y[some], v[some], activation, free=free, steps=6, gain=.1)[0].model.rows
+                    if rms(fewer) <= max(cfg.floor, 2 * fit.rms): break
+                else: break
                 rows = fewer
         last = fit_outgoing(rows, C, Y, w, activation, free).rms if len(rows) else math.inf
         left = rms(rows)
