@@ -111,7 +111,7 @@ def new_population(
     A = torch.cat([g(X @ rows.mT), (X if free else X[:, -1:]).expand(members, -1, -1)], 2) * w
     gram = A.mT @ A
     gram.diagonal(dim1=1, dim2=2).add_(ridge * gram.diagonal(dim1=1, dim2=2).mean(1, keepdim=True))
-    out, linear = torch.linalg.solve(gram, A.mT @ (Y.float() * w)).split([width, A.shape[2] - width], 1)
+    out, linear = torch.cholesky_solve(A.mT @ (Y.float() * w), torch.linalg.cholesky(gram)).split([width, A.shape[2] - width], 1)
     linear = torch.nn.functional.pad(linear, (0, 0, X.shape[1] - linear.shape[1], 0))
     return Population(rows * sharpness, out * gain, linear, activation)
 
