@@ -7,7 +7,7 @@ __all__ = ['OUTPUTS', 'AGAIN', 'REFUSED', 'PICKLED', 'shift_free_basis', 'centre
            'Http', 'Endpoint', 'as_oracle']
 
 # %% ../nbs/06_adapters.ipynb #c002
-import math, queue, shlex, subprocess, tempfile, threading, time
+import math, queue, shlex, subprocess, threading, time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field

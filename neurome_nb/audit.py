@@ -15,7 +15,7 @@ from torch import Tensor
 from jaxtyping import Float
 from .adapters import Logits, as_oracle, centred_layers
 from .canon import parameter_error
-from .core import Layers, OracleError, Outcome, generator
+from .core import OracleError, Outcome, generator
 from .nets import Architecture
 from .oracle import Oracle
 from .plots import COLOURS, styled

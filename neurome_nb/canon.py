@@ -9,7 +9,7 @@ __all__ = ['balancing', 'canonical_maps', 'canonicalize', 'Matching', 'match', '
 # %% ../nbs/03_canon.ipynb #c002
 import math
 from dataclasses import dataclass
-from typing import Iterator, Sequence
+from typing import Iterator
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor

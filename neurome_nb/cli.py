@@ -8,20 +8,17 @@ __all__ = ['PAGE', 'LAB_CELLS', 'APP_TEMPLATE', 'measurements', 'model_oracle', 
 
 # %% ../nbs/60_cli.ipynb #c002
 import argparse, base64, html, importlib.util, io, json, math, os, subprocess, sys, tempfile, time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 import matplotlib.pyplot as plt, torch
 from matplotlib.figure import Figure
 from safetensors import SafetensorError
-from torch import Tensor
-from jaxtyping import Float
 import neurome_nb
 from .adapters import OUTPUTS, Http, as_oracle
 from .audit import audit, audit_page
 from .blackbox import BlackBox, black_box
-from .canon import parameter_error
-from .core import OracleError, generator
+from .core import OracleError
 from .nets import ACTIVATIONS, Architecture, counting_bound
 from .oracle import Oracle
 from .plots import COLOURS, plot_error_bars, plot_errors, plot_weights, stage_errors, styled
@@ -252,7 +249,7 @@ def _experiment(args):
     experiment = programme[args.name]
     if args.seeds: experiment = replace(experiment, seeds=tuple(range(args.seeds)))
     name = args.name + ("_full" if args.full else "")
-    try: runs = run_experiment(name, experiment, args.out, progress=not args.quiet)
+    try: run_experiment(name, experiment, args.out, progress=not args.quiet)
     finally: print(report(name, experiment, args.out))
     return 0
 

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from jaxtyping import Float
 from .core import Layers
-from .nets import ACTIVATIONS, Architecture, forward
+from .nets import ACTIVATIONS, Architecture
 from .canon import canonicalize
 from .sweep import Noise, find_kinks, measure_noise
 from .lift import Basis, d_optimal
-from .certify import Certificate, adversarial_queries, worst_bar
+from .certify import Certificate, adversarial_queries, residuals_on, row_margin, widen_bars, worst_bar
 from .peel import Peeled, crossings, hidden
 
 # %% ../nbs/18_deep.ipynb #c005
@@ -222,7 +222,7 @@ def measure_normals(
     apart: float = DeepSearch.apart,
 ) -> Normals:
     "The normal of every kink on a line, in all coordinates."
-    t, jump = line.t, line.jump; (h, o), n = jump.shape, len(line.u); edge = t[-1] - t[0]
+    t, jump = line.t, line.jump; h, o = jump.shape; edge = t[-1] - t[0]
     left, right = torch.cat([t[:1] - edge, t]), torch.cat([t, t[-1:] + edge]); room, middle = (right - left) / 2, (left + right) / 2
     chosen = _stations(jump, room / line.noise(middle), apart); at = middle[chosen]; noise = line.noise(at)
     slope, s = central_slopes(f, line.at(at), step * room[chosen], noise)
@@ -486,7 +486,7 @@ def null_space_polish(
     for step in range(steps + 1):
         last = last or step == steps
         back = _backward(layers, D); left, right = _upper(layers, D, N, back)
-        NT = torch.einsum("mop,moj->mpj", N, back[1]); H, rhs, total, kept = 0., 0., 0., {}
+        NT = torch.einsum("mop,moj->mpj", N, back[1]); H, rhs, total = 0., 0., 0.
         if last and draws:  # what the noise of the Jacobians would do to the equations
             W1 = torch.linalg.lstsq(_stack(back[0], at), J).solution
             std = (at.std * at.weight[:, None]).repeat_interleave(o, 0)
@@ -595,7 +595,7 @@ def lift_first(
     else: raise DeepFailure(f"{len(bad)} directions could not be lifted")
     rms = (miss(dy) * shrink).median().item() if n else 0.
     def whole(net, rest):
-        (W, b), W1 = net[0], basis.back(torch.cat([net[0][0], rest], 1))
+        (_, b), W1 = net[0], basis.back(torch.cat([net[0][0], rest], 1))
         return [(W1, b - W1 @ x0), *net[1:]]
     out = []
     for net in copies:
@@ -631,19 +631,11 @@ def certify_deep(
     u = torch.rand(questions, generator=g, dtype=torch.float64)
     asked = {"fresh": unit() * (length * 10**(1 + 2 * u))[:, None], "far": unit() * (length * 10**(3 + 2 * u))[:, None]}
     asked["adversarial"] = adversarial_queries(layers, pop, unit() * (length * 10**(1 + 2 * u))[:, None], sigma, activation, slope)
-    residuals, noise = {}, lambda x, y: torch.maximum(sigma(x.norm(dim=1)), torch.finfo(y.dtype).eps * y.abs().amax(1))
-    for kind, x in asked.items():
-        y = f(x); spread = (forward(pop, x, activation, slope) - forward(layers, x, activation, slope)).square().mean(0)
-        miss = (y - forward(layers, x, activation, slope)).square().mean(1).sqrt()
-        residuals[kind] = (miss / (noise(x, y).square()[:, None] + spread).mean(1).sqrt()).square().mean().sqrt().item()
-    worst = max(residuals.values())
-    bars = [(dW * max(1., worst), db * max(1., worst)) for dW, db in bars]
-    margins = []
-    for W, b in layers[:-1]:
-        rows = torch.nn.functional.normalize(torch.cat([W, b[:, None]], 1), dim=1)
-        margins.append(math.sqrt(max(0., 2 - 2 * (rows @ rows.T).abs().fill_diagonal_(0).max().item())))
+    noise = lambda x, y: torch.maximum(sigma(x.norm(dim=1)), torch.finfo(y.dtype).eps * y.abs().amax(1))
+    residuals = residuals_on(f, asked, layers, pop, noise, activation, slope)
+    worst = max(residuals.values()); bars = widen_bars(bars, worst)
     smallest = min((torch.linalg.svdvals(W / W.norm(dim=1, keepdim=True))[-1]).item() for W, _ in layers[:-1])
-    return layers, Certificate(bars, (), sigma(torch.zeros(1, dtype=torch.float64)).item(), worst, residuals, smallest, tuple(margins), 3 * questions, worst_bar(bars, layers))
+    return layers, Certificate(bars, (), sigma(torch.zeros(1, dtype=torch.float64)).item(), worst, residuals, smallest, tuple(row_margin(W, b) for W, b in layers[:-1]), 3 * questions, worst_bar(bars, layers))
 
 # %% ../nbs/18_deep.ipynb #c020
 def _draw_plane(run, f, known, k, scale, eps, blur, g, options, slope):
@@ -658,7 +650,7 @@ def _draw_plane(run, f, known, k, scale, eps, blur, g, options, slope):
 
 def _first_plane(run, f, k, told, scale, eps, g, options):
     "A plane in which as many units of the first layer are found as there should be."
-    best, counts = None, []
+    counts = []
     for _ in range(options.planes):
         _, tri = _draw_plane(run, f, [], k, scale, eps, 0., g, options, 0.)
         if tri is None: continue
@@ -684,7 +676,7 @@ def _next_layer(run, f, known, k, told, scale, eps, blur, g, options, slope):
     for _ in range(options.planes):
         rest, tri = _draw_plane(run, f, known, k, scale, eps, blur, g, options, slope)
         if tri is None: continue
-        triples, fresh = straight_units(tri, blur=blur / slope, tau=options.tau), True
+        triples = straight_units(tri, blur=blur / slope, tau=options.tau)
         if units is not None:
             seen, hits = _explained(units, tri, options.tau)
             proved = proved + torch.where(hits >= 2, 1, -1); keep = proved >= 0

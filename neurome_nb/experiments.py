@@ -15,7 +15,6 @@ import json
 import math
 import os
 import platform
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -226,7 +225,7 @@ def draw_max_and_mean(
 ) -> Axes:
     "The ratio of largest to mean error while the largest falls: a falling line would mean that the largest falls faster."
     ax = new_axes(size=(5.6, 3.6)) if ax is None else ax
-    for i, group in enumerate(groups := _names(runs, "group")):
+    for i, group in enumerate(_names(runs, "group")):
         for j, r in enumerate(r for r in runs if r["group"] == group and r["outcome"] == "recovered"):
             ax.plot([c["mean"] for c in r["curve"]], [c["max"] / c["mean"] for c in r["curve"]], ".-", ms=3, lw=.7, color=COLOURS[i % len(COLOURS)], alpha=.7, label=None if j else group or "runs")
     ax.set(xscale="log", yscale="log", xlabel="mean error", ylabel="largest error / mean error", title=experiment.title)

@@ -10,19 +10,19 @@ __all__ = ['NotExplained', 'Leg', 'InsideSearch', 'follow', 'noise_inside', 'wid
 # %% ../nbs/19_inside.ipynb #c002
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 from jaxtyping import Float
 from .core import Layers
 from .regions import SPARE, Ball, Box, usable_ball
-from .nets import SectionModel, forward
+from .nets import SectionModel
 from .sweep import Noise, find_kinks, measure_noise
-from .consensus import fit_outgoing
 from .lift import Basis, BasePoints, assemble, d_optimal, lift, slope_from_size, unit_signs, widen
-from .polish import polish_section
-from .certify import Certificate, adversarial_queries, into_gauge, shaken, worst_bar
+from .polish import fit_outgoing, polish_section
+from .search import Found
+from .certify import Certificate, adversarial_queries, into_gauge, residuals_on, row_margin, shaken, widen_bars, worst_bar
 
 # %% ../nbs/19_inside.ipynb #c006
 class NotExplained(Exception):
@@ -178,14 +178,8 @@ class SpanBasis(Basis):
         self.Q = Q
 
 @dataclass(frozen=True)
-class Inside:
+class Inside(Found):
     "A hidden layer on a section inside a region."
-    model: SectionModel
-    x0: Float[Tensor, "d"]  # origin of the section
-    basis: Basis  # its first k vectors span the section
-    C: Float[Tensor, "n k"]  # section coordinates asked
-    Y: Float[Tensor, "n o"]  # answers
-    noise: Noise  # of an answer at distance t from x0
     corners: Float[Tensor, "n k"]  # of the hull, in section coordinates
     between: Float[Tensor, "n k"]  # the middle between every two kinks of the path: every unit has some of them on either side
 
@@ -220,7 +214,6 @@ def find_inside(
     told: Callable = lambda name, **detail: None,  # told what each step found
 ) -> Inside:
     "All units that switch in the hull of a few corners. Raises `NotExplained` when the answers are not those of one hidden layer."
-    d = len(region.low if isinstance(region, Box) else region.centre)
     K = _spanning(region.corners(4 * (config.corners or region.path), g), config.corners or region.path)
     if len(K) < 3: raise NotExplained("the region's corners span less than two dimensions")
     x0 = K.mean(0)
@@ -451,7 +444,7 @@ def certify_inside(
     deviations: float = 3.,  # standard deviations per bar
     questions: int = 32,  # of each kind
     copies: int = 4,  # of the shaken network
-) -> Certificate:
+) -> tuple[Certificate, Layers]:  # and the layers it speaks of, in the canonical gauge
     "As `certify`, with all questions inside the region."
     before = oracle.queries
     bars, layers = into_gauge(bars, layers, activation, slope)
@@ -462,18 +455,9 @@ def certify_inside(
     hard = adversarial_queries(layers, copies, start, sigma, activation, slope)
     ok = region.contains(hard)
     asked = {"between": start, "corners": K[:questions], "adversarial": torch.where(ok[:, None], hard, start.flip(0))}
-    residuals = {}
-    for kind, x in asked.items():
-        x = oracle.round(x)
-        spread = (forward(copies, x, activation, slope) - forward(layers, x, activation, slope)).square().mean(0)
-        miss = (oracle(x) - forward(layers, x, activation, slope)).square().mean(1)
-        residuals[kind] = (miss / (noise**2 + spread).mean(1)).mean().sqrt().item()
-    worst = max(residuals.values())
-    bars = [(dW * max(1., worst), db * max(1., worst)) for dW, db in bars]
-    (W, b), (V, _) = layers
-    unit = normalize(torch.cat([W, b[:, None]], 1), dim=1)
-    cosine = (unit @ unit.T).abs().fill_diagonal_(0).max().item() if len(W) > 1 else 0.
-    return Certificate(bars, (), noise, worst, residuals, smallest_singular_value, (math.sqrt(max(0., 2 - 2 * cosine)),), oracle.queries - before, worst_bar(bars, layers))
+    residuals = residuals_on(oracle, {kind: oracle.round(x) for kind, x in asked.items()}, layers, copies, lambda x, y: sigma(x[:, 0]), activation, slope)
+    worst = max(residuals.values()); bars = widen_bars(bars, worst)
+    return Certificate(bars, (), noise, worst, residuals, smallest_singular_value, (row_margin(*layers[0]),), oracle.queries - before, worst_bar(bars, layers)), layers
 
 def allowed_region(
     oracle,  # an `Oracle`

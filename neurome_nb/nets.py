@@ -10,7 +10,7 @@ __all__ = ['Slope', 'ACTIVATIONS', 'INIT_LAWS', 'Activation', 'Elementwise', 'ge
 # %% ../nbs/01_nets.ipynb #c002
 import math
 import operator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Callable, Sequence
 import torch
 from torch import Tensor, nn

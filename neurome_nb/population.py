@@ -25,7 +25,7 @@ from .nets import INIT_LAWS, Architecture, forward, get_activation, init_layers
 from .canon import canonicalize, match
 from .symmetry import apply
 from .oracle import BudgetExhausted, Oracle
-from .disagree import Gaussian, Uniform, disagreement
+from .disagree import Ascent, Gaussian, Uniform, disagreement
 from .certify import Certificate, adversarial_queries, shaken, worst_bar
 
 # %% ../nbs/22_population.ipynb #c005
@@ -184,14 +184,8 @@ def disagreement_gradient(
     return (g - v.sign() * (g * y).sum(1, keepdim=True)).div_(size) if normalize else g
 
 @dataclass(frozen=True)
-class Climb:
+class Climb(Ascent):
     "Committee Disagreement Sampling on whole networks."
-    start: Callable = Uniform(1.)  # where the climb starts: another sampler
-    steps: int = 2000  # of Adam (the paper's "query epochs")
-    lr: float = .01  # its step size at first
-    drops: tuple[float, ...] = (.25, .5, .75)  # shares of the steps after which it is divided by ten
-    distance: str = "l2"  # as in `disagreement`
-    normalize: bool = True  # as in `disagreement`
     memory: int = 2**30  # bytes held at a time
     graphs: bool = True  # on a GPU: record the step
 

@@ -18,16 +18,16 @@ from jaxtyping import Float
 from safetensors import safe_open
 from safetensors.torch import save_file
 from .core import Layers, Outcome
-from .nets import ACTIVATIONS, Architecture, SectionModel, counting_bound, section_form, to_torch
+from .nets import ACTIVATIONS, Architecture, SectionModel, counting_bound, to_torch
 from .oracle import BudgetExhausted, Oracle, probe
 from .regions import Box
 from .sweep import curvature_length
-from .lift import Lifted, Signs, assemble, choose_base_points, lift, sharpen, slope_from_size, unit_signs
+from .lift import Signs, assemble, choose_base_points, information, lift, sharpen, slope_from_size, unit_signs
 from .polish import Polished, polish_section
 from .search import CommitteeSearch, Found, Retry, Run, Stage, Stop, repair, search_by_committee, search_sweep_kinked, search_sweep_smooth
 from .population import Committee, run_committee
 from .deep import DeepFailure, DeepSearch, recover_deep
-from .certify import Certificate, certify, into_gauge, judge
+from .certify import Certificate, certify, judge
 from .inside import NotExplained, allowed_region, certify_inside, solve_inside
 
 # %% ../nbs/21_recipes.ipynb #c005
@@ -193,8 +193,8 @@ def _lift(run: Run, found: Found, on: _OnSection) -> _Whole:
             m += 1
         directions = lambda i, j: found.basis.rows(start + i, start + j)
         res = lift(on.ask, found.x0, on.U, model, directions, n, base, slopes=slopes, samples=on.samples, keep=coarse)
-        again.append((directions, res, base))
-        if not coarse: add(res)
+        if coarse: again.append((directions, res, base))
+        else: add(res)
         return res
     done, slopes, signs = k, None, None
     if free:  # directions with a free linear map until the signs are clear, then without
@@ -213,8 +213,7 @@ def _lift(run: Run, found: Found, on: _OnSection) -> _Whole:
         slopes = signs.sign * signs.size
     if done < d: more(done, d - done, slopes)
     if coarse:  # a second round, with long steps
-        base = again[-1][2]; A = ((section_form(model.activation)[1](base.z) + (0 if slopes is None else slopes))[:, None] * model.out.T * base.weight[:, None, None]).flatten(0, 1)
-        second = design(math.ceil(opt.second * h / o), slopes, length=found.C.norm(dim=1).median().item(), known=A.T @ A)
+        second = design(math.ceil(opt.second * h / o), slopes, length=found.C.norm(dim=1).median().item(), known=information(model, again[-1][2], slopes))
         for directions, res, first in again: add(sharpen(on.ask, found.x0, on.U, model, directions, res, first, second, slopes=slopes, samples=on.samples))
     run.stage("lift", residual=worst, smallest_singular_value=smallest)
     return _Whole(torch.cat(rows, 1), torch.stack(var).sum(0).div(d).sqrt(), signs, smallest)
@@ -276,6 +275,8 @@ def _is_smooth(run: Run, length: float, points: int = 16, step: float = 1e-3) ->
     second = (y[:, 0] - 2 * y[:, 1] + y[:, 2]).abs().amax(1)
     return bool(second.median() > 100 * run.eps * y.abs().max())
 
+def _tolerance(run): return run.options.tol or (1e-6 if run.eps < 1e-10 else 1e-3)
+
 def _inside(run: Run, region) -> tuple[Layers, Certificate, Architecture, Outcome]:
     "The recipe `exact` for a black box that can only be asked inside a region: one hidden layer of piecewise linear units."
     arch, opt, reasons = run.arch, run.options, []
@@ -290,15 +291,14 @@ def _inside(run: Run, region) -> tuple[Layers, Certificate, Architecture, Outcom
             s = solve_inside(run.ask, region, run.eps, g, told=run.stage)
             activation, slope = _name_slope(run, s.slope)
             bars = [(opt.bars * a, opt.bars * b) for a, b in s.std]
-            cert = certify_inside(run.oracle, region, s.layers, bars, activation, slope, noise=s.noise.near, smallest_singular_value=s.smallest_singular_value, g=g, deviations=opt.bars)
+            cert, layers = certify_inside(run.oracle, region, s.layers, bars, activation, slope, noise=s.noise.near, smallest_singular_value=s.smallest_singular_value, g=g, deviations=opt.bars)
         except NotExplained as e:
             reasons.append(str(e)); run.stage("retry", reason=str(e))
             continue
-        layers = into_gauge(bars, s.layers, activation, slope)[1]
         found, told = Architecture((run.oracle.in_features, len(layers[0][1]), o), activation, slope), arch.sizes[1] if arch.sizes else None
         run.stage("certify", layers, residual=cert.residual, bar=cert.relative_bar)
         if told is not None and told < found.sizes[1]: raise Stop("out_of_family", f"{found.sizes[1]} units switch inside the region, where the architecture has {told}.", "Correct arch.sizes, or leave the width None.")
-        outcome = judge(cert, opt.tol or (1e-6 if run.eps < 1e-10 else 1e-3))
+        outcome = judge(cert, _tolerance(run))
         if told not in (None, found.sizes[1]) and outcome.recovered:
             outcome = Outcome("unidentifiable", f"{found.sizes[1]} units explain every answer inside the region; the other {told - found.sizes[1]} have no effect there.", "No query inside the region can determine them.")
         if outcome.recovered and told is None and slope == 0 and isinstance(region, Box):  # a unit that is off wherever a box was asked, but not in some corner, leaves no trace
@@ -321,7 +321,7 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
         raise Stop("out_of_family", f"the architecture has {arch.sizes[-1]} outputs, but the black box answers with {found.out_features}.", "Correct arch.sizes.")
     length = curvature_length(run.ask, torch.zeros(run.oracle.in_features, dtype=torch.float64), run.generator("length"))
     run.stage("probe", noise=found.noise_floor, length=length or math.inf)
-    tol = opt.tol or (1e-6 if run.eps < 1e-10 else 1e-3)
+    tol = _tolerance(run)
     if length is None:
         layers, cert, straight = _affine(run)
         if arch.sizes is not None and len(arch.sizes) > 2:

@@ -9,7 +9,7 @@ __all__ = ['SYMMETRIES', 'UnitMap', 'unit_map', 'compose', 'inverse', 'transform
 
 # %% ../nbs/02_symmetry.ipynb #c002
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Callable, Mapping, Sequence
 import torch
 from torch import Tensor

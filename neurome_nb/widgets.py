@@ -20,8 +20,8 @@ from matplotlib.ticker import NullFormatter
 from torch import Tensor
 from jaxtyping import Float
 from .blackbox import DATASETS, BlackBox, black_box
-from .canon import ErrorSummary, align, canonicalize, parameter_error
-from .committee import Population, Schedule, measure_bend, new_population, train_networks, train_population
+from .canon import ErrorSummary, canonicalize, parameter_error
+from .committee import Schedule, measure_bend, new_population, train_networks, train_population
 from .core import Layers, OracleError, Outcome, generator
 from .disagree import Disagreement, Gaussian, disagreement
 from .lift import assemble, unit_signs
@@ -774,7 +774,7 @@ class SectionExplorer(Explorer):
         self._refresh()
 
     def _work(self, task, members, rounds):
-        g, act, o = generator(self.seed.value, "recipe/guess"), self.box.architecture.activation, self.box.architecture.sizes[-1]
+        g, act = generator(self.seed.value, "recipe/guess"), self.box.architecture.activation
         unit, draw = self.radius / 2, Gaussian(1., .3)  # students see coordinates of typical size one
         C, scale, pop = draw(4 * self.queries_per_round, 2, generator=g), None, None
         Y = self.section(C * unit)
