@@ -145,6 +145,7 @@ def certify(
     deviations: float = 3.,  # standard deviations per bar
     questions: int = 32,  # of each kind
     copies: int = 4,  # of the shaken network
+    decades: float = 2.,  # of distances that the far ones are spread over
     most: int = 4_000_000,  # parameters up to which copies are made
 ) -> tuple[Certificate, Layers]:  # and the layers it speaks of, in the canonical gauge
     "Check a reconstruction on new questions and widen its error bars by what they show; `3 questions` queries."
@@ -153,7 +154,7 @@ def certify(
     copies = shaken(layers, bars, copies if sum(W.numel() for W, _ in layers) <= most else 1, g, deviations)
     def draw(radius): return torch.nn.functional.normalize(torch.randn(questions, d, generator=g, dtype=torch.float64), dim=1) * radius[:, None]
     u = torch.rand(questions, generator=g, dtype=torch.float64)
-    asked = {"fresh": draw(length * 10**(1.5 * u - .5)), "far": draw(length * 10**(1 + 2 * u))}
+    asked = {"fresh": draw(length * 10**(1.5 * u - .5)), "far": draw(length * 10**(1 + decades * u))}
     asked["adversarial"] = adversarial_queries(layers, copies, draw(length * 10**u), sigma, activation, slope)
     residuals = residuals_on(oracle, {kind: oracle.round(x) for kind, x in asked.items()}, layers, copies, lambda x, y: sigma(x.norm(dim=1)), activation, slope)
     worst = max(residuals.values()); bars, V = widen_bars(bars, worst), layers[1][0]

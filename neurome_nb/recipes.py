@@ -21,13 +21,14 @@ from .core import Layers, Outcome
 from .nets import ACTIVATIONS, Architecture, SectionModel, counting_bound, to_torch
 from .oracle import BudgetExhausted, Oracle, probe
 from .regions import Box
-from .sweep import curvature_length
+from .coarse import Far, far_view, fit_biases, growth
+from .sweep import curvature_length, measure_noise
 from .lift import Signs, assemble, choose_base_points, information, lift, sharpen, slope_from_size, unit_signs
 from .polish import Polished, polish_section
 from .search import CommitteeSearch, Found, Retry, Run, Stage, Stop, repair, search_by_committee, search_sweep_kinked, search_sweep_smooth
 from .population import Committee, run_committee
 from .deep import DeepFailure, DeepSearch, recover_deep
-from .certify import Certificate, certify, judge
+from .certify import Certificate, certify, judge, worst_bar
 from .inside import NotExplained, allowed_region, certify_inside, solve_inside
 
 # %% ../nbs/21_recipes.ipynb #c005
@@ -106,6 +107,9 @@ class Exact:
     attempts: int = 8  # searches before giving up, each with another origin and line
     sweeps: int = 5  # of these by sweep before "auto" turns to the committee
     precise: float = 1e-10  # relative precision of the answers that a sweep needs; "auto" leaves coarser ones to the committee
+    roundings: float = 64.  # an error of the answers of this many roundings is more than arithmetic makes: then they are rounded or noisy
+    crude: float = 2.**-20  # largest error in proportion to the answer, as of single precision, with which a search is tried
+    varying: bool = False  # take answers that differ from one asking to the next for noise, instead of stopping
     committee: CommitteeSearch = CommitteeSearch()  # options of the search by committee
     deep: DeepSearch = DeepSearch()  # options of the search in networks with more than one hidden layer
     section_size: int = 1536  # numbers per unit and section dimension that the polish may hold: units times dimensions
@@ -231,10 +235,26 @@ def _finish(run: Run, found: Found, length: float) -> tuple[Layers, Certificate,
     layers = assemble(found.basis.back(whole.rows), at, found.x0, p.model.out, p.model.linear[k], activation, slope, signs.sign if signs else None)
     const_std = (p.linear_std[k].square() + at_std.square() @ (gain * p.model.out).square() + at.square() @ (gain * p.out_std).square()).sqrt()
     bars = [(opt.bars * whole.std[:, None].expand(h, d), opt.bars * torch.hypot(at_std, found.x0.norm() * whole.std)), (opt.bars * gain * p.out_std.T, opt.bars * const_std)]
-    cert, layers = certify(run.oracle, layers, bars, activation, slope, sigma=lambda r: found.noise(r + found.x0.norm()), length=length,
+    sigma, decades, oracle = lambda r: found.noise(r + found.x0.norm()), 2., run.oracle
+    if isinstance(oracle, Far):
+        layers, bars, length = _near(run, layers, bars, activation, slope)
+        sigma, decades, oracle = lambda r: run.noise + found.noise.far * r, math.log10(oracle.length / length), oracle.parent
+    cert, layers = certify(oracle, layers, bars, activation, slope, sigma=sigma, length=length, decades=decades,
                            smallest_singular_value=whole.smallest, deviations=opt.bars, g=run.generator("certify"))
     run.stage("certify", layers, residual=cert.residual, bar=cert.relative_bar)
     return layers, cert, Architecture((d, h, o), activation, slope)
+
+def _near(run, layers, bars, activation, slope):
+    "From the view from afar back to the black box: layers, bars, and over which length it bends. The biases are fitted to answers near the origin."
+    opt, view = run.options, run.oracle
+    layers, bars = view.back(layers), view.back(bars)
+    fit = fit_biases(view.parent, layers, bars[0][1] / opt.bars, activation, slope, run.noise, run.generator("biases"))
+    run.stage("biases", fit.layers, residual=fit.residual, radius=fit.radius)
+    if fit.residual > opt.residual:
+        raise Stop("out_of_family", f"far away the black box is a network of {len(layers[0][1])} {activation} units, but near the origin its answers differ from it by {fit.residual:.0f} times their error: the units bend smoothly.",
+                   "Rounded or noisy answers of such units are not covered.")
+    (W, b), _ = fit.layers; (dW, _), (dV, _) = bars
+    return fit.layers, [(dW, opt.bars * fit.std[0]), (dV, opt.bars * fit.std[1])], W.shape[1]**.5 * (b.abs() / W.norm(dim=1)).median().item()
 
 def _name_slope(run, slope):
     "The row of the table that a measured slope belongs to."
@@ -260,12 +280,15 @@ def _affine(run: Run) -> tuple[Layers, Certificate, Architecture]:
         W[:, i:j] = (run.ask(x) - c).T / step
     x = 10 * torch.randn(32, d, generator=g, dtype=torch.float64)
     x = run.oracle.round(x); y = run.ask(x)
-    sigma = run.eps * max(y.abs().max().item(), 1e-300); miss = (y - x @ W.T - c).square().mean().sqrt().item()
+    sigma = max(run.eps * y.abs().max().item(), run.noise / run.oracle.length if run.noise else 0., 1e-300); miss = (y - x @ W.T - c).square().mean().sqrt().item()
     if miss > 1e3 * sigma: raise Stop("out_of_family", "the black box looks straight along lines, but is not affine.", "It may be constant in places; this recipe needs a network.")
     bar = run.options.bars * sigma
-    cert = Certificate([(torch.full_like(W, bar), torch.full_like(c, bar))], (), sigma, miss / sigma, {"fresh": miss / sigma}, 1., (), len(x), bar / max(W.abs().max().item(), c.abs().max().item(), 1e-300))
-    run.stage("affine", [(W, c)], residual=miss / sigma)
-    return [(W, c)], cert, Architecture((d, len(c)), "identity")
+    layers, bars = [(W, c)], [(torch.full_like(W, bar), torch.full_like(c, bar))]
+    if run.noise: layers, bars = run.oracle.back(layers), run.oracle.back(bars)
+    largest = max(t.abs().max().item() for t in layers[0])
+    cert = Certificate(bars, (), sigma, miss / sigma, {"fresh": miss / sigma}, 1., (), len(x), max(t.max().item() for t in bars[0]) / max(largest, 1e-300))
+    run.stage("affine", layers, residual=miss / sigma)
+    return layers, cert, Architecture((d, len(c)), "identity")
 
 def _is_smooth(run: Run, length: float, points: int = 16, step: float = 1e-3) -> bool:
     "Whether the black box bends everywhere, or only at kinks: second differences over steps that few kinks fall into."
@@ -275,7 +298,28 @@ def _is_smooth(run: Run, length: float, points: int = 16, step: float = 1e-3) ->
     second = (y[:, 0] - 2 * y[:, 1] + y[:, 2]).abs().amax(1)
     return bool(second.median() > 100 * run.eps * y.abs().max())
 
-def _tolerance(run): return run.options.tol or (1e-6 if run.eps < 1e-10 else 1e-3)
+def _look_far(run: Run, found) -> bool:
+    "Answers that are rounded or noisy: go where it matters least, if there is such a place. Whether the black box is affine."
+    opt, oracle, g = run.options, run.oracle, run.generator("far")
+    most = min(2.**40, torch.finfo(oracle.dtype).max**.5)
+    grown = growth(run.ask, oracle.in_features, g, radius=most)
+    run.stage("growth", noise=found.noise_floor, step=found.step, power=grown.power)
+    what = f"answers are multiples of {found.step:.3g}" if found.step else f"answers carry an error of {found.noise_floor:.1e}"
+    if not grown.linear:
+        if found.flat and grown.power < .5: raise Stop("out_of_family", found.problem + ".", "This recipe needs the raw outputs of a network.")
+        how = "do not grow with the distance from the origin" if grown.power < .5 else f"grow like distance to the power {grown.power:.1f}"
+        raise Stop("out_of_family", f"{what}, and {how}, so that no distance makes that small.", "Only networks of piecewise linear units are recovered from such answers.")
+    view = far_view(oracle, found.noise_floor, grown.slope)
+    x0, u = torch.randn(2, oracle.in_features, generator=g, dtype=torch.float64) / oracle.in_features**.5
+    noise = measure_noise(lambda t: view(x0 + t[:, None] * u), run.eps).near
+    if noise > opt.roundings * (found.noise_floor / view.length + run.eps * grown.slope):
+        run.relative = noise / grown.slope
+        if run.relative > opt.crude:
+            raise Stop("out_of_family", f"the error of the answers grows with them: it is {run.relative:.0e} of an answer, as with half precision.", "Ask for answers computed in single or double precision.")
+    elif view.length > 1: run.oracle, run.noise = view, found.noise_floor
+    return grown.even < 1e-9
+
+def _tolerance(run): return run.options.tol or (1e-6 if run.eps < 1e-10 and not run.noise else 1e-3)
 
 def _inside(run: Run, region) -> tuple[Layers, Certificate, Architecture, Outcome]:
     "The recipe `exact` for a black box that can only be asked inside a region: one hidden layer of piecewise linear units."
@@ -315,11 +359,13 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
         if arch.sizes is not None and len(arch.sizes) > 3: raise ValueError(f"arch: inside a region, recipe 'exact' recovers networks with one hidden layer, got {len(arch.sizes) - 2}")
         return _inside(run, region)
     found = probe(run.oracle, run.generator("probe"))
-    if not found.deterministic: raise Stop("oracle_failed", found.problem + ".", "Exact reconstruction needs an oracle that answers the same query the same way.")
-    if found.flat: raise Stop("out_of_family", found.problem + ".", "This recipe needs the raw outputs of a network.")
+    if not found.deterministic and not opt.varying:
+        raise Stop("oracle_failed", found.problem + ".", "Exact reconstruction needs an oracle that answers the same query the same way; Exact(varying=True) takes the differences for noise.")
     if arch.sizes and arch.sizes[-1] != found.out_features:
         raise Stop("out_of_family", f"the architecture has {arch.sizes[-1]} outputs, but the black box answers with {found.out_features}.", "Correct arch.sizes.")
-    length = curvature_length(run.ask, torch.zeros(run.oracle.in_features, dtype=torch.float64), run.generator("length"))
+    affine = _look_far(run, found) if found.flat or found.noise_floor > opt.roundings * run.eps * found.scale > 0 else None
+    if run.noise: length = None if affine else 1.
+    else: length = curvature_length(run.ask, torch.zeros(run.oracle.in_features, dtype=torch.float64), run.generator("length"))
     run.stage("probe", noise=found.noise_floor, length=length or math.inf)
     tol = _tolerance(run)
     if length is None:
@@ -328,11 +374,12 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
             raise Stop("unidentifiable", f"the black box is affine, so the {arch.sizes[1] or 'hidden'} units of {arch} cannot be told apart.", "Use arch.sizes = (inputs, outputs), or None.")
         return layers, cert, straight, judge(cert, tol)
     if arch.sizes is not None and len(arch.sizes) == 2: raise Stop("out_of_family", f"the black box is not affine, so it is not {arch}.", "Give the hidden layer, or sizes=None.")
-    smooth = _is_smooth(run, length)
+    smooth = not run.noise and _is_smooth(run, length)
     if arch.activation and ACTIVATIONS[arch.activation].piecewise_linear == smooth:
         raise Stop("out_of_family", f"the black box was said to use {arch.activation}, but it {'bends smoothly' if smooth else 'is straight between kinks'}.", "Leave activation=None to have it found.")
     reasons, deep = [], arch.sizes is not None and len(arch.sizes) > 3
     if deep and smooth: raise Stop("not_converged", "deep networks of smooth units are not reconstructed yet.")
+    if deep and run.noise: raise Stop("not_converged", "deep networks with rounded or noisy answers are not reconstructed yet.")
     for run.attempt in range(opt.attempts):
         try:
             if deep: layers, cert, arch_found = recover_deep(run, length, run.eps, bars=opt.bars, options=opt.deep)

@@ -53,6 +53,8 @@ class Run:
     began: float = field(default_factory=time.perf_counter)
     history: list[Stage] = field(default_factory=list)
     attempt: int = 0
+    noise: float = 0.  # absolute error of an answer, standard deviation, where it is coarser than rounding; `oracle` then is a view from afar
+    relative: float = 0.  # the same relative to the answer
     _mark: float = 0.
 
     def __post_init__(self):
@@ -64,7 +66,7 @@ class Run:
     @property
     def eps(self):
         "Relative precision of questions and answers, whichever is coarser."
-        return max(torch.finfo(self.oracle.dtype).eps, torch.finfo(self.oracle.out_dtype or torch.float64).eps)
+        return max(torch.finfo(self.oracle.dtype).eps, torch.finfo(self.oracle.out_dtype or torch.float64).eps, self.relative)
 
     @property
     def queries(self): return self.oracle.queries - self.start

@@ -8,9 +8,9 @@ PACKAGE = Path(__file__).resolve().parent.parent/'neurome_nb'
 SOLVERS = 'peel lift sweep consensus disagree committee polish'.split()
 # Each module and what stands directly below it; whatever is below those may be imported too.
 BELOW = dict(
-    core='', nets='core', symmetry='nets', canon='symmetry', answers='core', regions='core', oracle='nets answers', adapters='oracle regions', blackbox='nets oracle',
+    core='', nets='core', symmetry='nets', canon='symmetry', answers='core', regions='core', oracle='nets answers', coarse='oracle', adapters='oracle regions', blackbox='nets oracle',
     **{**dict.fromkeys(SOLVERS, 'symmetry oracle nets'), 'consensus': 'polish symmetry oracle nets'},
-    search='sweep lift polish disagree committee consensus', certify='polish canon oracle', inside='search certify regions', deep='certify peel lift sweep', population='certify disagree',
+    search='sweep lift polish disagree committee consensus coarse', certify='polish canon oracle', inside='search certify regions', deep='certify peel lift sweep', population='certify disagree',
     recipes='certify search inside deep population ' + ' '.join(SOLVERS), plots='recipes canon',   # plots draw the recipes' results
     experiments='recipes adapters blackbox canon plots', widgets='experiments', audit='recipes adapters canon plots', cli='experiments audit')
 # Modules that reconstruct get an oracle, never a network, and never a score.
