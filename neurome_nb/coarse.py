@@ -75,7 +75,7 @@ def far_view(
     oracle,  # an `Oracle`
     noise: float,  # standard deviation of an answer's error, absolute
     slope: float,  # answers over distance, far away
-    relative: float = 2.**-43,  # error wanted, relative to the answer: a few hundred roundings of double precision, which are errors too
+    relative: float = 2.**-43,  # error wanted, relative to the answer: some hundred roundings of double precision, which are errors too
 ) -> Far:
     "The black box in units of the length at which its answers are good."
     return Far(oracle, 2.**math.ceil(math.log2(noise / (slope * relative))))
@@ -95,11 +95,11 @@ def fit_biases(
     std: Float[Tensor, "h"],  # of the hidden biases as they are
     activation: str,
     slope: float,
-    noise: float,  # standard deviation of an answer's error
+    noise: Callable[[Tensor], Tensor],  # standard deviation of an answer's error at a distance
     g: torch.Generator,
     *,
     surplus: float = 16.,  # equations per unknown
-    spread: float = 2.,  # points lie at this many times the distance within which all units switch
+    spread: float = 8.,  # points lie at this many times the distance within which all units switch, so that most sides are clear from the start
     steps: int = 12,  # of Gauss-Newton, at most
 ) -> Biases:
     "Fit the biases of both layers; about `surplus (h + o) / o` queries."
@@ -117,5 +117,6 @@ def fit_biases(
         move = torch.linalg.solve_triangular(R, (Q.T @ e)[:, None], upper=True)[:, 0]
         b, c, factor = b + move[:h], c + move[h:], R
     spread_ = torch.linalg.solve_triangular(factor, torch.eye(h + o, dtype=W.dtype), upper=True).norm(dim=1)
-    residual = (best / (y.numel() - h - o))**.5 / noise
-    return Biases([(W, kept[0]), (V, kept[1])], tuple((noise * max(1., residual) * spread_).split([h, o])), residual, radius)
+    sigma = noise(x[0].norm()).item()
+    residual = (best / (y.numel() - h - o))**.5 / sigma
+    return Biases([(W, kept[0]), (V, kept[1])], tuple((sigma * max(1., residual) * spread_).split([h, o])), residual, radius)

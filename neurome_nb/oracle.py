@@ -307,14 +307,14 @@ class Probe:
 
 def rounding_step(y:Float[Tensor, "n o"], # answers
                   decimals:range=range(-2, 15), # powers of ten tried
+                  bits:range=range(1, 40), # powers of two
                   clear:float=.05, # a multiple may be missed by this share of a step at most, or the step could not be seen
                  ) -> float: # 0 if there is none
     "The largest number of which all answers are multiples, as after rounding to a number of decimals or of bits."
     eps, y = torch.finfo(y.dtype).eps, y.double()
-    for k in decimals:
-        q = y*10.**k; slack = 4*eps*q.abs()
-        if slack.max() > clear: break
-        if ((q - q.round()).abs() <= slack).all(): return math.gcd(*(round(v) for v in q.flatten().tolist()))/10.**k
+    for scale in [10.**k for k in decimals] + [2.**k for k in bits]:
+        q = y*scale; slack = 4*eps*q.abs()
+        if slack.max() < clear and ((q - q.round()).abs() <= slack).all(): return math.gcd(*(round(v) for v in q.flatten().tolist()))/scale
     return 0.
 
 def probe(oracle, # an `Oracle` or `Section`

@@ -107,7 +107,10 @@ class Exact:
     attempts: int = 8  # searches before giving up, each with another origin and line
     sweeps: int = 5  # of these by sweep before "auto" turns to the committee
     precise: float = 1e-10  # relative precision of the answers that a sweep needs; "auto" leaves coarser ones to the committee
-    roundings: float = 64.  # an error of the answers of this many roundings is more than arithmetic makes: then they are rounded or noisy
+    roundings: tuple[float, float] = (8., 64.)  # an error of the answers of this many roundings is more than arithmetic makes; of this many, worth going far away for
+    relative: float = 2.**-43  # error of an answer wanted there, relative to it: some hundred roundings of double precision, which are errors too
+    nearer: float = 64.  # distance of a first look: answers that have so few digits there that half precision can hold them are of half precision
+    looks: int = 8  # queries of that look
     crude: float = 2.**-20  # largest error in proportion to the answer, as of single precision, with which a search is tried
     varying: bool = False  # take answers that differ from one asking to the next for noise, instead of stopping
     committee: CommitteeSearch = CommitteeSearch()  # options of the search by committee
@@ -236,25 +239,31 @@ def _finish(run: Run, found: Found, length: float) -> tuple[Layers, Certificate,
     const_std = (p.linear_std[k].square() + at_std.square() @ (gain * p.model.out).square() + at.square() @ (gain * p.out_std).square()).sqrt()
     bars = [(opt.bars * whole.std[:, None].expand(h, d), opt.bars * torch.hypot(at_std, found.x0.norm() * whole.std)), (opt.bars * gain * p.out_std.T, opt.bars * const_std)]
     sigma, decades, oracle = lambda r: found.noise(r + found.x0.norm()), 2., run.oracle
-    if isinstance(oracle, Far):
-        layers, bars, length = _near(run, layers, bars, activation, slope)
-        sigma, decades, oracle = lambda r: run.noise + found.noise.far * r, math.log10(oracle.length / length), oracle.parent
+    if run.far:
+        sigma = lambda r: run.noise + found.noise.far * r
+        layers, bars, length = _near(run, layers, bars, activation, slope, sigma)
+        decades, oracle = math.log10(oracle.length / length), oracle.parent
     cert, layers = certify(oracle, layers, bars, activation, slope, sigma=sigma, length=length, decades=decades,
                            smallest_singular_value=whole.smallest, deviations=opt.bars, g=run.generator("certify"))
     run.stage("certify", layers, residual=cert.residual, bar=cert.relative_bar)
     return layers, cert, Architecture((d, h, o), activation, slope)
 
-def _near(run, layers, bars, activation, slope):
+def _near(run, layers, bars, activation, slope, sigma):
     "From the view from afar back to the black box: layers, bars, and over which length it bends. The biases are fitted to answers near the origin."
     opt, view = run.options, run.oracle
     layers, bars = view.back(layers), view.back(bars)
-    fit = fit_biases(view.parent, layers, bars[0][1] / opt.bars, activation, slope, run.noise, run.generator("biases"))
-    run.stage("biases", fit.layers, residual=fit.residual, radius=fit.radius)
+    grow = ((bars[0][0] / opt.bars).square().amax(1) @ layers[1][0].square().T).amax().sqrt()  # error that the weights' errors make, per unit of distance
+    at, std = layers, bars[0][1] / opt.bars
+    for name in ("biases", "biases again"):
+        fit = fit_biases(view.parent, at, std, activation, slope, lambda r: torch.hypot(sigma(r), grow * r), run.generator(name))
+        run.stage("biases", fit.layers, residual=fit.residual, radius=fit.radius)
+        at, std = fit.layers, fit.std[0]
+        if not grow * fit.radius > run.noise: break  # else it was too far away, because little was known about them
     if fit.residual > opt.residual:
         raise Stop("out_of_family", f"far away the black box is a network of {len(layers[0][1])} {activation} units, but near the origin its answers differ from it by {fit.residual:.0f} times their error: the units bend smoothly.",
                    "Rounded or noisy answers of such units are not covered.")
     (W, b), _ = fit.layers; (dW, _), (dV, _) = bars
-    return fit.layers, [(dW, opt.bars * fit.std[0]), (dV, opt.bars * fit.std[1])], W.shape[1]**.5 * (b.abs() / W.norm(dim=1)).median().item()
+    return fit.layers, [(dW, opt.bars * fit.std[0]), (dV, opt.bars * fit.std[1] + run.step)], W.shape[1]**.5 * (b.abs() / W.norm(dim=1)).median().item()
 
 def _name_slope(run, slope):
     "The row of the table that a measured slope belongs to."
@@ -280,11 +289,11 @@ def _affine(run: Run) -> tuple[Layers, Certificate, Architecture]:
         W[:, i:j] = (run.ask(x) - c).T / step
     x = 10 * torch.randn(32, d, generator=g, dtype=torch.float64)
     x = run.oracle.round(x); y = run.ask(x)
-    sigma = max(run.eps * y.abs().max().item(), run.noise / run.oracle.length if run.noise else 0., 1e-300); miss = (y - x @ W.T - c).square().mean().sqrt().item()
+    sigma = max(run.eps * max(y.abs().max().item(), 1e-300), run.floor); miss = (y - x @ W.T - c).square().mean().sqrt().item()
     if miss > 1e3 * sigma: raise Stop("out_of_family", "the black box looks straight along lines, but is not affine.", "It may be constant in places; this recipe needs a network.")
     bar = run.options.bars * sigma
     layers, bars = [(W, c)], [(torch.full_like(W, bar), torch.full_like(c, bar))]
-    if run.noise: layers, bars = run.oracle.back(layers), run.oracle.back(bars)
+    if run.far: layers, bars = run.oracle.back(layers), run.oracle.back(bars)
     largest = max(t.abs().max().item() for t in layers[0])
     cert = Certificate(bars, (), sigma, miss / sigma, {"fresh": miss / sigma}, 1., (), len(x), max(t.max().item() for t in bars[0]) / max(largest, 1e-300))
     run.stage("affine", layers, residual=miss / sigma)
@@ -296,30 +305,35 @@ def _is_smooth(run: Run, length: float, points: int = 16, step: float = 1e-3) ->
     x = torch.randn(2, points, d, generator=g, dtype=torch.float64) * (length / d**.5)
     y = run.ask((x[0][:, None] + step * x[1][:, None] * torch.tensor([-1., 0, 1])[:, None].double()).flatten(0, 1)).unflatten(0, (points, 3))
     second = (y[:, 0] - 2 * y[:, 1] + y[:, 2]).abs().amax(1)
-    return bool(second.median() > 100 * run.eps * y.abs().max())
+    return bool(second.median() > max(100 * run.eps * y.abs().max(), 30 * run.noise))
 
 def _look_far(run: Run, found) -> bool:
     "Answers that are rounded or noisy: go where it matters least, if there is such a place. Whether the black box is affine."
-    opt, oracle, g = run.options, run.oracle, run.generator("far")
+    opt, oracle, d, g = run.options, run.oracle, run.oracle.in_features, run.generator("far")
+    x0, u = torch.randn(2, d, generator=g, dtype=torch.float64) / d**.5
+    line = lambda view: lambda t: view(x0 + t[:, None] * u)
+    def relative_error(noise, size):
+        "Keep an error that is small enough for a search, and stop for any other."
+        run.relative = noise / max(size, 1e-300)
+        run.noise = 0.
+        if run.relative > opt.crude: raise Stop("out_of_family", f"the error of the answers grows with them: it is {run.relative:.0e} of an answer, as with half precision.", "Ask for answers computed in single or double precision.")
+    y = run.ask(opt.nearer * torch.randn(opt.looks, d, generator=g, dtype=torch.float64) / d**.5)  # not too far at first: half precision ends at 65,504
+    if y.abs().max() > found.step / torch.finfo(torch.float16).eps and any((y == y.to(t)).all() for t in (torch.float16, torch.bfloat16)): relative_error(torch.finfo(torch.float16).eps, 1.)
     most = min(2.**40, torch.finfo(oracle.dtype).max**.5)
-    grown = growth(run.ask, oracle.in_features, g, radius=most)
+    grown = growth(run.ask, d, g, radius=most)
     run.stage("growth", noise=found.noise_floor, step=found.step, power=grown.power)
     what = f"answers are multiples of {found.step:.3g}" if found.step else f"answers carry an error of {found.noise_floor:.1e}"
     if not grown.linear:
         if found.flat and grown.power < .5: raise Stop("out_of_family", found.problem + ".", "This recipe needs the raw outputs of a network.")
         how = "do not grow with the distance from the origin" if grown.power < .5 else f"grow like distance to the power {grown.power:.1f}"
         raise Stop("out_of_family", f"{what}, and {how}, so that no distance makes that small.", "Only networks of piecewise linear units are recovered from such answers.")
-    view = far_view(oracle, found.noise_floor, grown.slope)
-    x0, u = torch.randn(2, oracle.in_features, generator=g, dtype=torch.float64) / oracle.in_features**.5
-    noise = measure_noise(lambda t: view(x0 + t[:, None] * u), run.eps).near
-    if noise > opt.roundings * (found.noise_floor / view.length + run.eps * grown.slope):
-        run.relative = noise / grown.slope
-        if run.relative > opt.crude:
-            raise Stop("out_of_family", f"the error of the answers grows with them: it is {run.relative:.0e} of an answer, as with half precision.", "Ask for answers computed in single or double precision.")
-    elif view.length > 1: run.oracle, run.noise = view, found.noise_floor
+    view = far_view(oracle, found.noise_floor, grown.slope, max(opt.relative, run.eps / 8))
+    noise = measure_noise(line(view), run.eps).near
+    if noise > opt.roundings[1] * (found.noise_floor / view.length + run.eps * grown.slope): relative_error(noise, grown.slope)
+    elif view.length > 1: run.oracle = view
     return grown.even < 1e-9
 
-def _tolerance(run): return run.options.tol or (1e-6 if run.eps < 1e-10 and not run.noise else 1e-3)
+def _tolerance(run): return run.options.tol or (1e-6 if run.eps < 1e-10 and not run.far else 1e-3)
 
 def _inside(run: Run, region) -> tuple[Layers, Certificate, Architecture, Outcome]:
     "The recipe `exact` for a black box that can only be asked inside a region: one hidden layer of piecewise linear units."
@@ -359,12 +373,15 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
         if arch.sizes is not None and len(arch.sizes) > 3: raise ValueError(f"arch: inside a region, recipe 'exact' recovers networks with one hidden layer, got {len(arch.sizes) - 2}")
         return _inside(run, region)
     found = probe(run.oracle, run.generator("probe"))
+    if run.eps > opt.crude: raise Stop("out_of_family", f"the black box computes with a relative error of {run.eps:.0e}.", "Ask for answers computed in single or double precision.")
     if not found.deterministic and not opt.varying:
         raise Stop("oracle_failed", found.problem + ".", "Exact reconstruction needs an oracle that answers the same query the same way; Exact(varying=True) takes the differences for noise.")
     if arch.sizes and arch.sizes[-1] != found.out_features:
         raise Stop("out_of_family", f"the architecture has {arch.sizes[-1]} outputs, but the black box answers with {found.out_features}.", "Correct arch.sizes.")
-    affine = _look_far(run, found) if found.flat or found.noise_floor > opt.roundings * run.eps * found.scale > 0 else None
-    if run.noise: length = None if affine else 1.
+    roundings = found.noise_floor / max(run.eps * found.scale, 1e-300) if found.scale > 0 else 0.
+    if roundings > opt.roundings[0]: run.noise, run.step = found.noise_floor, found.step
+    affine = _look_far(run, found) if found.flat or roundings > opt.roundings[1] else None
+    if run.far: length = None if affine else 1.
     else: length = curvature_length(run.ask, torch.zeros(run.oracle.in_features, dtype=torch.float64), run.generator("length"))
     run.stage("probe", noise=found.noise_floor, length=length or math.inf)
     tol = _tolerance(run)
@@ -374,12 +391,12 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
             raise Stop("unidentifiable", f"the black box is affine, so the {arch.sizes[1] or 'hidden'} units of {arch} cannot be told apart.", "Use arch.sizes = (inputs, outputs), or None.")
         return layers, cert, straight, judge(cert, tol)
     if arch.sizes is not None and len(arch.sizes) == 2: raise Stop("out_of_family", f"the black box is not affine, so it is not {arch}.", "Give the hidden layer, or sizes=None.")
-    smooth = not run.noise and _is_smooth(run, length)
+    smooth = not run.far and _is_smooth(run, length)
     if arch.activation and ACTIVATIONS[arch.activation].piecewise_linear == smooth:
         raise Stop("out_of_family", f"the black box was said to use {arch.activation}, but it {'bends smoothly' if smooth else 'is straight between kinks'}.", "Leave activation=None to have it found.")
     reasons, deep = [], arch.sizes is not None and len(arch.sizes) > 3
     if deep and smooth: raise Stop("not_converged", "deep networks of smooth units are not reconstructed yet.")
-    if deep and run.noise: raise Stop("not_converged", "deep networks with rounded or noisy answers are not reconstructed yet.")
+    if deep and run.far: raise Stop("not_converged", "deep networks with rounded or noisy answers are not reconstructed yet.")
     for run.attempt in range(opt.attempts):
         try:
             if deep: layers, cert, arch_found = recover_deep(run, length, run.eps, bars=opt.bars, options=opt.deep)

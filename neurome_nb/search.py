@@ -16,6 +16,7 @@ from jaxtyping import Float
 from .core import Layers, Outcome, generator as make_generator, progress_bar
 from .nets import ACTIVATIONS, Architecture, SectionModel, counting_bound, get_activation, section_form
 from .oracle import Oracle, probe
+from .coarse import Far
 from .sweep import Noise, corner_offsets, find_kinks, find_steps, fit_profiles, measure_noise
 from .lift import Basis, widen, widen_steps
 from .committee import Population, Schedule, measure_bend, new_population, relative_weights, saturates, train_population
@@ -53,8 +54,9 @@ class Run:
     began: float = field(default_factory=time.perf_counter)
     history: list[Stage] = field(default_factory=list)
     attempt: int = 0
-    noise: float = 0.  # absolute error of an answer, standard deviation, where it is coarser than rounding; `oracle` then is a view from afar
-    relative: float = 0.  # the same relative to the answer
+    noise: float = 0.  # absolute error of the black box's answers, standard deviation, where it is more than its arithmetic makes
+    step: float = 0.  # answers are multiples of this: rounded up, down, or to the nearest one
+    relative: float = 0.  # error relative to the answer, likewise
     _mark: float = 0.
 
     def __post_init__(self):
@@ -67,6 +69,9 @@ class Run:
     def eps(self):
         "Relative precision of questions and answers, whichever is coarser."
         return max(torch.finfo(self.oracle.dtype).eps, torch.finfo(self.oracle.out_dtype or torch.float64).eps, self.relative)
+
+    far = property(lambda self: isinstance(self.oracle, Far), doc="Whether the black box is asked far away.")
+    floor = property(lambda self: self.noise / (self.oracle.length if self.far else 1.), doc="Error of an answer as `ask` gives it, of which `noise` is the cause.")
 
     @property
     def queries(self): return self.oracle.queries - self.start
@@ -129,7 +134,7 @@ def search_sweep_kinked(run: Run, length: float) -> Found:
     x0, basis, g = _origin(run, length, "sweep")
     u = basis.rows(0, 1)[0]
     f = lambda t: run.ask(x0 + (length * t)[:, None] * u)
-    noise = measure_noise(f, run.eps)
+    noise = measure_noise(f, run.eps, floor=run.floor)
     kinks = find_kinks(f, noise, max_points=30_000)
     h, o = len(kinks.position), kinks.y.shape[1]
     run.stage("sweep", units=h, complete=kinks.complete, points=len(kinks.t))
@@ -388,7 +393,7 @@ def search_by_committee(run: Run, smooth: bool, length: float) -> Found:
     "All units of a hidden layer, by training students on a section."
     x0, basis, g = _origin(run, length, "committee")
     k = min(run.options.committee.dim, run.oracle.in_features); U = basis.rows(0, k).T.contiguous()
-    noise = measure_noise(lambda t: run.ask(x0 + (length * t)[:, None] * U[:, 0]), run.eps)
+    noise = measure_noise(lambda t: run.ask(x0 + (length * t)[:, None] * U[:, 0]), run.eps, floor=run.floor)
     activation = run.arch.activation or ("tanh" if smooth else "leaky_relu")
     width = run.arch.sizes[1] if run.arch.sizes else None
     model, x0, _, C, Y, detail = search_committee(run.oracle, activation, width=width, seed=run.seed + 1000 * run.attempt, section=(x0, U), config=run.options.committee, progress=False)

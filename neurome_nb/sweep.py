@@ -32,6 +32,7 @@ def measure_noise(
     eps: float,  # relative precision of the numbers it works with, such as 2.2e-16
     far: float = 1e4,  # a distance at which the answers grow in proportion
     points: int = 8,  # near ones, and as many far ones; a kink spoils one of them, and the median bears fewer than half
+    floor: float = 0.,  # known of the near ones: no less than this
 ) -> Noise:
     "The noise of the answers, from `10 * points` queries."
     near = torch.linspace(-1, 1, points, dtype=torch.float64)
@@ -42,7 +43,7 @@ def measure_noise(
     sigma = (y * fourth[:, None]).sum(1).square().mean(1).sqrt() / 70**.5  # 70: sum of the squared coefficients
     least = eps / 8 * y.abs().amax((1, 2))  # exact answers: no less than a quarter of the last place
     sigma = torch.maximum(sigma, least)
-    return Noise(sigma[:points].median().item(), (sigma[points:] / t[points:].abs()).median().item(), eps / 4)
+    return Noise(max(floor, sigma[:points].median().item()), (sigma[points:] / t[points:].abs()).median().item(), eps / 4)
 
 # %% ../nbs/13_sweep.ipynb #c007
 @dataclass(frozen=True)
