@@ -9,25 +9,22 @@ __all__ = ['SEARCHES', 'RECIPES', 'Reconstruction', 'Exact', 'reconstruct']
 import json
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 import torch
-from torch import Tensor, nn
-from jaxtyping import Float
+from torch import nn
 from safetensors import safe_open
 from safetensors.torch import save_file
 from .core import Layers, Outcome
-from .nets import ACTIVATIONS, Architecture, SectionModel, counting_bound, to_torch
+from .nets import ACTIVATIONS, Architecture, counting_bound, to_torch
 from .oracle import BudgetExhausted, Oracle, probe
 from .regions import Box
 from .sweep import curvature_length
-from .lift import Signs, assemble, choose_base_points, information, lift, sharpen, slope_from_size, unit_signs
-from .polish import Polished, polish_section
-from .search import CommitteeSearch, Found, Retry, Run, Stage, Stop, repair, search_by_committee, search_sweep_kinked, search_sweep_smooth
+from .search import CommitteeSearch, Retry, Run, Stage, Stop
+from .shallow import name_slope, recover_shallow
 from .population import Committee, run_committee
 from .deep import DeepFailure, DeepSearch, recover_deep
-from .certify import Certificate, certify, judge
+from .certify import Certificate, judge
 from .inside import NotExplained, allowed_region, certify_inside, solve_inside
 
 # %% ../nbs/21_recipes.ipynb #c005
@@ -130,126 +127,6 @@ class Exact:
         if self.attempts < 1: raise ValueError(f"attempts: expected at least 1, got {self.attempts}")
 
 # %% ../nbs/21_recipes.ipynb #c009
-@dataclass(frozen=True)
-class _OnSection:
-    "A polished hidden layer on a section, in the form the lift wants."
-    polished: Polished
-    model: SectionModel  # answers in the span of the outgoing vectors if these are fewer than the outputs
-    samples: tuple[SectionModel, ...]  # of it
-    ask: Callable[[Tensor], Tensor]  # the black box in the same form
-    U: Float[Tensor, "k d"]
-
-def _polish(run: Run, found: Found) -> _OnSection:
-    "Polish what a search found. Raises `Retry` when it does not explain the answers."
-    sigma = found.noise(found.C.norm(dim=1))
-    polished = polish_section(found.model, found.C, found.Y, sigma)
-    if not polished.rms[-1] < run.options.residual and not ACTIVATIONS[found.model.activation].piecewise_linear:
-        better = repair(found.model, found.C, found.Y, sigma)
-        if len(better.rows) == len(found.model.rows): polished = polish_section(better, found.C, found.Y, sigma)  # more of them explain too much
-    model, samples, ask = polished.model, polished.samples, run.ask
-    (h, o), U = model.out.shape, found.basis.rows(0, found.C.shape[1])
-    run.stage("polish", section=(model.rows, found.x0, U), residual=polished.rms[-1], steps=len(polished.rms) - 1)
-    if not polished.rms[-1] < run.options.residual: raise Retry(f"the residual on the section is {polished.rms[-1]:.0f} times the noise: a unit is missing, or the network is deeper")
-    told = run.arch.sizes[1] if run.arch.sizes else None
-    if told not in (None, h): raise Stop("out_of_family", f"{h} units explain every answer on a section, where the architecture has {told}.", "Correct arch.sizes, or leave the width None.")
-    if o > h:  # answers lie in the span of the outgoing vectors: h numbers say it all
-        span = torch.linalg.qr(model.out.T)[0]
-        narrow = lambda m: replace(m, out=m.out @ span, linear=m.linear @ span)
-        model, samples, ask = narrow(model), tuple(map(narrow, samples)), lambda x: run.ask(x) @ span
-    return _OnSection(polished, model, samples, ask, U)
-
-def _typical(rows, out, few=12):
-    "Typical size of each row's entries; with few of them a generous guess, and more so for units whose outgoing weight on the section is small, because their rows may just happen to be short there."
-    if rows.shape[1] <= few: return 1.8 * rows.norm(dim=1) / rows.shape[1]**.5 * (out.norm(dim=1).median() / out.norm(dim=1)).clamp(1, rows.shape[1])
-    return 1.15 * rows.abs().median(1).values / .6745  # .6745: median of |normal|
-
-@dataclass(frozen=True)
-class _Whole:
-    "A hidden layer in all directions."
-    rows: Float[Tensor, "h d"]  # coordinates in the basis, signs not yet applied
-    std: Float[Tensor, "h"]  # of each entry
-    signs: Signs | None  # None where they are no question
-    smallest: float  # singular value of the systems
-
-def _lift(run: Run, found: Found, on: _OnSection) -> _Whole:
-    "Rows in all directions, and signs. Raises `Retry` when a direction does not fit or the signs stay open."
-    opt, d, model, g = run.options, run.oracle.in_features, on.model, run.generator("lift")
-    (h, o), k = model.out.shape, len(on.U)
-    act = ACTIVATIONS[model.activation]; kinked = act.piecewise_linear; free = kinked or act.linear_part(0.) is not None
-    coarse, size = run.eps > opt.precise, _typical(model.rows[:, :k], model.out)
-    design = lambda m, slopes, **options: choose_base_points(model, m, size, found.noise, g, slopes=slopes, unsaturated=opt.unsaturated, **options)
-    rows, var, linear, worst, smallest, again = [model.rows[:, :k]], [on.polished.row_std[:, :k].square().sum(1)], model.linear[:k], 0., on.polished.smallest_singular_value, []
-    def add(res):
-        nonlocal smallest, worst
-        if res.failed: raise Retry(f"{res.failed} of {res.rows.shape[1]} directions could not be lifted")
-        rows.append(res.rows); var.append(res.std.square() * res.rows.shape[1])
-        smallest, worst = min(smallest, res.smallest_singular_value), max(worst, res.residual.max().item())
-    def more(start, n, slopes):
-        unknown = h + (o if free and slopes is None else 0)
-        m = math.ceil(opt.spare * unknown / o) if o < h else 1
-        while True:  # more points while some unit is active at none of them
-            base = design(m, slopes, **({"margin": opt.coarse_margin} if coarse else {}))
-            if base.smallest > opt.singular or m > 4 * unknown / o + 8: break
-            m += 1
-        directions = lambda i, j: found.basis.rows(start + i, start + j)
-        res = lift(on.ask, found.x0, on.U, model, directions, n, base, slopes=slopes, samples=on.samples, keep=coarse)
-        if coarse: again.append((directions, res, base))
-        else: add(res)
-        return res
-    done, slopes, signs = k, None, None
-    if free:  # directions with a free linear map until the signs are clear, then without
-        first = min(d - k, max(0, math.ceil(1.3 * h / o) + 4))
-        if d - k < 2 * first or not kinked: first = d - k
-        seen = model.rows[:, :k]
-        if first:
-            res = more(done, first, None); done += first
-            seen, linear = torch.cat([seen, res.rows], 1), torch.cat([linear, res.linear])
-        size, signs = _typical(seen, model.out), unit_signs(seen, linear, model.out)
-        if signs is None or not signs.spread < (opt.coarse_spread if coarse else opt.spread):
-            raise Retry("the signs of the units are not determined by the linear part" + ("" if signs is None else f": they disagree by {signs.spread:.1e}"))
-        if kinked:  # the exact size of a slope that is told or named
-            slope = _name_slope(run, slope_from_size(signs.size))[1]
-            signs = replace(signs, size=(1 + slope) / (1 - slope))
-        slopes = signs.sign * signs.size
-    if done < d: more(done, d - done, slopes)
-    if coarse:  # a second round, with long steps
-        second = design(math.ceil(opt.second * h / o), slopes, length=found.C.norm(dim=1).median().item(), known=information(model, again[-1][2], slopes))
-        for directions, res, first in again: add(sharpen(on.ask, found.x0, on.U, model, directions, res, first, second, slopes=slopes, samples=on.samples))
-    run.stage("lift", residual=worst, smallest_singular_value=smallest)
-    return _Whole(torch.cat(rows, 1), torch.stack(var).sum(0).div(d).sqrt(), signs, smallest)
-
-def _finish(run: Run, found: Found, length: float) -> tuple[Layers, Certificate, Architecture]:
-    "Polish, lift and certify what a search found. Raises `Retry` when a check fails."
-    opt, d, on = run.options, run.oracle.in_features, _polish(run, found)
-    whole, p = _lift(run, found, on), on.polished
-    signs, (h, o), k = whole.signs, p.model.out.shape, len(on.U)
-    activation, slope, gain = p.model.activation, run.arch.slope, 1.
-    if ACTIVATIONS[activation].piecewise_linear:
-        activation, slope = _name_slope(run, slope_from_size(signs.size))
-        gain = 2 / (1 - slope)  # of the outgoing weights: |z| to the activation
-    at, at_std = p.model.rows[:, k], p.row_std[:, k]
-    layers = assemble(found.basis.back(whole.rows), at, found.x0, p.model.out, p.model.linear[k], activation, slope, signs.sign if signs else None)
-    const_std = (p.linear_std[k].square() + at_std.square() @ (gain * p.model.out).square() + at.square() @ (gain * p.out_std).square()).sqrt()
-    bars = [(opt.bars * whole.std[:, None].expand(h, d), opt.bars * torch.hypot(at_std, found.x0.norm() * whole.std)), (opt.bars * gain * p.out_std.T, opt.bars * const_std)]
-    cert, layers = certify(run.oracle, layers, bars, activation, slope, sigma=lambda r: found.noise(r + found.x0.norm()), length=length,
-                           smallest_singular_value=whole.smallest, deviations=opt.bars, g=run.generator("certify"))
-    run.stage("certify", layers, residual=cert.residual, bar=cert.relative_bar)
-    return layers, cert, Architecture((d, h, o), activation, slope)
-
-def _name_slope(run, slope):
-    "The row of the table that a measured slope belongs to."
-    close = 1e-4 if run.eps < 1e-10 else 3e-3
-    known = run.arch.activation
-    if known:
-        want = {"relu": 0., "abs": -1.}.get(known, run.arch.slope)
-        if abs(slope - want) > close:
-            raise Stop("out_of_family", f"the black box was said to use {known} with slope {want:g}, but its units have slope {slope:.6g}.", "Leave activation=None to have it found.")
-        return known, want
-    for name, value in (("relu", 0.), ("abs", -1.)):
-        if abs(slope - value) < close * 1e-2: return name, value
-    return "leaky_relu", slope
-
-# %% ../nbs/21_recipes.ipynb #c011
 def _affine(run: Run) -> tuple[Layers, Certificate, Architecture]:
     "The straight black box: one answer per input, checked on fresh ones."
     d, g = run.oracle.in_features, run.generator("affine")
@@ -289,7 +166,7 @@ def _inside(run: Run, region) -> tuple[Layers, Certificate, Architecture, Outcom
         g = run.generator("inside")
         try:
             s = solve_inside(run.ask, region, run.eps, g, told=run.stage)
-            activation, slope = _name_slope(run, s.slope)
+            activation, slope = name_slope(run, s.slope)
             bars = [(opt.bars * a, opt.bars * b) for a, b in s.std]
             cert, layers = certify_inside(run.oracle, region, s.layers, bars, activation, slope, noise=s.noise.near, smallest_singular_value=s.smallest_singular_value, g=g, deviations=opt.bars)
         except NotExplained as e:
@@ -336,7 +213,7 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
     for run.attempt in range(opt.attempts):
         try:
             if deep: layers, cert, arch_found = recover_deep(run, length, run.eps, bars=opt.bars, options=opt.deep)
-            else: layers, cert, arch_found = _finish(run, _search(run, smooth, length), length)
+            else: layers, cert, arch_found = recover_shallow(run, smooth, length)
             outcome = judge(cert, tol)
             if outcome.kind != "not_converged": return layers, cert, arch_found, outcome
             raise Retry(outcome.message.rstrip("."))
@@ -345,13 +222,7 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
             deep = deep or arch.sizes is None and not smooth and run.attempt > 0  # one hidden layer did not explain the answers, twice
     raise Stop("not_converged", f"{opt.attempts} attempts failed; the last one because {reasons[-1]}.", "Another seed, search='committee', or a deeper architecture may be needed.")
 
-def _search(run, smooth, length):
-    "One attempt at finding the units on a section."
-    opt = run.options
-    if opt.search == "committee" or opt.search == "auto" and (run.attempt >= opt.sweeps or run.eps > opt.precise): return search_by_committee(run, smooth, length)
-    return search_sweep_smooth(run, length) if smooth else search_sweep_kinked(run, length)
-
-# %% ../nbs/21_recipes.ipynb #c013
+# %% ../nbs/21_recipes.ipynb #c011
 RECIPES = {"exact": Exact, "committee": Committee}
 
 def _by_population(oracle, arch, options, seed, progress, checkpoint) -> Reconstruction:
