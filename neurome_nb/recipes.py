@@ -9,26 +9,23 @@ __all__ = ['SEARCHES', 'RECIPES', 'Reconstruction', 'Exact', 'reconstruct']
 import json
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 import torch
-from torch import Tensor, nn
-from jaxtyping import Float
+from torch import nn
 from safetensors import safe_open
 from safetensors.torch import save_file
 from .core import Layers, Outcome
-from .nets import ACTIVATIONS, Architecture, SectionModel, counting_bound, to_torch
+from .nets import ACTIVATIONS, Architecture, counting_bound, to_torch
 from .oracle import BudgetExhausted, Oracle, probe
 from .regions import Box
-from .coarse import Far, far_view, fit_biases, growth
-from .sweep import curvature_length, measure_noise
-from .lift import Signs, assemble, choose_base_points, information, lift, sharpen, slope_from_size, unit_signs
-from .polish import Polished, polish_section
-from .search import CommitteeSearch, Found, Retry, Run, Stage, Stop, repair, search_by_committee, search_sweep_kinked, search_sweep_smooth
+from .sweep import curvature_length
+from .search import CommitteeSearch, Retry, Run, Stage, Stop
+from .afar import Afar, look_far
+from .shallow import name_slope, recover_shallow
 from .population import Committee, run_committee
 from .deep import DeepFailure, DeepSearch, recover_deep
-from .certify import Certificate, certify, judge, worst_bar
+from .certify import Certificate, judge
 from .inside import NotExplained, allowed_region, certify_inside, solve_inside
 
 # %% ../nbs/21_recipes.ipynb #c005
@@ -103,15 +100,12 @@ SEARCHES = ("auto", "sweep", "committee")
 class Exact:
     "Options of the recipe `exact`."
     search: str = "auto"  # how the units are found: "sweep", "committee", or "auto": the sweep first, the committee if it fails
-    tol: float | None = None  # largest error bar for "recovered", relative to the layer's largest weight; None: 1e-6, for float32 answers 1e-3
+    tol: float | None = None  # largest error bar for "recovered", relative to the layer's largest weight; None: 1e-6, for float32, rounded or noisy answers 1e-3
     attempts: int = 8  # searches before giving up, each with another origin and line
     sweeps: int = 5  # of these by sweep before "auto" turns to the committee
     precise: float = 1e-10  # relative precision of the answers that a sweep needs; "auto" leaves coarser ones to the committee
-    roundings: tuple[float, float] = (8., 64.)  # an error of the answers of this many roundings is more than arithmetic makes; of this many, worth going far away for
-    relative: float = 2.**-43  # error of an answer wanted there, relative to it: some hundred roundings of double precision, which are errors too
-    nearer: float = 64.  # distance of a first look: answers that have so few digits there that half precision can hold them are of half precision
-    looks: int = 8  # queries of that look
-    crude: float = 2.**-20  # largest error in proportion to the answer, as of single precision, with which a search is tried
+    roundings: float = 8.  # an error of the answers of this many roundings is more than arithmetic makes
+    afar: Afar = Afar()  # options for answers that are rounded or noisy
     varying: bool = False  # take answers that differ from one asking to the next for noise, instead of stopping
     committee: CommitteeSearch = CommitteeSearch()  # options of the search by committee
     deep: DeepSearch = DeepSearch()  # options of the search in networks with more than one hidden layer
@@ -137,148 +131,6 @@ class Exact:
         if self.attempts < 1: raise ValueError(f"attempts: expected at least 1, got {self.attempts}")
 
 # %% ../nbs/21_recipes.ipynb #c009
-@dataclass(frozen=True)
-class _OnSection:
-    "A polished hidden layer on a section, in the form the lift wants."
-    polished: Polished
-    model: SectionModel  # answers in the span of the outgoing vectors if these are fewer than the outputs
-    samples: tuple[SectionModel, ...]  # of it
-    ask: Callable[[Tensor], Tensor]  # the black box in the same form
-    U: Float[Tensor, "k d"]
-
-def _polish(run: Run, found: Found) -> _OnSection:
-    "Polish what a search found. Raises `Retry` when it does not explain the answers."
-    sigma = found.noise(found.C.norm(dim=1))
-    polished = polish_section(found.model, found.C, found.Y, sigma)
-    if not polished.rms[-1] < run.options.residual and not ACTIVATIONS[found.model.activation].piecewise_linear:
-        better = repair(found.model, found.C, found.Y, sigma)
-        if len(better.rows) == len(found.model.rows): polished = polish_section(better, found.C, found.Y, sigma)  # more of them explain too much
-    model, samples, ask = polished.model, polished.samples, run.ask
-    (h, o), U = model.out.shape, found.basis.rows(0, found.C.shape[1])
-    run.stage("polish", section=(model.rows, found.x0, U), residual=polished.rms[-1], steps=len(polished.rms) - 1)
-    if not polished.rms[-1] < run.options.residual: raise Retry(f"the residual on the section is {polished.rms[-1]:.0f} times the noise: a unit is missing, or the network is deeper")
-    told = run.arch.sizes[1] if run.arch.sizes else None
-    if told not in (None, h): raise Stop("out_of_family", f"{h} units explain every answer on a section, where the architecture has {told}.", "Correct arch.sizes, or leave the width None.")
-    if o > h:  # answers lie in the span of the outgoing vectors: h numbers say it all
-        span = torch.linalg.qr(model.out.T)[0]
-        narrow = lambda m: replace(m, out=m.out @ span, linear=m.linear @ span)
-        model, samples, ask = narrow(model), tuple(map(narrow, samples)), lambda x: run.ask(x) @ span
-    return _OnSection(polished, model, samples, ask, U)
-
-def _typical(rows, out, few=12):
-    "Typical size of each row's entries; with few of them a generous guess, and more so for units whose outgoing weight on the section is small, because their rows may just happen to be short there."
-    if rows.shape[1] <= few: return 1.8 * rows.norm(dim=1) / rows.shape[1]**.5 * (out.norm(dim=1).median() / out.norm(dim=1)).clamp(1, rows.shape[1])
-    return 1.15 * rows.abs().median(1).values / .6745  # .6745: median of |normal|
-
-@dataclass(frozen=True)
-class _Whole:
-    "A hidden layer in all directions."
-    rows: Float[Tensor, "h d"]  # coordinates in the basis, signs not yet applied
-    std: Float[Tensor, "h"]  # of each entry
-    signs: Signs | None  # None where they are no question
-    smallest: float  # singular value of the systems
-
-def _lift(run: Run, found: Found, on: _OnSection) -> _Whole:
-    "Rows in all directions, and signs. Raises `Retry` when a direction does not fit or the signs stay open."
-    opt, d, model, g = run.options, run.oracle.in_features, on.model, run.generator("lift")
-    (h, o), k = model.out.shape, len(on.U)
-    act = ACTIVATIONS[model.activation]; kinked = act.piecewise_linear; free = kinked or act.linear_part(0.) is not None
-    coarse, size = run.eps > opt.precise, _typical(model.rows[:, :k], model.out)
-    design = lambda m, slopes, **options: choose_base_points(model, m, size, found.noise, g, slopes=slopes, unsaturated=opt.unsaturated, **options)
-    rows, var, linear, worst, smallest, again = [model.rows[:, :k]], [on.polished.row_std[:, :k].square().sum(1)], model.linear[:k], 0., on.polished.smallest_singular_value, []
-    def add(res):
-        nonlocal smallest, worst
-        if res.failed: raise Retry(f"{res.failed} of {res.rows.shape[1]} directions could not be lifted")
-        rows.append(res.rows); var.append(res.std.square() * res.rows.shape[1])
-        smallest, worst = min(smallest, res.smallest_singular_value), max(worst, res.residual.max().item())
-    def more(start, n, slopes):
-        unknown = h + (o if free and slopes is None else 0)
-        m = math.ceil(opt.spare * unknown / o) if o < h else 1
-        while True:  # more points while some unit is active at none of them
-            base = design(m, slopes, **({"margin": opt.coarse_margin} if coarse else {}))
-            if base.smallest > opt.singular or m > 4 * unknown / o + 8: break
-            m += 1
-        directions = lambda i, j: found.basis.rows(start + i, start + j)
-        res = lift(on.ask, found.x0, on.U, model, directions, n, base, slopes=slopes, samples=on.samples, keep=coarse)
-        if coarse: again.append((directions, res, base))
-        else: add(res)
-        return res
-    done, slopes, signs = k, None, None
-    if free:  # directions with a free linear map until the signs are clear, then without
-        first = min(d - k, max(0, math.ceil(1.3 * h / o) + 4))
-        if d - k < 2 * first or not kinked: first = d - k
-        seen = model.rows[:, :k]
-        if first:
-            res = more(done, first, None); done += first
-            seen, linear = torch.cat([seen, res.rows], 1), torch.cat([linear, res.linear])
-        size, signs = _typical(seen, model.out), unit_signs(seen, linear, model.out)
-        if signs is None or not signs.spread < (opt.coarse_spread if coarse else opt.spread):
-            raise Retry("the signs of the units are not determined by the linear part" + ("" if signs is None else f": they disagree by {signs.spread:.1e}"))
-        if kinked:  # the exact size of a slope that is told or named
-            slope = _name_slope(run, slope_from_size(signs.size))[1]
-            signs = replace(signs, size=(1 + slope) / (1 - slope))
-        slopes = signs.sign * signs.size
-    if done < d: more(done, d - done, slopes)
-    if coarse:  # a second round, with long steps
-        second = design(math.ceil(opt.second * h / o), slopes, length=found.C.norm(dim=1).median().item(), known=information(model, again[-1][2], slopes))
-        for directions, res, first in again: add(sharpen(on.ask, found.x0, on.U, model, directions, res, first, second, slopes=slopes, samples=on.samples))
-    run.stage("lift", residual=worst, smallest_singular_value=smallest)
-    return _Whole(torch.cat(rows, 1), torch.stack(var).sum(0).div(d).sqrt(), signs, smallest)
-
-def _finish(run: Run, found: Found, length: float) -> tuple[Layers, Certificate, Architecture]:
-    "Polish, lift and certify what a search found. Raises `Retry` when a check fails."
-    opt, d, on = run.options, run.oracle.in_features, _polish(run, found)
-    whole, p = _lift(run, found, on), on.polished
-    signs, (h, o), k = whole.signs, p.model.out.shape, len(on.U)
-    activation, slope, gain = p.model.activation, run.arch.slope, 1.
-    if ACTIVATIONS[activation].piecewise_linear:
-        activation, slope = _name_slope(run, slope_from_size(signs.size))
-        gain = 2 / (1 - slope)  # of the outgoing weights: |z| to the activation
-    at, at_std = p.model.rows[:, k], p.row_std[:, k]
-    layers = assemble(found.basis.back(whole.rows), at, found.x0, p.model.out, p.model.linear[k], activation, slope, signs.sign if signs else None)
-    const_std = (p.linear_std[k].square() + at_std.square() @ (gain * p.model.out).square() + at.square() @ (gain * p.out_std).square()).sqrt()
-    bars = [(opt.bars * whole.std[:, None].expand(h, d), opt.bars * torch.hypot(at_std, found.x0.norm() * whole.std)), (opt.bars * gain * p.out_std.T, opt.bars * const_std)]
-    sigma, decades, oracle = lambda r: found.noise(r + found.x0.norm()), 2., run.oracle
-    if run.far:
-        sigma = lambda r: run.noise + found.noise.far * r
-        layers, bars, length = _near(run, layers, bars, activation, slope, sigma)
-        decades, oracle = math.log10(oracle.length / length), oracle.parent
-    cert, layers = certify(oracle, layers, bars, activation, slope, sigma=sigma, length=length, decades=decades,
-                           smallest_singular_value=whole.smallest, deviations=opt.bars, g=run.generator("certify"))
-    run.stage("certify", layers, residual=cert.residual, bar=cert.relative_bar)
-    return layers, cert, Architecture((d, h, o), activation, slope)
-
-def _near(run, layers, bars, activation, slope, sigma):
-    "From the view from afar back to the black box: layers, bars, and over which length it bends. The biases are fitted to answers near the origin."
-    opt, view = run.options, run.oracle
-    layers, bars = view.back(layers), view.back(bars)
-    grow = ((bars[0][0] / opt.bars).square().amax(1) @ layers[1][0].square().T).amax().sqrt()  # error that the weights' errors make, per unit of distance
-    at, std = layers, bars[0][1] / opt.bars
-    for name in ("biases", "biases again"):
-        fit = fit_biases(view.parent, at, std, activation, slope, lambda r: torch.hypot(sigma(r), grow * r), run.generator(name))
-        run.stage("biases", fit.layers, residual=fit.residual, radius=fit.radius)
-        at, std = fit.layers, fit.std[0]
-        if not grow * fit.radius > run.noise: break  # else it was too far away, because little was known about them
-    if fit.residual > opt.residual:
-        raise Stop("out_of_family", f"far away the black box is a network of {len(layers[0][1])} {activation} units, but near the origin its answers differ from it by {fit.residual:.0f} times their error: the units bend smoothly.",
-                   "Rounded or noisy answers of such units are not covered.")
-    (W, b), _ = fit.layers; (dW, _), (dV, _) = bars
-    return fit.layers, [(dW, opt.bars * fit.std[0]), (dV, opt.bars * fit.std[1] + run.step)], W.shape[1]**.5 * (b.abs() / W.norm(dim=1)).median().item()
-
-def _name_slope(run, slope):
-    "The row of the table that a measured slope belongs to."
-    close = 1e-4 if run.eps < 1e-10 else 3e-3
-    known = run.arch.activation
-    if known:
-        want = {"relu": 0., "abs": -1.}.get(known, run.arch.slope)
-        if abs(slope - want) > close:
-            raise Stop("out_of_family", f"the black box was said to use {known} with slope {want:g}, but its units have slope {slope:.6g}.", "Leave activation=None to have it found.")
-        return known, want
-    for name, value in (("relu", 0.), ("abs", -1.)):
-        if abs(slope - value) < close * 1e-2: return name, value
-    return "leaky_relu", slope
-
-# %% ../nbs/21_recipes.ipynb #c011
 def _affine(run: Run) -> tuple[Layers, Certificate, Architecture]:
     "The straight black box: one answer per input, checked on fresh ones."
     d, g = run.oracle.in_features, run.generator("affine")
@@ -294,8 +146,8 @@ def _affine(run: Run) -> tuple[Layers, Certificate, Architecture]:
     bar = run.options.bars * sigma
     layers, bars = [(W, c)], [(torch.full_like(W, bar), torch.full_like(c, bar))]
     if run.far: layers, bars = run.oracle.back(layers), run.oracle.back(bars)
-    largest = max(t.abs().max().item() for t in layers[0])
-    cert = Certificate(bars, (), sigma, miss / sigma, {"fresh": miss / sigma}, 1., (), len(x), max(t.max().item() for t in bars[0]) / max(largest, 1e-300))
+    largest = lambda pair: max(t.abs().max().item() for t in pair)
+    cert = Certificate(bars, (), sigma, miss / sigma, {"fresh": miss / sigma}, 1., (), len(x), largest(bars[0]) / max(largest(layers[0]), 1e-300))
     run.stage("affine", layers, residual=miss / sigma)
     return layers, cert, Architecture((d, len(c)), "identity")
 
@@ -306,32 +158,6 @@ def _is_smooth(run: Run, length: float, points: int = 16, step: float = 1e-3) ->
     y = run.ask((x[0][:, None] + step * x[1][:, None] * torch.tensor([-1., 0, 1])[:, None].double()).flatten(0, 1)).unflatten(0, (points, 3))
     second = (y[:, 0] - 2 * y[:, 1] + y[:, 2]).abs().amax(1)
     return bool(second.median() > max(100 * run.eps * y.abs().max(), 30 * run.noise))
-
-def _look_far(run: Run, found) -> bool:
-    "Answers that are rounded or noisy: go where it matters least, if there is such a place. Whether the black box is affine."
-    opt, oracle, d, g = run.options, run.oracle, run.oracle.in_features, run.generator("far")
-    x0, u = torch.randn(2, d, generator=g, dtype=torch.float64) / d**.5
-    line = lambda view: lambda t: view(x0 + t[:, None] * u)
-    def relative_error(noise, size):
-        "Keep an error that is small enough for a search, and stop for any other."
-        run.relative = noise / max(size, 1e-300)
-        run.noise = 0.
-        if run.relative > opt.crude: raise Stop("out_of_family", f"the error of the answers grows with them: it is {run.relative:.0e} of an answer, as with half precision.", "Ask for answers computed in single or double precision.")
-    y = run.ask(opt.nearer * torch.randn(opt.looks, d, generator=g, dtype=torch.float64) / d**.5)  # not too far at first: half precision ends at 65,504
-    if y.abs().max() > found.step / torch.finfo(torch.float16).eps and any((y == y.to(t)).all() for t in (torch.float16, torch.bfloat16)): relative_error(torch.finfo(torch.float16).eps, 1.)
-    most = min(2.**40, torch.finfo(oracle.dtype).max**.5)
-    grown = growth(run.ask, d, g, radius=most)
-    run.stage("growth", noise=found.noise_floor, step=found.step, power=grown.power)
-    what = f"answers are multiples of {found.step:.3g}" if found.step else f"answers carry an error of {found.noise_floor:.1e}"
-    if not grown.linear:
-        if found.flat and grown.power < .5: raise Stop("out_of_family", found.problem + ".", "This recipe needs the raw outputs of a network.")
-        how = "do not grow with the distance from the origin" if grown.power < .5 else f"grow like distance to the power {grown.power:.1f}"
-        raise Stop("out_of_family", f"{what}, and {how}, so that no distance makes that small.", "Only networks of piecewise linear units are recovered from such answers.")
-    view = far_view(oracle, found.noise_floor, grown.slope, max(opt.relative, run.eps / 8))
-    noise = measure_noise(line(view), run.eps).near
-    if noise > opt.roundings[1] * (found.noise_floor / view.length + run.eps * grown.slope): relative_error(noise, grown.slope)
-    elif view.length > 1: run.oracle = view
-    return grown.even < 1e-9
 
 def _tolerance(run): return run.options.tol or (1e-6 if run.eps < 1e-10 and not run.far else 1e-3)
 
@@ -347,7 +173,7 @@ def _inside(run: Run, region) -> tuple[Layers, Certificate, Architecture, Outcom
         g = run.generator("inside")
         try:
             s = solve_inside(run.ask, region, run.eps, g, told=run.stage)
-            activation, slope = _name_slope(run, s.slope)
+            activation, slope = name_slope(run, s.slope)
             bars = [(opt.bars * a, opt.bars * b) for a, b in s.std]
             cert, layers = certify_inside(run.oracle, region, s.layers, bars, activation, slope, noise=s.noise.near, smallest_singular_value=s.smallest_singular_value, g=g, deviations=opt.bars)
         except NotExplained as e:
@@ -373,14 +199,14 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
         if arch.sizes is not None and len(arch.sizes) > 3: raise ValueError(f"arch: inside a region, recipe 'exact' recovers networks with one hidden layer, got {len(arch.sizes) - 2}")
         return _inside(run, region)
     found = probe(run.oracle, run.generator("probe"))
-    if run.eps > opt.crude: raise Stop("out_of_family", f"the black box computes with a relative error of {run.eps:.0e}.", "Ask for answers computed in single or double precision.")
+    if run.eps > opt.afar.crude: raise Stop("out_of_family", f"the black box computes with a relative error of {run.eps:.0e}.", "Ask for answers computed in single or double precision.")
     if not found.deterministic and not opt.varying:
         raise Stop("oracle_failed", found.problem + ".", "Exact reconstruction needs an oracle that answers the same query the same way; Exact(varying=True) takes the differences for noise.")
     if arch.sizes and arch.sizes[-1] != found.out_features:
         raise Stop("out_of_family", f"the architecture has {arch.sizes[-1]} outputs, but the black box answers with {found.out_features}.", "Correct arch.sizes.")
-    roundings = found.noise_floor / max(run.eps * found.scale, 1e-300) if found.scale > 0 else 0.
-    if roundings > opt.roundings[0]: run.noise, run.step = found.noise_floor, found.step
-    affine = _look_far(run, found) if found.flat or roundings > opt.roundings[1] else None
+    roundings = found.noise_floor / (run.eps * found.scale) if found.scale > 0 else 0.
+    if roundings > opt.roundings: run.noise, run.step = found.noise_floor, found.step
+    affine = look_far(run, found, opt.afar) if found.flat or roundings > opt.afar.roundings else False
     if run.far: length = None if affine else 1.
     else: length = curvature_length(run.ask, torch.zeros(run.oracle.in_features, dtype=torch.float64), run.generator("length"))
     run.stage("probe", noise=found.noise_floor, length=length or math.inf)
@@ -400,7 +226,7 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
     for run.attempt in range(opt.attempts):
         try:
             if deep: layers, cert, arch_found = recover_deep(run, length, run.eps, bars=opt.bars, options=opt.deep)
-            else: layers, cert, arch_found = _finish(run, _search(run, smooth, length), length)
+            else: layers, cert, arch_found = recover_shallow(run, smooth, length)
             outcome = judge(cert, tol)
             if outcome.kind != "not_converged": return layers, cert, arch_found, outcome
             raise Retry(outcome.message.rstrip("."))
@@ -409,13 +235,7 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
             deep = deep or arch.sizes is None and not smooth and run.attempt > 0  # one hidden layer did not explain the answers, twice
     raise Stop("not_converged", f"{opt.attempts} attempts failed; the last one because {reasons[-1]}.", "Another seed, search='committee', or a deeper architecture may be needed.")
 
-def _search(run, smooth, length):
-    "One attempt at finding the units on a section."
-    opt = run.options
-    if opt.search == "committee" or opt.search == "auto" and (run.attempt >= opt.sweeps or run.eps > opt.precise): return search_by_committee(run, smooth, length)
-    return search_sweep_smooth(run, length) if smooth else search_sweep_kinked(run, length)
-
-# %% ../nbs/21_recipes.ipynb #c013
+# %% ../nbs/21_recipes.ipynb #c011
 RECIPES = {"exact": Exact, "committee": Committee}
 
 def _by_population(oracle, arch, options, seed, progress, checkpoint) -> Reconstruction:

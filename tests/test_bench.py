@@ -52,6 +52,7 @@ def test_targets_do_not_make_a_result_stale_but_the_black_box_does():
     assert tool.digest(ROW, {}) == tool.digest(replace(ROW, ratio=9., error=1., title='other', seeds=3), {})
     for change in (dict(dtype='float32'), dict(search='committee'), dict(known=False), dict(activation='tanh')): assert tool.digest(ROW, {}) != tool.digest(replace(ROW, **change), {})
     assert tool.digest(ROW, {'core': 'x'}) != tool.digest(ROW, {'core': 'y'})
+    assert len(ROW.sizes) == 3 and tool.digest(ROW, {'deep': 'x'}) == tool.digest(ROW, {'deep': 'y'}) and tool.digest(ROW, {'shallow': 'x'}) != tool.digest(ROW, {'shallow': 'y'})
 
 def test_resumes(bench, capsys):
     bench.main(['--rows', 'mnist_relu', '--seeds', '0-1'])

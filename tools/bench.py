@@ -14,7 +14,8 @@ from statistics import median
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT/'nbs'/'bench'
 TABLE, FIGURE = RESULTS/'table.md', ROOT/'nbs'/'images'/'queries_vs_parameters.png'
-MODULES = 'core nets oracle symmetry sweep lift peel polish consensus committee disagree search certify deep recipes'.split()
+SHARED = 'core nets oracle symmetry sweep lift search certify'.split()       # modules that every row exercises
+SHALLOW, DEEP = 'polish consensus committee disagree shallow'.split(), 'peel deep'.split()   # and those with one hidden layer, with more
 OTHER = 100             # the second series: black box seed s, reconstruction seed s + OTHER
 BUSY = 1.25             # a load above this many times the threads means that others share the cores
 SLOPE = 1e-6            # an unknown slope may be off by this much
@@ -87,11 +88,17 @@ def code_of(source):
             n.body = n.body[1:] or [ast.Pass()]
     return ast.unparse(tree)
 
-def sources(folder=ROOT/'neurome_nb'): return {m: code_of((folder/f'{m}.py').read_text()) for m in MODULES if (folder/f'{m}.py').exists()}
+def sources(folder=ROOT/'neurome_nb'):
+    "The code of every module that a row exercises; of `recipes` only the options: the rest of it chooses a route."
+    code = {m: code_of((folder/f'{m}.py').read_text()) for m in SHARED + SHALLOW + DEEP}
+    recipes = ast.parse((folder/'recipes.py').read_text())
+    return code | {'options': next(code_of(ast.unparse(n)) for n in recipes.body if isinstance(n, ast.ClassDef) and n.name == 'Exact')}
 
 def digest(row, code):
-    "Of the modules, and of everything about the run but its targets and texts."
+    "Of the modules it exercises, and of everything about the run but its targets and texts."
+    other = SHALLOW if len(row.sizes) > 3 else DEEP
     asked = {k: v for k, v in asdict(row).items() if k in ('sizes', 'activation', 'data', 'dtype', 'search', 'init', 'known')}
+    code = {m: text for m, text in code.items() if m not in other}
     return hashlib.blake2b(json.dumps([code, asked], sort_keys=True).encode(), digest_size=8).hexdigest()
 
 def machine():
