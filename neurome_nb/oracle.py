@@ -297,6 +297,7 @@ class Probe:
     flat:bool # no change at all along tiny lines, but between distant points: a step function, or rounded answers
     queries:int # rows spent
     step:float = 0. # answers are multiples of this; 0: of nothing to be seen
+    probabilities:bool = False # answers, or their exponentials, are positive and add up to one
 
     @property
     def problem(self) -> str: # empty if there is none
@@ -340,6 +341,7 @@ def probe(oracle, # an `Oracle` or `Section`
     repeat = (oracle(line[0]) - first).abs().max().item()
     scale, size, eps = first.std(0).square().mean().sqrt().item(), first.abs().max().item(), torch.finfo(oracle.out_dtype).eps
     sigma = y.diff(n=3, dim=0).abs().median(0).values/(0.6745*20**0.5) # (lines, out); 0.6745: median of |normal|
+    adds_up = lambda p: p.shape[-1] > 1 and bool((p > 0).all() and (p.sum(-1) - 1).abs().max() < rounding*eps)
     step = rounding_step(y.flatten(0, 1).to(oracle.out_dtype)) if scale > 0 else 0.
     noise = max(sigma.square().mean(1).sqrt().max().item(), eps*first.square().mean().sqrt().item()/12**0.5, step/12**0.5) # 12: variance of a rounding error is step^2/12
-    return Probe(first.shape[1], scale, noise, repeat, repeat <= rounding*eps*size, bool(scale > 0 and (y.diff(dim=0) == 0).all()), oracle.queries - before, step)
+    return Probe(first.shape[1], scale, noise, repeat, repeat <= rounding*eps*size, bool(scale > 0 and (y.diff(dim=0) == 0).all()), oracle.queries - before, step, adds_up(y) or bool((y <= 0).all()) and adds_up(y.exp()))

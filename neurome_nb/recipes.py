@@ -105,6 +105,7 @@ class Exact:
     sweeps: int = 5  # of these by sweep before "auto" turns to the committee
     precise: float = 1e-10  # relative precision of the answers that a sweep needs; "auto" leaves coarser ones to the committee
     roundings: float = 8.  # an error of the answers of this many roundings is more than arithmetic makes
+    lines: tuple[float, float] = (2., .05)  # lines crossed by numbers of units that differ by more than this, and this share of them, belong to a deeper network
     afar: Afar = Afar()  # options for answers that are rounded or noisy
     varying: bool = False  # take answers that differ from one asking to the next for noise, instead of stopping
     committee: CommitteeSearch = CommitteeSearch()  # options of the search by committee
@@ -191,6 +192,16 @@ def _inside(run: Run, region) -> tuple[Layers, Certificate, Architecture, Outcom
         reasons.append(outcome.message.rstrip("."))
     raise Stop("not_converged", f"{opt.attempts} attempts inside the region failed; the last one because {reasons[-1]}.", "Another seed may help; smooth or deeper networks are not covered inside a region.")
 
+def _check_depth(run):
+    "Stop when lines say that there is more than one hidden layer: all its units switch once on every line."
+    found, told = [s.detail["units"] for s in run.history if s.name == "sweep" and s.detail["complete"]], run.arch.sizes[1]
+    if len(found) < 2: return
+    few, many = min(found), max(found)
+    if many - few > run.options.lines[0] + run.options.lines[1] * many or len(found) > 2 and many > few:
+        raise Stop("out_of_family", f"between {few} and {many} units switch along different lines, but those of one hidden layer all switch once on every line: the network is deeper.", "Give its depth in arch.sizes.")
+    if told and few > told + run.options.lines[0] + run.options.lines[1] * told:
+        raise Stop("out_of_family", f"{few} to {many} units switch along a line, where the architecture has {told}.", "Correct arch.sizes, or leave the width None.")
+
 def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]:
     "The recipe `exact`."
     arch, opt = run.arch, run.options
@@ -199,6 +210,7 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
         if arch.sizes is not None and len(arch.sizes) > 3: raise ValueError(f"arch: inside a region, recipe 'exact' recovers networks with one hidden layer, got {len(arch.sizes) - 2}")
         return _inside(run, region)
     found = probe(run.oracle, run.generator("probe"))
+    if found.probabilities: raise Stop("out_of_family", "the answers are probabilities: they are positive and add up to one.", "Turn them into logits: as_oracle(f, in_features) or Oracle(Logits(f), in_features).")
     if run.eps > opt.afar.crude: raise Stop("out_of_family", f"the black box computes with a relative error of {run.eps:.0e}.", "Ask for answers computed in single or double precision.")
     if not found.deterministic and not opt.varying:
         raise Stop("oracle_failed", found.problem + ".", "Exact reconstruction needs an oracle that answers the same query the same way; Exact(varying=True) takes the differences for noise.")
@@ -232,6 +244,7 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
             raise Retry(outcome.message.rstrip("."))
         except (Retry, DeepFailure) as e:
             reasons.append(str(e)); run.stage("retry", reason=str(e))
+            if arch.sizes is not None and not deep: _check_depth(run)
             deep = deep or arch.sizes is None and not smooth and run.attempt > 0  # one hidden layer did not explain the answers, twice
     raise Stop("not_converged", f"{opt.attempts} attempts failed; the last one because {reasons[-1]}.", "Another seed, search='committee', or a deeper architecture may be needed.")
 

@@ -21,6 +21,7 @@ from neurome_nb.core import OracleError, generator
 from neurome_nb.inside import allowed_region
 from neurome_nb.nets import Architecture, counting_bound, forward, init_layers, to_torch
 from neurome_nb.oracle import BudgetExhausted
+from neurome_nb.plots import worst_violation
 
 LAYERS = init_layers((5, 6, 3), generator=generator(0, "test/net"))
 NET = to_torch(LAYERS, "relu")
@@ -314,3 +315,11 @@ def test_bounds_are_kept():
     oracle(torch.full((2, 5), .5))
     with pytest.raises(ValueError, match="1 of 2 inputs lie outside"): oracle(torch.tensor([[.5]*5, [1.5]*5]))
     assert oracle.queries == 2
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", ["relu", "leaky_relu"])
+def test_sigmoid_outputs_end_to_end(name, seed):
+    layers = init_layers((24, 12, 5), generator=generator(seed, "test/sigmoid"))
+    oracle = as_oracle(lambda x: forward(layers, x, name).sigmoid(), 24, outputs="sigmoid")
+    r = reconstruct(oracle, Architecture((24, 12, 5), name), seed=seed, progress=False)
+    assert r.outcome.recovered and parameter_error(r.layers, layers, name).max < 1e-9 and worst_violation(r, layers) < 1

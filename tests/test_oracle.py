@@ -294,6 +294,12 @@ def test_steps_and_rounded_answers_are_found_out(g):
     p = probe(Oracle(g, 4), generator(0, "test/probe"))
     assert p.flat and p.deterministic and "does not react to small changes" in p.problem
 
+@pytest.mark.parametrize("step", [1e-3, 1e-6, 2.**-10, 2.**-20, .005, 1.])
+def test_the_step_of_rounded_answers_is_found(step):
+    p = probe(Oracle(lambda x: (f(100*x)/step).round()*step, 4), generator(0, "test/probe"))
+    assert p.step == pytest.approx(step, rel=1e-6) and p.noise_floor >= .99*step/12**.5
+    assert probe(Oracle(f, 4), generator(0, "test/probe")).step == 0
+
 def test_a_constant_and_a_linear_map_are_no_problem():
     p = probe(Oracle(lambda x: torch.ones(len(x), 2, dtype=torch.float64), 4), generator(0, "test/probe"))
     assert p.scale == 0 and p.noise_floor < 1e-15 and not p.problem

@@ -149,6 +149,23 @@ def test_smooth_contradiction_is_named(true, told):
     r = run(answers(TRUE, true), Architecture((20, 8, 3), told), recipe=Exact(attempts=1))
     assert r.outcome.kind in ("out_of_family", "not_converged") and r.queries < 2000
 
+@pytest.mark.parametrize("true, told", [("gelu", "silu"), ("silu", "gelu"), ("elu", "softplus"), ("softplus", "elu"), ("gelu", "elu")])
+def test_the_shape_of_a_corner_contradicts(true, told):
+    r = run(answers(TRUE, true), Architecture((20, 8, 3), told))
+    assert r.outcome.kind == "out_of_family" and f"the shape of {true}" in str(r.outcome) and r.queries < 1.5 * FEW
+
+@pytest.mark.parametrize("name", ["leaky_relu", "gelu"])
+@pytest.mark.parametrize("width", [12, None])
+def test_a_deeper_network_is_named(name, width):
+    deep = net((20, 12, 8, 4))
+    r = run(answers(deep, name), Architecture((20, width, 4), name))
+    assert r.outcome.kind == "out_of_family" and "units switch along" in str(r.outcome) and r.queries < 4000
+
+@pytest.mark.parametrize("f, words, few", [(lambda x: GOOD(x).softmax(1), "add up to one", 60), (lambda x: GOOD(x).log_softmax(1), "add up to one", 60), (lambda x: GOOD(x).sigmoid(), "each by itself", FEW)], ids="softmax log_softmax sigmoid".split())
+def test_probabilities_taken_for_raw_outputs(f, words, few):
+    r = run(f)
+    assert r.outcome.kind == "out_of_family" and words in str(r.outcome) and "as_oracle" in str(r.outcome) and r.queries < few
+
 def test_tanh_and_sigmoid_are_the_same_family():
     "sigmoid(z) = (1 + tanh(z/2))/2: either description is right."
     for true, told in ("tanh", "sigmoid"), ("sigmoid", None), ("sigmoid", "tanh"):
