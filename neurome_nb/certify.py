@@ -62,10 +62,11 @@ def into_gauge(
     if not ACTIVATIONS[activation].piecewise_linear: return bars, canonical
     (dW, db), (dV, dc) = bars; norm = size(W1, b1).clamp_min(1e-300)  # this gauge fixes the length of [w | b], so an error of the length moves to the other side
     length = torch.hypot(dW.amax(1), db * b1.abs() / norm) / norm
-    dV = dV + V1.abs() * length
     rows = size(V1, c1).clamp_min(1e-300)  # and one common length for all units, the mean of the last layer's rows
-    common = (torch.hypot((V1 * dV).norm(dim=1), c1 * dc) / rows.square()).mean() / 2
-    return [(dW + W1.abs() * (length[:, None] + common), db + b1.abs() * (length + common)), (dV + V1.abs() * common, dc)], canonical
+    own, shared = torch.hypot((V1 * dV).norm(dim=1), c1 * dc) / rows, (V1.square() / rows[:, None]).sum(0) * length  # errors of that sum: from each row, and from each unit's length
+    common = torch.hypot(own.norm(), shared.norm()) / rows.sum() / 2
+    scale = torch.hypot(length, common)
+    return [(torch.hypot(dW, W1 * scale[:, None]), torch.hypot(db, b1 * scale)), (torch.hypot(dV, V1 * scale), dc)], canonical
 
 # %% ../nbs/20_certify.ipynb #c009
 def shaken(

@@ -22,6 +22,7 @@ from .core import OracleError
 from .nets import ACTIVATIONS, Architecture, counting_bound
 from .oracle import Oracle
 from .plots import COLOURS, plot_error_bars, plot_errors, plot_weights, stage_errors, styled
+from .calibration import TRUST
 from .experiments import EXPERIMENTS, FULL, report, score
 from .experiments import run as run_experiment
 from .recipes import Exact, Reconstruction, reconstruct
@@ -243,7 +244,7 @@ def _audit(args):
     return 0
 
 def _experiment(args):
-    programme = FULL if args.full else EXPERIMENTS
+    programme = FULL if args.full else {**EXPERIMENTS, **TRUST}
     if args.name not in programme: raise ValueError(f"unknown experiment {args.name!r}, expected one of {', '.join(programme)}")
     if args.seeds is not None and args.seeds < 1: raise ValueError(f"--seeds: expected at least 1, got {args.seeds}")
     experiment = programme[args.name]
@@ -285,7 +286,7 @@ def _parser():
         sub.add_argument("--seed", type=int, default=0, metavar="N", help="decides everything random (default: 0)")
         sub.add_argument("--quiet", action="store_true", help="no progress bars")
     e = command("experiment", _experiment, "measure one of the sweeps that compare methods; what is measured already is not measured again")
-    e.add_argument("name", metavar="NAME", help="one of " + ", ".join(EXPERIMENTS))
+    e.add_argument("name", metavar="NAME", help="one of " + ", ".join({**EXPERIMENTS, **TRUST}))
     e.add_argument("--full", action="store_true", help="at the paper's size, for a GPU")
     e.add_argument("--seeds", type=int, metavar="N", help="the first N seeds (default: those of the experiment)")
     e.add_argument("--out", default="nbs/experiments", metavar="DIR", help="folder of the results (default: nbs/experiments)")

@@ -392,6 +392,7 @@ def solve_inside(
     found = find_inside(ask, region, eps, g, config, told=told)
     sigma, k = found.noise.near, found.C.shape[1]
     polished = polish_section(found.model, found.C, found.Y, torch.full((len(found.C),), sigma, dtype=torch.float64))
+    polished = polished.scaled(max(1., polished.excess(found.Y.numel())))
     model = polished.model; (h, o), d = model.out.shape, found.basis.d
     told("polish", residual=polished.rms[-1], steps=len(polished.rms) - 1)
     if not polished.rms[-1] < config.residual: raise NotExplained(f"the residual on the section is {polished.rms[-1]:.0f} times the noise")

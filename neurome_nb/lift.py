@@ -277,6 +277,8 @@ def lift(
     newton: int = 60,  # most Newton steps for smooth units
     retries: int = 3,  # for directions that fail, each with a quarter of the step
     keep: bool = False,  # keep the answers for `sharpen`, and leave to it what does not fit
+    enough: int = 30,  # equations to spare, over all directions, that say how large the noise is
+    least: float = .1,  # of the expected noise
     memory: int = 2**27,  # bytes of inputs at a time
 ) -> Lifted:
     "Rows in all new directions; `m (n + 1)` queries."
@@ -324,6 +326,8 @@ def lift(
         rows[:, i:j], residual[i:j] = u[:h], rms
         if linear_free: linear[i:j] = u[h:].T
     direct = torch.linalg.solve_triangular(R, torch.eye(len(R), dtype=R.dtype), upper=True).square().sum(1).sqrt()[:h]
+    spare, fitted = m * o - len(R), residual[residual <= accept]
+    if spare * len(fitted) >= enough: direct = direct * max(least, (fitted.square().mean().item() * m * o / spare)**.5)  # as the residuals say, instead of what was expected before
     carried = _carried(samples, model, base, slopes, rows, linear_solve)[:h]
     std = torch.hypot(direct * stretch.square().mean().sqrt(), carried)
     return Lifted(rows, linear, std, residual, torch.linalg.svdvals(R / R.norm(dim=0))[-1].item(), int((residual > accept).sum()), answers)

@@ -6,7 +6,7 @@
 __all__ = ['LinearFit', 'fit_outgoing', 'Normal', 'normal_equations', 'fit_rows', 'Polished', 'polish_section']
 
 # %% ../nbs/16_polish.ipynb #c002
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 from jaxtyping import Float
@@ -143,6 +143,21 @@ class Polished:
     samples: tuple[SectionModel, ...]  # models as other noise would have given them
     rms: tuple[float, ...]  # residual after each step, in units of the noise; about 1 at the end
     smallest_singular_value: float  # of the Jacobian with respect to the rows, columns scaled to length one
+
+    def excess(self,
+        answers: int,  # numbers that were fitted
+    ) -> float:
+        "Noise that the residual shows, in units of what was expected: the residual with the fitted unknowns taken out."
+        unknowns = self.model.rows.numel() + self.model.out.numel() + self.model.linear.numel()
+        return self.rms[-1] * (answers / max(answers - unknowns, answers / 10))**.5
+
+    def scaled(self,
+        f: float,
+    ) -> "Polished":
+        "What it would say if the noise were f times as large."
+        m = self.model
+        moved = lambda s: replace(s, rows=m.rows + f * (s.rows - m.rows), out=m.out + f * (s.out - m.out), linear=m.linear + f * (s.linear - m.linear))
+        return replace(self, row_std=f * self.row_std, out_std=f * self.out_std, linear_std=f * self.linear_std, samples=tuple(map(moved, self.samples)))
 
 def polish_section(
     model: SectionModel,  # start: rows good to a few percent of the distance to their neighbours

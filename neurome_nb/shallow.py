@@ -17,6 +17,7 @@ from .nets import ACTIVATIONS, Architecture, SectionModel
 from .lift import Signs, assemble, choose_base_points, information, lift, sharpen, slope_from_size, unit_signs
 from .polish import Polished, polish_section
 from .search import Found, Retry, Run, Stop, repair, search_by_committee, search_sweep_kinked, search_sweep_smooth
+from .sweep import Noise
 from .afar import near_origin
 from .certify import Certificate, certify
 
@@ -30,13 +31,15 @@ class _OnSection:
     ask: Callable[[Tensor], Tensor]  # the black box in the same form
     U: Float[Tensor, "k d"]
 
-def _polish(run: Run, found: Found) -> _OnSection:
-    "Polish what a search found. Raises `Retry` when it does not explain the answers."
+def _polish(run: Run, found: Found, least: float = .3) -> tuple[Found, _OnSection]:
+    "Polish what a search found; its noise and the deviations are from then on what the residual says, but no less than `least` of what was expected. Raises `Retry` when it does not explain the answers."
     sigma = found.noise(found.C.norm(dim=1))
     polished = polish_section(found.model, found.C, found.Y, sigma)
     if not polished.rms[-1] < run.options.residual and not ACTIVATIONS[found.model.activation].piecewise_linear:
         better = repair(found.model, found.C, found.Y, sigma)
         if len(better.rows) == len(found.model.rows): polished = polish_section(better, found.C, found.Y, sigma)  # more of them explain too much
+    f = max(least, polished.excess(found.Y.numel()))
+    found, polished = replace(found, noise=Noise(f * found.noise.near, f * found.noise.far, found.noise.least)), polished.scaled(f)
     model, samples, ask = polished.model, polished.samples, run.ask
     (h, o), U = model.out.shape, found.basis.rows(0, found.C.shape[1])
     run.stage("polish", section=(model.rows, found.x0, U), residual=polished.rms[-1], steps=len(polished.rms) - 1)
@@ -47,7 +50,7 @@ def _polish(run: Run, found: Found) -> _OnSection:
         span = torch.linalg.qr(model.out.T)[0]
         narrow = lambda m: replace(m, out=m.out @ span, linear=m.linear @ span)
         model, samples, ask = narrow(model), tuple(map(narrow, samples)), lambda x: run.ask(x) @ span
-    return _OnSection(polished, model, samples, ask, U)
+    return found, _OnSection(polished, model, samples, ask, U)
 
 # %% ../nbs/17_shallow.ipynb #c006
 def name_slope(
@@ -140,7 +143,7 @@ def recover_shallow(
 ) -> tuple[Layers, Certificate, Architecture]:
     "One attempt at a network with one hidden layer: search, polish, lift, certify. Raises `Retry` when a check fails."
     found = _search(run, smooth, length)
-    opt, d, on = run.options, run.oracle.in_features, _polish(run, found)
+    opt, d, (found, on) = run.options, run.oracle.in_features, _polish(run, found)
     whole, p = _lift(run, found, on), on.polished
     signs, (h, o), k = whole.signs, p.model.out.shape, len(on.U)
     activation, slope, gain = p.model.activation, run.arch.slope, 1.

@@ -12,10 +12,10 @@ BELOW = dict(
     **{**dict.fromkeys(SOLVERS, 'symmetry oracle nets'), 'consensus': 'polish symmetry oracle nets'},
     search='sweep lift polish disagree committee consensus coarse', afar='search coarse', certify='polish canon oracle', shallow='search certify afar', inside='search certify regions', deep='certify peel lift sweep', population='certify disagree',
     recipes='shallow inside deep population ' + ' '.join(SOLVERS), plots='recipes canon',   # plots draw the recipes' results
-    experiments='recipes adapters blackbox canon plots', widgets='experiments', audit='recipes adapters canon plots', cli='experiments audit')
+    experiments='recipes adapters blackbox canon plots audit', calibration='experiments', widgets='experiments', audit='recipes adapters canon plots', cli='calibration audit')
 # Modules that reconstruct get an oracle, never a network, and never a score.
 RECONSTRUCT = [*SOLVERS, 'search', 'afar', 'shallow', 'inside', 'deep', 'population', 'certify', 'recipes']
-TRUTH_MODULES, TRUTH_NAMES = {'blackbox', 'experiments'}, {'parameter_error', 'ParameterError'}
+TRUTH_MODULES, TRUTH_NAMES = {'blackbox', 'experiments', 'calibration'}, {'parameter_error', 'ParameterError'}
 
 def may_import(module):
     "All modules at any depth below `module`."
