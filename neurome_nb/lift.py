@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Basis', 'widen', 'widen_steps', 'd_optimal', 'BasePoints', 'choose_base_points', 'information', 'Lifted', 'lift',
-           'sharpen', 'Signs', 'unit_signs', 'slope_from_size', 'assemble']
+           'sharpen', 'lift_pairs', 'Signs', 'unit_signs', 'slope_from_size', 'assemble']
 
 # %% ../nbs/14_lift.ipynb #c002
 from collections.abc import Callable, Sequence
@@ -398,6 +398,40 @@ def sharpen(
     return Lifted(rows, None, torch.stack([p[2] for p in parts]).square().mean(0).sqrt(), residual, lifted.smallest_singular_value, int((residual > accept).sum()))
 
 # %% ../nbs/14_lift.ipynb #c018
+def lift_pairs(
+    oracle: Callable,  # inputs (n, d) -> answers
+    x0: Float[Tensor, "d"],  # as in `lift`
+    W: Float[Tensor, "h d"],  # rows of piecewise linear units, roughly; no more units than inputs
+    at: Float[Tensor, "h"],  # pre-activations at x0
+    V: Float[Tensor, "h o"],  # outgoing vectors of |z|
+    directions: Callable[[int, int], Float[Tensor, "j-i d"]],  # as in `lift`
+    n: int,  # number of directions
+    units: Sequence[int],  # the weak ones
+    sigma: Callable[[Tensor], Tensor],  # noise of an answer at a distance from x0
+    g: torch.Generator,  # draws the sides on which the other units are
+    *,
+    margin: float = 6.,  # steps stay this many typical entries of a row away from its kink
+    reach: float = 10.,  # pre-activations of the other units, in units of their typical ones at x0
+    draws: int = 64,  # choices of sides looked at; the one nearest to x0 is taken
+    memory: int = 2**27,  # bytes of inputs at a time
+) -> tuple[Float[Tensor, "u n"], Float[Tensor, "u"]]:  # rows, and the standard deviation of their entries
+    "Rows of a few units, each from two points on both sides of its kink; `2 (n + 1)` queries a unit."
+    (h, d), size, back = W.shape, W.norm(dim=1) / W.shape[1]**.5, torch.linalg.pinv(W)
+    T = reach * (at.abs() / size).median(); step = (T / margin).item()
+    sides = torch.sign(torch.randn(draws, d, generator=g, dtype=W.dtype) @ W.T) * T * size; P = []
+    for i in units:
+        z = torch.stack([sides, sides]); z[0, :, i], z[1, :, i] = T * size[i], -T * size[i]
+        x = (z - at) @ back.T
+        P.append(x[:, x.norm(dim=2).amax(0).argmin()])
+    P = torch.stack(P); r = P.norm(dim=2).amax(1); y0 = oracle((x0 + P).flatten(0, 1)).unflatten(0, P.shape[:2])
+    rows, chunk = [], max(1, memory // (8 * P.numel()))
+    for i in range(0, n, chunk):
+        q = directions(i, min(n, i + chunk))
+        y = oracle((x0 + P[:, :, None] + step * q).flatten(0, 2)).unflatten(0, (*P.shape[:2], len(q))) - y0[:, :, None]
+        rows.append(torch.einsum("uno,uo->un", y[:, 0] - y[:, 1], V[units]) / (2 * step * V[units].square().sum(1))[:, None])
+    return torch.cat(rows, 1), sigma(r) / (step * V[units].norm(dim=1))
+
+# %% ../nbs/14_lift.ipynb #c020
 @dataclass(frozen=True)
 class Signs:
     "Which side of each unit is active."

@@ -124,6 +124,8 @@ class Exact:
     coarse_spread: float = .3  # the same for answers coarser than `precise`
     coarse_margin: float = 2.35  # steps of the first lift stay this many typical coefficients inside a piece; one in fifty of the nearest units is crossed, which the second round mends
     second: float = .65  # equations per unknown in the second round of a lift from coarse answers
+    sharp: float = 1e-8  # error bars of a row, in units of its typical entry, above which its unit is asked alone
+    pairs: int = 8  # such units at most
     snapshot: int = 5_000_000  # networks up to this many parameters are kept in the history
     bars: float = 10.  # error bars are this many standard deviations: rounding errors are not independent, as the standard deviations take them to be
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from jaxtyping import Float
 from .core import Layers
 from .nets import ACTIVATIONS, Architecture, SectionModel
-from .lift import Signs, assemble, choose_base_points, information, lift, sharpen, slope_from_size, unit_signs
+from .lift import Signs, assemble, choose_base_points, information, lift, lift_pairs, sharpen, slope_from_size, unit_signs
 from .polish import Polished, polish_section
 from .search import Found, Retry, Run, Stop, repair, search_by_committee, search_sweep_kinked, search_sweep_smooth
 from .sweep import Noise
@@ -126,8 +126,14 @@ def _lift(run: Run, found: Found, on: _OnSection) -> _Whole:
     if coarse:  # a second round, with long steps
         second = design(math.ceil(opt.second * h / o), slopes, length=found.C.norm(dim=1).median().item(), known=information(model, again[-1][2], slopes))
         for directions, res, first in again: add(sharpen(on.ask, found.x0, on.U, model, directions, res, first, second, slopes=slopes, samples=on.samples))
-    run.stage("lift", residual=worst, smallest_singular_value=smallest)
-    return _Whole(torch.cat(rows, 1), torch.stack(var).sum(0).div(d).sqrt(), signs, smallest)
+    rows, std = torch.cat(rows, 1), torch.stack(var).sum(0).div(d).sqrt()
+    weak = [i for i in std.div(size).topk(min(opt.pairs, h)).indices.tolist() if opt.bars * std[i] > opt.sharp * size[i]] if kinked and h <= d and not coarse else []
+    if weak and k < d:  # those units alone
+        alone, error = lift_pairs(on.ask, found.x0, found.basis.back(rows), model.rows[:, k], model.out, lambda i, j: found.basis.rows(k + i, k + j), d - k, weak, found.noise, g)
+        better = error < std[weak]; weak = torch.tensor(weak)[better]
+        rows[weak, k:], std[weak] = alone[better], torch.hypot(error[better], on.polished.row_std[weak, :k].norm(dim=1) / d**.5)
+    run.stage("lift", residual=worst, smallest_singular_value=smallest, alone=len(weak))
+    return _Whole(rows, std, signs, smallest)
 
 # %% ../nbs/17_shallow.ipynb #c008
 def _search(run, smooth, length):
