@@ -427,7 +427,9 @@ def solve_inside(
     slope = slope_from_size(signs.size)
     layers = assemble(net.W.clone(), net.b, torch.zeros(d, dtype=torch.float64), net.V, net.c, "leaky_relu", slope, signs.sign)
     gain = 2 / (1 - slope)
-    c_std = (polished.linear_std[k].square() + net.b_std.square() @ (gain * net.V).square() + net.b.square() @ (gain * net.V_std).square()).sqrt()
+    far = (region.ends(torch.ones(d, dtype=torch.float64)) - found.x0).norm(dim=1).amax().item()
+    seen = max(1., unexplained) * (found.noise.near + grow * far)  # no answer at a corner is further off, whatever the polish knew about the constant
+    c_std = (polished.linear_std[k].clamp(max=seen).square() + net.b_std.square() @ (gain * net.V).square() + net.b.square() @ (gain * net.V_std).square()).sqrt()
     std = [(net.W_std[:, None].expand(len(net.W), d), net.b_std), (gain * net.V_std.T, c_std)]
     return Solved(layers, std, slope, signs.spread, smallest, unexplained, found.noise)
 
