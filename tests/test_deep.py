@@ -1,10 +1,12 @@
 "Deep networks from scratch: small ones in full, and that failures know themselves."
+from dataclasses import replace
+
 import pytest
 import torch
 
 from neurome_nb import Architecture, Oracle, parameter_error, reconstruct
 from neurome_nb.core import generator
-from neurome_nb.deep import measure_layer, straight_units, triangle
+from neurome_nb.deep import MeasuredLayer, measure_layer, measure_places, refine_rows, straight_units, triangle
 from neurome_nb.nets import forward, init_layers
 from neurome_nb.recipes import Exact
 
@@ -45,3 +47,29 @@ def test_lines_of_a_plane_tell_the_first_layer_from_the_others():
     z = tri.lines[0].at(tri.lines[0].t[first]) @ net[0][0].T + net[0][1]
     assert len(units) == 10 and z.abs().min(1).values.max() < 1e-9
     assert measure_layer(oracle(net), tri, units).error < 1e-8
+
+
+NOISE = lambda x, y: 1e-15 * (1 + x.norm(dim=1))
+
+
+def second_layer(net, error, g):
+    "Its rows, of unit length, wrong by this much."
+    A = torch.cat([net[1][0], net[1][1][:, None]], 1); A = A / A.norm(dim=1, keepdim=True)
+    rows = A + error * torch.randn(A.shape, generator=g, dtype=A.dtype)
+    return A, MeasuredLayer(rows[:, :-1], rows[:, -1], .01, 0., torch.full_like(A, error))
+
+
+def test_rows_find_their_kinks_and_wrong_ones_do_not():
+    net, g = box((12, 10, 8, 6, 3), 4), generator(0, "test/deep/places")
+    A, layer = second_layer(net, 1e-8, g); wrong = torch.randn(8, 11, generator=g, dtype=torch.float64)
+    rows = torch.cat([A, wrong / wrong.norm(dim=1, keepdim=True)])
+    found = measure_places(oracle(net), net[:1], rows, torch.full_like(rows, 1e-8), torch.full((16,), 6), lambda n: 5 * torch.randn(n, 12, generator=g, dtype=torch.float64), NOISE, "leaky_relu", .01)
+    right, asked = (x.bincount(minlength=16) for x in (found.unit[found.ok], found.unit))
+    assert (2 * right > asked)[:8].all() and not (2 * right > asked)[8:].any()
+
+
+def test_rows_through_many_places_are_right_to_the_last_digits():
+    net, g = box((12, 10, 8, 6, 3), 4), generator(0, "test/deep/refine"); f = oracle(net)
+    A, layer = second_layer(net, 1e-7, g)
+    better = refine_rows(f, net[:1], layer, lambda n: 5 * torch.randn(n, 12, generator=g, dtype=torch.float64), NOISE, "leaky_relu", .01)
+    assert (torch.cat([better.W, better.b[:, None]], 1) - A).norm(dim=1).max() < 1e-11 and f.queries < 1000

@@ -4,7 +4,7 @@ import torch
 
 from neurome_nb.core import generator
 from neurome_nb.nets import forward, init_layers
-from neurome_nb.peel import Peeled, crossings, hidden, jacobians
+from neurome_nb.peel import Peeled, crossings, hidden, jacobians, switches
 
 NET = init_layers((9, 7, 6, 5, 3), generator=generator(3, "test/peel"))
 randn = lambda *n: torch.randn(*n, generator=generator(sum(n), "test/peel/x"), dtype=torch.float64)
@@ -28,6 +28,21 @@ def test_crossings_are_all_the_sign_changes(activation, slope):
         brute = (z(t)[:-1].sign() != z(t)[1:].sign()).sum(0)
         assert torch.equal(found.unit[inside].bincount(minlength=len(brute)), brute)
         assert z(found.t)[torch.arange(len(found.t)), found.unit].abs().max() < 1e-11
+
+
+@pytest.mark.parametrize("depth", (1, 2, 3))
+def test_switches_are_zeros_with_nothing_else_in_the_room(depth):
+    known = NET[:depth]; unit = torch.arange(len(known[-1][1])).repeat_interleave(40)
+    pre = lambda x: torch.cat([hidden(known[:l], x, "leaky_relu", .01) @ W.T + b for l, (W, b) in enumerate(known)], 1)
+    at = switches(known, unit, 5 * randn(len(unit), 9), "leaky_relu", .01)
+    good = (at.off < 1e-12) & (at.room > 1e-9)  # some ways end in a corner
+    x, u, room = at.x[good], at.u[good], at.room[good]
+    own = len(pre(x)[0]) - len(known[-1][1]) + unit[good]; i = torch.arange(len(x))
+    assert good.double().mean() > .8 and pre(x)[i, own].abs().max() < 1e-11
+    for share in (-.99, .5, .99):
+        moved = pre(x + share * room[:, None] * u); other = torch.ones_like(moved, dtype=torch.bool); other[i, own] = False
+        assert torch.equal(moved.sign()[other], pre(x).sign()[other])
+        assert (moved[i, own] - share * room * at.rate[good]).abs().max() < 1e-9 * (1 + moved.abs().max())
 
 
 @pytest.mark.parametrize("activation", ("leaky_relu", "tanh"))
