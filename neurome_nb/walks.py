@@ -26,18 +26,23 @@ from .deep import DeepFailure, Line, central_slopes, certify_deep, sweep_line
 class WalkSearch:
     "Options of the search in deep ReLU networks."
     center: float = 3.  # distance of lines from the origin, in units of the length over which the black box bends
-    lines: int = 3  # swept before the first layer is sought
+    spread: float = 1.5  # and at least this many times the median distance of the kinks on a first line
+    lines: int = 4  # swept before the first layer is sought
     patience: int = 2  # lines without a new unit before lines are aimed
     barren: int = 50  # and before the units still missing in a deeper layer are taken to be those that never switch
     ways: int = 32  # directions compared at every step of a walk
     steps: int = 60  # regions crossed on the way to one unit
     lost: int = 3  # failed walks before a kink is given up
-    places: int = 4  # far places at which a finished row must predict a kink
-    share: float = .7  # of them, and of the kinks it predicts on lines, that must be there
+    places: int = 6  # far places at which a finished row must predict a kink
+    share: float = .9  # of them that must be there
+    hits: float = .9  # of the kinks it predicts on lines, where they can be seen
     same: float = 1e-7  # rows with a cosine closer to one than this are one unit
-    signs: float = 1e-3  # largest distance of a sign from +-1
+    signs: float = 1e-3  # largest part of the free linear map that the signs may leave unexplained
     refits: int = 4  # rounds in which rows are fitted to all places they explain
-    surplus: float = 2.  # answers per parameter in the polish
+    surplus: float = 1.5  # answers per parameter in the polish
+    extra: float = .3  # and where the copies disagree most
+    goal: float = 1e-10  # relative disagreement of the copies' parameters below which nothing more is asked
+    asks: int = 3  # times
     pairs: int = 4  # answers in which every two units of neighbouring layers are both active
     candidates: int = 40_000  # places looked at for them
     rounds: int = 6  # of the polish
@@ -105,10 +110,10 @@ def predicted(
     t = known_kinks(line, frame)
     return _zeros(frame.phi(line.at(t)) @ theta.T, t)[1]
 
-def _seen(line, t, close=1e-4, widest=1e3):
+def _seen(line, t, close=1e-4, widest=1e3, tau=20.):
     "Which predictions a kink of the line confirms, and which kink."
     off, k = (line.t - t[:, None]).abs().min(1)
-    return off < close * line.gap[k].clamp_max(widest), k
+    return off < close * line.gap[k].clamp_max(widest) + tau * line.std[k], k
 
 # %% ../nbs/19_walks.ipynb #c007
 def local_kink(
@@ -314,30 +319,35 @@ def normal_at(
 def settle_frame(
     frame: Frame,  # with a top
     theta: Float[Tensor, "h p"],  # finished rows
-    close: float = WalkSearch.signs,  # largest distance from +-1
+    close: float = WalkSearch.signs,  # largest part of L that the signs may leave unexplained
+    loose: float = .5,  # largest distance of a sign from +-1
 ) -> Frame | None:  # the signed frame; None when the rows do not determine the signs
     "The signs of the layer in front."
     W, b = frame.top; m = len(b)
-    A = (theta[:, :m, None] * W).transpose(1, 2).flatten(0, 1)
+    A = (theta[:, :m, None] * W).transpose(1, 2).flatten(0, 1); L = theta[:, m:-1].flatten()
     if len(A) < m: return None
-    s = torch.linalg.lstsq(A, theta[:, m:-1].reshape(-1, 1)).solution[:, 0]
-    return Frame([*frame.known, (W * s.sign()[:, None], b * s.sign())]) if ((s.abs() - 1).abs() < close).all() else None
+    s = torch.linalg.lstsq(A, L[:, None]).solution[:, 0]
+    clear = ((s.abs() - 1).abs() < loose).all() and (A @ s.sign() - L).norm() < close * L.norm()
+    return Frame([*frame.known, (W * s.sign()[:, None], b * s.sign())]) if clear else None
 
 def into_signed(
     N: Float[Tensor, "p q"],  # rows in the frame with free signs
     frame: Frame,  # that one
     signed: Frame,
-    tol: float = 1e-5,
+    tol: float = 1e-5,  # singular values below this are zero
+    most: float = 1e-2,  # and the smallest one below this
 ) -> Float[Tensor, "r k"]:  # those that are rows of the signed frame, orthonormal
     "Rows in the signed frame."
     W, b = signed.known[-1]; s = (W * frame.top[0]).sum(1).sign(); m = len(b)
     free = N[m:-1] - W.T @ N[:m]
     S, Vt = torch.linalg.svd(free)[1:]; S = torch.cat([S, S.new_zeros(len(Vt) - len(S))])
-    N = N @ Vt[S < tol].T
+    keep = S < tol
+    keep[-1] = S[-1] < most
+    N = N @ Vt[keep].T
     return torch.linalg.qr(torch.cat([2 * N[:m], N[-1:] - b @ N[:m]]))[0]
 
 def fit_rows_to_places(
-    frame: Frame,  # signed
+    frame: Frame,
     theta: Float[Tensor, "h p"],
     walks: list[Walk],
     lines: list[Line],
@@ -399,21 +409,30 @@ class _Search:
         if (i, k) not in self._normals: self._normals[i, k] = normal_at(self.f, self.lines[i], k, self.noise)
         return self._normals[i, k]
 
-    def predicted_share(self, frame, theta):
-        "Of the kinks that a row predicts on the lines: how many are there, and how many are predicted."
-        ok = [_seen(line, predicted(line, frame, theta[None]))[0] for line in self.lines]
-        return sum(int(o.sum()) for o in ok), sum(len(o) for o in ok)
+    def predicted_share(self, frame, theta, step=1e-3):
+        "Of the kinks that a row predicts on the lines: how many are there, and how many should be. Where the black box is constant, none can be seen."
+        hits, missed, room = 0, [self.lines[0].x0[None][:0]], []
+        for line in self.lines:
+            t = predicted(line, frame, theta[None]); ok, k = _seen(line, t)
+            hits += int(ok.sum()); missed.append(line.at(t[~ok])); room += line.gap[k[~ok]].clamp_max(self.scale).tolist()
+        P = torch.cat(missed)
+        if not len(P): return hits, hits
+        move = step * P.new_tensor(room)[:, None] * self.draw(3, len(P)); y = self.f(torch.cat([P[None], P + move]).flatten(0, 1)).unflatten(0, (4, len(P)))
+        seen = (y[1:] - y[:1]).norm(dim=2).amax(0) > 8 * self.noise(P, y[0])
+        return hits, hits + int(seen.sum())
 
     def accept(self, walk, walks):
         "Whether a finished walk is a new unit, where its row says."
         if any(1 - (w.theta @ walk.theta).abs() < self.options.same for w in walks): return False
         hits, total = self.predicted_share(walk.frame, walk.theta)
-        if hits < self.options.share * total or hits < (1 if walk.frame.layers else 2): return False
+        if hits < self.options.hits * total or hits < (1 if walk.frame.layers else 2): return False
         return not walk.frame.layers or walk.proved()
 
     def layer(self, frame: Frame, told: int) -> tuple[Frame, list[Walk]]:
         "All units of a layer that ever switch, and the frame with the signs of the layer in front."
         walks, partial, tried, barren, o = [], [], set(), 0, self.options
+        if not self.lines:  # the first one only tells the scale
+            self.sweep(); self.scale = max(self.scale, o.spread * self.lines.pop().t.abs().median().item())
         while len(self.lines) < o.lines: self.sweep()
         seen = []
         def look(line):
@@ -438,10 +457,13 @@ class _Search:
             if walk.N.shape[1] > 1: partial.append(walk); continue
             if not self.accept(walk, walks): continue
             add(walk); barren = 0
-            signed = settle_frame(frame, torch.stack([w.theta for w in walks]), o.signs) if frame.top and len(walks) > 1 else None
+            if not frame.top or len(walks) < 2: continue
+            theta = fit_rows_to_places(frame, torch.stack([w.theta for w in walks]), walks, self.lines, self.scale)
+            signed = settle_frame(frame, theta, o.signs)
             if signed:
+                for w, t in zip(walks, theta): w.N = t[:, None]
                 for w in walks + partial: w.N, w.frame = into_signed(w.N, frame, signed), signed
-                frame = signed
+                frame, walks = signed, [w for w in walks if w.N.shape[1]]
                 for w in partial:
                     if w.N.shape[1] == 1 and len(walks) < told and self.accept(w, walks): add(w)
                 partial = []
@@ -473,7 +495,7 @@ def fit_output(
     x: Float[Tensor, "n d"],
     y: Float[Tensor, "n o"],
     sigma: Float[Tensor, "n"],
-    close: float = .5,  # largest distance of a sign from +-1
+    close: float = WalkSearch.signs,  # see `settle_frame`
 ) -> Layers:  # all layers
     "The last layer and the signs in front of it."
     A, w = frame.phi(x), 1 / sigma[:, None]; scale = (A * w).norm(dim=0).clamp_min(1e-300)
@@ -550,6 +572,8 @@ def _spread(search, places, n, near=3., far=2.):
     x = torch.cat([search.draw(n // 2) * s * 10 ** (far * rand(n // 2) - 1), around])
     return x[torch.randperm(n, generator=g)]
 
+def _stacked(copies): return [tuple(torch.stack(p) for p in zip(*layer)) for layer in zip(*copies)]
+
 def with_silent(
     layers: Layers,
     cert: Certificate,  # of them
@@ -590,8 +614,16 @@ def recover_relu(
         return x, y, search.noise(x, y)
     net = fit_output(frame, *asked(frame.layers, 3 * (h + k + 1)))
     parameters = sum(W.numel() + len(b) for W, b in net)
-    net, copies, rms = polish_network(net, *asked(net[:-1], math.ceil(options.surplus * parameters / len(net[-1][1]))), g, rounds=options.rounds, draws=options.draws)
-    run.stage("polish", residual=rms)
+    x, y, sigma = asked(net[:-1], math.ceil(options.surplus * parameters / len(net[-1][1])))
+    for k in range(options.asks + 1):
+        net, copies, rms = polish_network(net, x, y, sigma, g, rounds=options.rounds, draws=options.draws)
+        unsure = max(((c[l][0] - W).square().mean().sqrt() / W.abs().max()).item() for c in copies for l, (W, _) in enumerate(net)) * parameters**.5
+        run.stage("polish", residual=rms, unsure=unsure)
+        if unsure < options.goal or k == options.asks: break
+        new = _spread(search, places, options.candidates // 8)
+        spread = (forward(_stacked(copies), new, "relu", 0.) - forward(net, new, "relu", 0.)).square().sum((0, 2)).sqrt() / search.noise(new, forward(net, new, "relu", 0.))
+        new = new[spread.topk(math.ceil(options.extra * parameters / len(net[-1][1]))).indices]; more = f(new)
+        x, y, sigma = torch.cat([x, new]), torch.cat([y, more]), torch.cat([sigma, search.noise(new, more)])
     zero = torch.zeros(1, 1, dtype=torch.float64)
     net, cert = certify_deep(f, net, copies, lambda r: search.noise(r[:, None], zero), length, "relu", 0., g, deviations=bars)
     run.stage("certify", net, residual=cert.residual, bar=cert.relative_bar)
