@@ -548,17 +548,19 @@ def polish_network(
     rounds: int = WalkSearch.rounds,
     draws: int = WalkSearch.draws,
     expected: tuple[float, float] = (1e-3, 1e-6),  # relative change of a parameter in the first round, and later
+    again: float = 1e-6,  # after a larger relative step the derivatives are taken again
 ) -> tuple[Layers, list[Layers], float]:  # layers, copies within the noise, root mean square residual in units of the noise
     "All parameters together, by Gauss-Newton on answers."
     w, (held, size) = 1 / sigma[:, None], _held(layers)
     miss = lambda: (y - forward(layers, x, "relu", 0.)) * w
+    moved = math.inf
     for k in range(rounds):
-        if k < len(expected):  # afterwards nothing changes that matters
+        if moved > again:
             A = (_parameter_jacobian(layers, x) * w[:, None]).flatten(0, 1); scale = A.norm(dim=0); scale = scale.clamp_min(1e-8 * scale.max())
-            A = A / scale; rms = miss().square().mean().sqrt().clamp_min(1.)
-            H = A.T @ A; C = normalize(held / scale, dim=1)
-            L = _factor(H + C.T @ C + torch.diag((rms / (expected[k] * size * scale)).square()))
-        layers = _add(layers, torch.cholesky_solve(A.T @ miss().flatten()[:, None], L)[:, 0] / scale)
+            A = A / scale; C = normalize(held / scale, dim=1); H = A.T @ A + C.T @ C
+        if k < len(expected): L = _factor(H + torch.diag((miss().square().mean().sqrt().clamp_min(1.) / (expected[k] * size * scale)).square()))
+        step = torch.cholesky_solve(A.T @ miss().flatten()[:, None], L)[:, 0] / scale
+        layers, moved = _add(layers, step), (step.abs() / size).max().item()
     rms = miss().square().mean().sqrt().item()
     z = torch.randn(len(scale), draws, generator=g, dtype=x.dtype)
     steps = torch.linalg.solve_triangular(L.T, z, upper=True) / scale[:, None] * max(1., rms)
