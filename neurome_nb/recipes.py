@@ -25,6 +25,7 @@ from .afar import Afar, look_far
 from .shallow import name_slope, recover_shallow
 from .population import Committee, run_committee
 from .deep import DeepFailure, DeepSearch, recover_deep
+from .walks import WalkSearch, recover_relu
 from .certify import Certificate, judge
 from .inside import NotExplained, allowed_region, certify_inside, solve_inside
 
@@ -110,6 +111,7 @@ class Exact:
     varying: bool = False  # take answers that differ from one asking to the next for noise, instead of stopping
     committee: CommitteeSearch = CommitteeSearch()  # options of the search by committee
     deep: DeepSearch = DeepSearch()  # options of the search in networks with more than one hidden layer
+    walks: WalkSearch = WalkSearch()  # and of that in such networks with ReLU units
     section_size: int = 1536  # numbers per unit and section dimension that the polish may hold: units times dimensions
     section_dims: tuple[int, int] = (3, 6)  # fewest and most dimensions of a section
     surplus: float = 2.  # equations per unknown in the section's polish
@@ -239,7 +241,8 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
     if deep and run.far: raise Stop("not_converged", "deep networks with rounded or noisy answers are not reconstructed yet.")
     for run.attempt in range(opt.attempts):
         try:
-            if deep: layers, cert, arch_found = recover_deep(run, length, run.eps, bars=opt.bars, options=opt.deep)
+            if deep and arch.activation == "relu": layers, cert, arch_found = recover_relu(run, length, run.eps, bars=opt.bars, options=opt.walks)
+            elif deep: layers, cert, arch_found = recover_deep(run, length, run.eps, bars=opt.bars, options=opt.deep)
             else: layers, cert, arch_found = recover_shallow(run, smooth, length)
             outcome = judge(cert, tol)
             if outcome.kind != "not_converged": return layers, cert, arch_found, outcome

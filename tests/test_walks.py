@@ -1,0 +1,104 @@
+"Deep ReLU networks from scratch: one output, layers wider than the one before, units that never switch; and that failures know themselves."
+import math
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from neurome_nb import Architecture, Oracle, parameter_error, reconstruct
+from neurome_nb.core import generator
+from neurome_nb.deep import sweep_line
+from neurome_nb.nets import forward, init_layers
+from neurome_nb.recipes import Exact
+from neurome_nb.walks import Frame, Walk, WalkSearch, known_kinks, local_kink, normal_at, polish_network, predicted, settle_frame
+
+
+def box(sizes, seed): return init_layers(sizes, generator=generator(seed, "test/walks"))
+def oracle(net): return Oracle(lambda x: forward(net, x, "relu", 0.), net[0][0].shape[1])
+def exact(x, y): return torch.full((len(x),), 1e-15, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("sizes, seed", (((8, 8, 6, 1), 0), ((6, 9, 7, 2), 1)))
+def test_small_deep_relu_networks_are_recovered(sizes, seed):
+    net = box(sizes, seed); f = oracle(net)
+    r = reconstruct(f, Architecture(sizes, "relu"), seed=seed, progress=False)
+    assert r.outcome.kind == "recovered", r.outcome
+    error = parameter_error(r.layers, net, "relu").max
+    assert error < 2**-30 and r.queries == f.queries < 40_000
+    assert error < 10 * max(max(W.max(), b.max()) for W, b in r.certificate.error_bars)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes, published", (((10, 10, 10, 1), 16), ((10, 20, 20, 1), 17.1), ((40, 20, 10, 10, 1), 17.8), ((80, 40, 20, 1), 18.5)))
+def test_fewer_queries_than_published(sizes, published):
+    net = box(sizes, 3)
+    r = reconstruct(oracle(net), Architecture(sizes, "relu"), progress=False)
+    assert r.outcome.kind == "recovered" and parameter_error(r.layers, net, "relu").max < 2**-30
+    assert r.queries < 2**published
+
+
+def test_a_unit_that_never_switches_is_named_and_not_called_recovered():
+    net = box((8, 8, 6, 1), 0); W, b = net[1]
+    W, b = W.clone(), b.clone(); W[2], b[2] = -W[2].abs(), -b[2].abs()
+    net = [net[0], (W, b), net[2]]
+    r = reconstruct(oracle(net), Architecture((8, 8, 6, 1), "relu"), recipe=Exact(attempts=2, walks=WalkSearch(barren=6)), progress=False)
+    assert r.outcome.kind == "unidentifiable" and [(l, u) for l, u, _ in r.certificate.unidentifiable] == [(1, 5)]
+    assert all(B[5].isinf().all() for B in r.certificate.error_bars[1])
+    others = [i for i in range(6) if i != 2]
+    found = [r.layers[0], (r.layers[1][0][:5], r.layers[1][1][:5]), (r.layers[2][0][:, :5], r.layers[2][1])]
+    true = [net[0], (W[others], b[others]), (net[2][0][:, others], net[2][1])]
+    assert parameter_error(found, true, "relu").max < 2**-30
+
+
+def test_widths_must_be_given():
+    net = box((8, 8, 6, 1), 0)
+    r = reconstruct(oracle(net), Architecture((8, None, 6, 1), "relu"), recipe=Exact(attempts=1), progress=False)
+    assert r.outcome.kind == "not_converged" and "widths" in r.outcome.message
+
+
+@pytest.mark.parametrize("sizes", (pytest.param((8, 7, 6, 1), marks=pytest.mark.slow), (8, 8, 5, 1)))
+def test_a_wrong_shape_is_not_recovered(sizes):
+    r = reconstruct(oracle(box((8, 8, 6, 1), 0)), Architecture(sizes, "relu"), recipe=Exact(attempts=1, walks=WalkSearch(barren=4)), progress=False)
+    assert r.outcome.kind != "recovered"
+
+
+def test_a_local_kink_is_where_it_is_or_is_refused():
+    f = lambda x: x[:, :1].clamp_min(0) + 2 * (x[:, :1] - 5).clamp_min(0)
+    u, x = torch.tensor([1., 0.], dtype=torch.float64), torch.tensor([.2, 0.], dtype=torch.float64)
+    t, std = local_kink(f, x, u, 1., exact)
+    assert abs(t + .2) < 1e-13 and std < 1e-13
+    assert local_kink(f, x + 2 * u, u, 1., exact) == (None, "straight")
+    assert local_kink(f, x + 3 * u, u, 3., exact) == (None, "outside")
+    assert local_kink(f, x + 2.3 * u, u, 6., exact)[0] is None
+
+
+def test_a_walk_finds_the_row_and_two_rows_the_signs():
+    net = box((8, 8, 6, 1), 4); f = oracle(net); g = generator(0, "test/walks/line"); unit = lambda: normalize(torch.randn(8, generator=g, dtype=torch.float64), dim=0)
+    flip = torch.where(torch.rand(8, generator=g) < .5, -1., 1.).double()
+    frame, rows, (W, b) = Frame([], (net[0][0] * flip[:, None], net[0][1] * flip)), [], net[1]
+    for _ in range(3):
+        line = sweep_line(f, 2 * unit(), unit(), 2., 2.2e-16, ends=())
+        for k in range(len(line.t)):
+            if (line.t[k] - known_kinks(line, frame)).abs().min() < 1e-6: continue
+            walk = Walk(f, frame, exact, line.at(line.t[k]), normal_at(f, line, k, exact), g)
+            if not walk.run() or walk.N.shape[1] > 1: continue
+            j = int((W @ (net[0][0] @ walk.start + net[0][1]).clamp_min(0) + b).abs().argmin())
+            true = torch.cat([W[j] * 1. / 2, (W[j] * flip) @ frame.top[0] / 2, (b[j] + W[j] @ net[0][1] / 2)[None]]); true = true / true.norm()
+            assert min((walk.theta - true).norm(), (walk.theta + true).norm()) < 1e-6 and walk.proved()
+            assert any((t - line.t[k]).abs() < 1e-6 for t in predicted(line, frame, walk.theta[None]))
+            rows.append(walk.theta)
+    assert len(rows) > 2
+    signed = settle_frame(frame, torch.stack(rows))
+    assert torch.equal(signed.known[0][0], net[0][0]) and torch.equal(signed.known[0][1], net[0][1])
+    assert settle_frame(frame, torch.randn(4, 17, generator=g, dtype=torch.float64)) is None
+
+
+def test_the_polish_is_exact_and_keeps_what_it_cannot_see():
+    net = box((5, 6, 4, 2), 5); g = generator(1, "test/walks/polish"); x = torch.randn(400, 5, generator=g, dtype=torch.float64) * 3
+    start = [(W * (1 + 1e-6 * torch.randn(W.shape, generator=g, dtype=W.dtype)), b) for W, b in net]
+    layers, copies, rms = polish_network(start, x, forward(net, x, "relu", 0.), torch.full((400,), 1e-15, dtype=torch.float64), g)
+    assert parameter_error(layers, net, "relu").max < 1e-12 and rms < 10 and len(copies) == WalkSearch.draws
+    blind = [*net[:2], (torch.cat([net[2][0][:, :3], 0 * net[2][0][:, :1]], 1), net[2][1])]
+    layers, copies, _ = polish_network(blind, x, forward(blind, x, "relu", 0.), torch.full((400,), 1e-15, dtype=torch.float64), g)
+    assert (layers[1][0][3] - net[1][0][3]).abs().max() < 1e-6 and torch.stack([c[1][0][3] for c in copies]).std(0).max() > 1e-9
+    assert not math.isnan(layers[0][0].sum().item())
