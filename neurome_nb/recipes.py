@@ -221,8 +221,9 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
     if arch.sizes and arch.sizes[-1] != found.out_features:
         raise Stop("out_of_family", f"the architecture has {arch.sizes[-1]} outputs, but the black box answers with {found.out_features}.", "Correct arch.sizes.")
     roundings = found.noise_floor / (run.eps * found.scale) if found.scale > 0 else 0.
-    if roundings > opt.roundings: run.noise, run.step = found.noise_floor, found.step
-    affine = look_far(run, found, opt.afar) if found.flat or roundings > opt.afar.roundings else False
+    rounds = run.oracle.in_features**.5  # as often does a sum over the inputs
+    if roundings > max(opt.roundings, rounds): run.noise, run.step = found.noise_floor, found.step
+    affine = look_far(run, found, opt.afar) if found.flat or roundings > max(opt.afar.roundings, rounds) else False
     if run.far: length = None if affine else 1.
     else: length = curvature_length(run.ask, torch.zeros(run.oracle.in_features, dtype=torch.float64), run.generator("length"))
     run.stage("probe", noise=found.noise_floor, length=length or math.inf)
@@ -238,10 +239,13 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
         raise Stop("out_of_family", f"the black box was said to use {arch.activation}, but it {'bends smoothly' if smooth else 'is straight between kinks'}.", "Leave activation=None to have it found.")
     reasons, deep = [], arch.sizes is not None and len(arch.sizes) > 3
     if deep and smooth: raise Stop("not_converged", "deep networks of smooth units are not reconstructed yet.")
+    walked = deep and arch.activation == "relu"
+    if walked and None in arch.sizes: raise Stop("not_converged", f"deep networks of ReLU units are reconstructed when their widths are given, got {arch}.", "Give every width in arch.sizes.")
+    if walked and arch.sizes[0] > opt.walks.inputs: raise Stop("not_converged", f"deep networks of ReLU units are reconstructed up to {opt.walks.inputs} inputs, got {arch.sizes[0]}.", "Exact(walks=WalkSearch(inputs=...)) tries all the same, with very many queries.")
     if deep and run.far: raise Stop("not_converged", "deep networks with rounded or noisy answers are not reconstructed yet.")
     for run.attempt in range(opt.attempts):
         try:
-            if deep and arch.activation == "relu": layers, cert, arch_found = recover_relu(run, length, run.eps, bars=opt.bars, options=opt.walks)
+            if walked: layers, cert, arch_found = recover_relu(run, length, run.eps, bars=opt.bars, options=opt.walks)
             elif deep: layers, cert, arch_found = recover_deep(run, length, run.eps, bars=opt.bars, options=opt.deep)
             else: layers, cert, arch_found = recover_shallow(run, smooth, length)
             outcome = judge(cert, tol)

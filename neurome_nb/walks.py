@@ -47,6 +47,7 @@ class WalkSearch:
     candidates: int = 40_000  # places looked at for them
     rounds: int = 6  # of the polish
     draws: int = 12  # networks drawn for the error bars
+    inputs: int = 100  # most: every step of a walk asks for Jacobians in all of them
 
 @dataclass(frozen=True)
 class Frame:
@@ -600,7 +601,6 @@ def recover_relu(
 ) -> tuple[Layers, Certificate, Architecture]:  # layers in the canonical gauge
     "A ReLU network with two or more hidden layers of known widths, from scratch. Raises DeepFailure when a check fails."
     sizes, g, f = run.arch.sizes, run.generator("walks"), run.ask
-    if not sizes or None in sizes: raise DeepFailure("deep networks with ReLU units are reconstructed when their widths are given")
     search, frame, places, silent = _Search(f, sizes[0], options.center * length, eps, g, options), Frame([]), [], []
     for l, told in enumerate(sizes[1:-1]):
         frame, walks = search.layer(frame, told)
