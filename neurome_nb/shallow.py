@@ -82,8 +82,8 @@ class _Whole:
     signs: Signs | None  # None where they are no question
     smallest: float  # singular value of the systems
 
-def _lift(run: Run, found: Found, on: _OnSection) -> _Whole:
-    "Rows in all directions, and signs. Raises `Retry` when a direction does not fit or the signs stay open."
+def _lift(run: Run, found: Found, on: _OnSection, share: float = 1 / 8) -> _Whole:
+    "Rows in all directions, and signs; at most `share` more queries for units that are asked alone. Raises `Retry` when a direction does not fit or the signs stay open."
     opt, d, model, g = run.options, run.oracle.in_features, on.model, run.generator("lift")
     (h, o), k = model.out.shape, len(on.U)
     act = ACTIVATIONS[model.activation]; kinked = act.piecewise_linear; free = kinked or act.linear_part(0.) is not None
@@ -127,7 +127,7 @@ def _lift(run: Run, found: Found, on: _OnSection) -> _Whole:
         second = design(math.ceil(opt.second * h / o), slopes, length=found.C.norm(dim=1).median().item(), known=information(model, again[-1][2], slopes))
         for directions, res, first in again: add(sharpen(on.ask, found.x0, on.U, model, directions, res, first, second, slopes=slopes, samples=on.samples))
     rows, std = torch.cat(rows, 1), torch.stack(var).sum(0).div(d).sqrt()
-    weak = [i for i in std.div(size).topk(min(opt.pairs, h)).indices.tolist() if opt.bars * std[i] > opt.sharp * size[i]] if kinked and h <= d and not coarse else []
+    weak = [i for i in std.div(size).topk(min(opt.pairs, h, int(share * h / o / 2))).indices.tolist() if opt.bars * std[i] > opt.sharp * size[i]] if kinked and h <= d and not coarse else []
     if weak and k < d:  # those units alone
         alone, error = lift_pairs(on.ask, found.x0, found.basis.back(rows), model.rows[:, k], model.out, lambda i, j: found.basis.rows(k + i, k + j), d - k, weak, found.noise, g)
         better = error < std[weak]; weak = torch.tensor(weak)[better]
