@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from neurome_nb import parameter_error
 from neurome_nb.core import generator
-from neurome_nb.lift import Basis, assemble, choose_base_points, d_optimal, lift, sharpen, slope_from_size, unit_signs, widen
+from neurome_nb.lift import Basis, assemble, choose_base_points, d_optimal, lift, lift_pairs, sharpen, slope_from_size, unit_signs, widen
 from neurome_nb.nets import SectionModel, forward, init_layers
 
 def draw(g, *shape): return torch.randn(*shape, generator=g, dtype=torch.float64)
@@ -45,6 +45,20 @@ def section(name, d=16, h=6, k=3, o=4, seed=0):
     if c0: linear += c0 * rows.T @ V.T
     linear[-1] += c
     return layers, basis, x0, U, SectionModel(rows, scale * V.T, linear, name), g
+
+@pytest.mark.parametrize("sign", [1., -1.])
+def test_a_weak_unit_is_exact_although_the_others_are_not(sign):
+    "All outgoing weights wrong in the tenth digit, one unit a million times weaker: nothing of the others' errors is left in its row."
+    layers, basis, x0, U, model, g = section("relu", o=1); (W, b), (V, c) = layers; (h, d), k = W.shape, len(U)
+    V[:, 2] *= 1e-6; asked = [0]
+    def oracle(x):
+        asked[0] += len(x)
+        return forward(layers, x, "relu")
+    rough, out = W + 1e-7 * draw(g, h, d), V.T / 2 * (1 + 1e-10 * draw(g, h, 1)); q = basis.rows(k, d)
+    rough[2], at = sign * rough[2], rough @ x0 + b; at[2] = sign * (W[2] @ x0 + b[2])
+    rows, std = lift_pairs(oracle, x0, rough, at, out, lambda i, j: q[i:j], d - k, [2], lambda r: 1e-16 * (1 + r), g)
+    assert asked[0] == 2 * (d - k + 1) and rows.shape == (1, d - k)
+    assert (rows[0] - sign * (q @ W[2])).abs().max() < min(1e-7, 10 * std.item() + 1e-9 * W[2].norm())
 
 @pytest.mark.parametrize("name", ["relu", "leaky_relu", "tanh", "gelu"])
 def test_lift_gives_the_weights(name):
