@@ -11,7 +11,8 @@ import torch
 from neurome_nb.canon import ErrorSummary, parameter_error
 from neurome_nb.core import generator
 from neurome_nb.nets import Architecture, init_layers
-from neurome_nb.plots import FLOOR, Run, error_and_bar, plot_agreement, plot_disagreement, plot_error_bars, plot_errors, plot_gallery, plot_hyperplanes, plot_losses, plot_queries, plot_section, plot_stages, plot_weights, section_error, stage_errors, worst_violation
+from neurome_nb.plots import (FLOOR, Run, error_and_bar, plot_agreement, plot_disagreement, plot_error_bars, plot_errors, plot_gallery, plot_hyperplanes, plot_losses,
+                              plot_queries, plot_section, plot_stages, plot_weights, section_error, stage_errors, worst_violation)
 from neurome_nb.symmetry import apply, random_transform
 
 @pytest.fixture(autouse=True)
@@ -160,3 +161,59 @@ def test_the_other_plots_use_given_axes_too():
         ax = plt.subplots()[1]
         assert draw(ax) is ax and len(plt.get_fignums()) == 1
         plt.close('all')
+
+# ---- students, queries, planes ----
+
+def test_losses_name_the_best_member_at_the_end():
+    losses = torch.tensor([[1., .1, .5], [.5, .2, .01]])
+    ax = plot_losses(losses)
+    assert ax.get_legend_handles_labels()[1] == ['a member', 'the best member'] and ax.get_yscale() == 'log'
+    assert [list(line.get_ydata()) for line in ax.lines] == [losses[:, i].tolist() for i in (0, 1, 2)] and list(ax.lines[0].get_xdata()) == [1, 2]
+    assert plot_losses(torch.empty(0, 3)) and plot_losses(torch.ones(4, 1)).get_legend_handles_labels()[1] == ['the best member']
+
+def test_disagreement_is_one_curve_per_round_and_the_latest_is_darkest():
+    ax = plot_disagreement([((0, 10), (1., 2.)), ((), ()), ((0, 10), (.1, .3))])
+    assert ax.get_legend_handles_labels()[1] == ['round 1', 'round 3'] and list(ax.lines[2].get_ydata()) == [.1, .3]
+    light = [sum(line.get_color()[:3]) for line in ax.lines]
+    assert light == sorted(light, reverse=True)
+    assert not plot_disagreement([]).lines
+
+def test_agreement_writes_powers_of_ten_and_ignores_symmetry():
+    result, truth = made('tanh', size=0.)
+    other = made('tanh', seed=1)[1]
+    members = [tuple(torch.stack([a, b, c]) for a, b, c in zip(*three)) for three in zip(truth, result.layers, other)]
+    apart = np.ma.getdata((ax := plot_agreement(members, 'tanh')).images[0].get_array())
+    assert np.isnan(apart.diagonal()).all() and apart[0, 1] == apart[1, 0] < -14 and apart[0, 2] == pytest.approx(np.log10(parameter_error(truth, other, 'tanh').balanced.mean))
+    assert len(ax.texts) == 6 and [t.get_text() for t in ax.get_xticklabels()] == ['1', '2', '3']
+
+@pytest.mark.parametrize('own', [False, True])
+def test_the_gallery_shows_every_query(own):
+    X = torch.arange(1., 31.).view(5, 6)
+    ax = plot_gallery(X, (2, 3), columns=3, own=own)
+    image = np.ma.getdata(ax.images[0].get_array())
+    assert image.shape == (5, 11) and np.isnan(image).sum() == 55 - 30
+    assert np.allclose(image[3:, 4:7], (X[4]/(30 if own else 1)).view(2, 3)) and ax.images[0].get_clim() == ((-1, 1) if own else (-30, 30))
+    assert ('own scale' in ax.get_title()) is own and plot_gallery(torch.zeros(1, 6), (2, 3)).images
+
+def test_a_section_has_its_first_coordinate_to_the_right():
+    ax = plot_section(lambda c: c[:, :1], 2., 9)
+    image = np.ma.getdata(ax.images[0].get_array())
+    assert np.allclose(image, np.linspace(-2, 2, 9)[None]) and ax.get_xlim() == ax.get_ylim() == (-2, 2)
+    assert np.allclose(np.ma.getdata(plot_section(lambda c: torch.cat([0*c[:, :1], c[:, 1:]], 1), 2., 9).images[0].get_array()), np.linspace(-2, 2, 9)[:, None])
+    assert plot_section(lambda c: torch.zeros(len(c), 3, dtype=c.dtype), 1., 5).images
+
+def test_hyperplanes_lie_where_they_vanish():
+    rows = torch.tensor([[1., 2., .5], [0., 1., -100.], [-3., 1., 0.]], dtype=torch.float64)
+    ax = plot_hyperplanes(rows, 2., label='a unit', alpha=[.2, .3, .4])
+    assert len(ax.lines) == 2 and [line.get_alpha() for line in ax.lines] == [.2, .4] and ax.get_legend_handles_labels()[1] == ['a unit']  # the second passes far away
+    for line, row in zip(ax.lines, rows[[0, 2]]):
+        x, y = (torch.as_tensor(t) for t in line.get_data())
+        assert (row[0]*x + row[1]*y + row[2]).abs().max() < 1e-12
+
+def test_names_of_stages_stay_inside():
+    errors = [(name, q, ErrorSummary(e, e/10)) for name, q, e in (('search', 180, 1e-6), ('lift', 390, 1e-4), ('polish', 395, 1e-9), ('polish again', 420, 1e-11), ('certificate', 450, 1e-11))]
+    ax = plot_errors(errors)
+    ax.figure.draw_without_rendering()
+    frame, boxes = ax.figure.bbox, [t.get_window_extent() for t in ax.texts]
+    assert all(frame.x0 <= b.x0 and b.x1 <= frame.x1 and frame.y0 <= b.y0 and b.y1 <= frame.y1 for b in boxes)
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
