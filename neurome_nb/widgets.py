@@ -524,7 +524,8 @@ class ReconstructionLab(Explorer):
             for name in "AB": axes[name].set_axis_off()
         if view.errors: plot_errors(view.errors, names=not students, ax=axes["C"]).set(title="parameter error", ylabel="balanced gauge")
         else: axes["C"].set_axis_off()
-        if view.errors and result and result.layers: plot_weights(result, truth, shape, units=min(8, len(truth[0][1])), ax=axes["W"])
+        if view.errors and result and result.layers:
+            for strip in plot_weights(result, truth, shape, units=min(8, len(truth[0][1])), ax=axes["W"]).child_axes: strip.set_title(strip.get_title(), fontsize=9, pad=3)
         else: axes["W"].set_axis_off()
         plot_gallery(view.asked, shape, columns=4, own=not students, ax=axes["G"])
         for name in "ABC":
@@ -744,7 +745,7 @@ class SectionExplorer(Explorer):
 
     def draw(self, figure):
         "The plane, and the answers along the line."
-        left, right = figure.subplots(1, 2, width_ratios=(1, 1.1), gridspec_kw=dict(left=.05, right=.985, bottom=.11, top=.975, wspace=.2))
+        left, right = figure.subplots(1, 2, width_ratios=(1, 1.1), gridspec_kw=dict(left=.065, right=.985, bottom=.11, top=.975, wspace=.2))
         R, kinks, (p, u) = self.radius, self._kinks, self.line()
         plot_section(self.shade, R, 80, styled(left))
         if self.truth.value: plot_hyperplanes(self.lines, R, COLOURS[6], .55, "a unit switches", left, lw=.9)
