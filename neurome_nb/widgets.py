@@ -447,6 +447,7 @@ class ReconstructionLab(Explorer):
             nonlocal latest
             task.check()
             if len(view.curves) == len(history): view.curves.append(([], []))
+            view.queries = oracle.queries
             where, (at, values) = f"round {len(history) + 1} of {options.rounds}", view.curves[-1]
             if phase == "ask":
                 view.doing, view.asked = f"{where}: query epoch {step + 1} of {options.query_epochs}", x[:16].double()
