@@ -312,7 +312,7 @@ class ReconstructionLab(Explorer):
         self.seed = _control(w.BoundedIntText, "seed", "Decides every random choice: the same seed gives the same run", value=0, max=10**6)
         self.members = _control(w.IntSlider, "population size", "How many students learn side by side", value=6, min=2, max=12, continuous_update=False)
         self.query_epochs = _control(w.SelectionSlider, "query epochs", "How many steps each query is moved to where the students disagree more; 0 asks at random", options=[0, 10, 20, 50, 100, 200, 500, 1000, 2000], value=50, continuous_update=False)
-        self.queries = _control(w.SelectionSlider, "queries per round", "How many questions the black box answers in each round", options=[50, 100, 200, 400, 1000, 2000, 5000, 10000], value=1000, continuous_update=False)
+        self.queries = _control(w.SelectionSlider, "queries per round", "How many questions the black box answers in each round", options=[50, 100, 200, 400, 1000, 2000, 5000, 10000], value=400, continuous_update=False)
         self.rounds = _control(w.IntSlider, "rounds", "How often the students ask and then learn", value=12, min=1, max=55, continuous_update=False)
         self.lr = _control(w.SelectionSlider, "learning rate", "Size of the students' training steps", options=[(f"{x:g}", x) for x in (5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2)], value=1e-2, continuous_update=False)
         self.run_button = _button("Run", "play", "Make the black box, hide it and get it back", self.run, button_style="primary")
@@ -323,7 +323,7 @@ class ReconstructionLab(Explorer):
         self.export_button = _button("Export result", "download", "Write the network that was found to a safetensors file", self.export, disabled=True)
         self.file = _control(w.Text, "file", "Where the result is written; a file of that name is replaced", width="320px", value="recovered.safetensors")
         self.link = w.HTML()
-        self.code = w.Textarea(description="as code", tooltip="Paste this into a cell: it does the same without the widget", rows=9, disabled=True,
+        self.code = w.Textarea(description="as code", tooltip="Paste this into a cell: it does the same without the widget", rows=11, disabled=True,
                                style={"description_width": "60px"}, layout=w.Layout(width="auto"))
         self._fixed = [self.preset, self.sizes, self.data, self.activation, self.recipe, self.seed]
         self._tuned = dict(members=self.members, query_epochs=self.query_epochs, queries=self.queries, rounds=self.rounds, lr=self.lr)
