@@ -143,7 +143,7 @@ def test_stop_during_exact(recipe):
 
 def test_stop_while_the_black_box_is_trained(monkeypatch, tmp_path):
     monkeypatch.setenv('NEUROME_CACHE', str(tmp_path))
-    pytest.importorskip('sklearn')
+    pytest.importorskip('sklearn.datasets')               # loading it takes seconds that nothing can interrupt
     lab = small(sizes='64-32-10', data='digits')
     lab.run()
     until(lambda: threads())
