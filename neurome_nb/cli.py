@@ -157,7 +157,7 @@ LAB_CELLS = (
     ("code", "lab = ReconstructionLab()\nlab"),
     ("markdown", "## The same function with other weights\n\nMove the sliders: where the activation has that symmetry, the weights change and the function does not."),
     ("code", "SymmetryExplorer()"),
-    ("markdown", "## A plane through a black box\n\nDrag the dashed line and watch the kinks; let a committee guess where the units switch."),
+    ("markdown", "## A plane through a black box\n\nMove the dashed line with the sliders and watch the kinks; let a committee guess where the units switch."),
     ("code", "SectionExplorer()"),
 )
 
@@ -197,7 +197,10 @@ def lab(
         if not path.exists(): path.write_text(json.dumps(lab_notebook(app), indent=1), encoding="utf-8")
         args = [sys.executable, "-m", module, str(path)] + ([f"--port={port}"] if port else []) + ([] if browser else ["--no-browser"])
         if not app and hasattr(os, "geteuid") and os.geteuid() == 0: args.append("--allow-root")  # as in containers; the server listens on this machine only
-        env = dict(os.environ)
+        config = Path(tmp) / "labconfig" / "page_config.json"
+        config.parent.mkdir()
+        config.write_text('{"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": true}}')  # neither asks for nor fetches news
+        env = dict(os.environ, JUPYTER_CONFIG_PATH=os.pathsep.join(filter(None, (tmp, os.environ.get("JUPYTER_CONFIG_PATH")))))
         if app:
             template = Path(tmp) / "voila" / "templates" / "neurome"
             template.mkdir(parents=True)

@@ -15,6 +15,7 @@ import matplotlib.pyplot as plt, torch
 from scipy.optimize import linear_sum_assignment
 from torch.nn.functional import normalize
 from matplotlib.axes import Axes
+from matplotlib.patheffects import withStroke
 from torch import Tensor
 from jaxtyping import Float
 from .canon import ErrorSummary, align, canonicalize, parameter_error
@@ -125,8 +126,10 @@ def plot_errors(
     queries = [q for _, q, _ in errors]
     for kind, line in (("max", "o-"), ("mean", "s--")):
         ax.plot(queries, [max(getattr(e, kind), FLOOR) for *_, e in errors], line, ms=4, color=colour, label=f"{label} {kind}".strip())
-    for name, q, e in errors if names else ():
-        ax.annotate(name, (q, max(e.max, FLOOR)), xytext=(5, 3), textcoords="offset points", fontsize=7, color=colour)
+    for i, (name, q, e) in enumerate(errors if names else ()):  # towards the middle; above and below in turn, so that names of neighbours do not overlap
+        right, below = q > (queries[0] + queries[-1]) / 2, i % 2
+        ax.annotate(name, (q, max(e.max, FLOOR)), xytext=(-5 if right else 5, -5 if below else 4), textcoords="offset points", ha="right" if right else "left", va="top" if below else "bottom",
+                    fontsize=7, color=colour, path_effects=[withStroke(linewidth=2.5, foreground="white")])
     ax.margins(x=.15)
     ax.legend(fontsize=8)
     return ax
@@ -183,8 +186,8 @@ def plot_error_bars(
         ax.plot(bar[some], error[some].clamp(min=FLOOR), ".", ms=3, alpha=.5, color=COLOURS[i % len(COLOURS)], label=f"layer {i + 1}")
         ends += [bar[bar > 0].min().item() if (bar > 0).any() else FLOOR, bar.max().item()]
     ends = [min(ends) / 3, max(ends) * 3]
-    ax.plot(ends, ends, color="#444444", lw=1)
-    ax.plot(ends, [10 * x for x in ends], "--", color="#444444", lw=1)
+    ax.plot(ends, ends, color="#444444", lw=1, label="error = bar")
+    ax.plot(ends, [10 * x for x in ends], "--", color="#444444", lw=1, label="error = 10 bars")
     ax.legend(fontsize=8, markerscale=3)
     return ax
 

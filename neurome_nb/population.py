@@ -189,8 +189,8 @@ class Climb(Ascent):
     memory: int = 2**30  # bytes held at a time
     graphs: bool = True  # on a GPU: record the step
 
-    def __call__(self, n: int, dim: int, *, generator: torch.Generator, members: Members, tick: Callable[[int], None] = lambda n: None) -> Float[Tensor, "n dim"]:
-        "n inputs on which `members` disagree; `tick` hears how many queries have made a step."
+    def __call__(self, n: int, dim: int, *, generator: torch.Generator, members: Members, tick: Callable[[int, Tensor], None] = lambda step, x: None) -> Float[Tensor, "n dim"]:
+        "n inputs on which `members` disagree; `tick` hears after each step its number, and the queries that made it."
         W = members.layers[0][0]; width = sum(b.shape[1] for _, b in members.layers)
         floats = 6 * dim + len(W) * (4 * width + len(W) * members.layers[-1][1].shape[1])
         chunk = max(1, min(n, self.memory // (floats * W.element_size())))
@@ -208,7 +208,7 @@ class Climb(Ascent):
         lr, drops = self.lr, {round(share * self.steps) for share in self.drops}
         for t in range(self.steps):
             if t in drops: lr /= 10; _set_rate(adam, lr)
-            run(); tick(xt.shape[1])
+            run(); tick(t, xt.detach().T)
         return xt.detach().T.contiguous()
 
 # %% ../nbs/22_population.ipynb #c017
@@ -309,17 +309,16 @@ class Trainer:
         epochs: int,  # passes over them
         lr: float,  # learning rate
         generator: torch.Generator,  # shuffles
-        tick: Callable[[int], None] = lambda n: None,  # hears how many queries were used
+        tick: Callable[[int, Tensor], None] = lambda epoch, loss: None,  # hears after each step which pass it is, and each member's loss in it so far
     ) -> Float[Tensor, "pop"]:
         "Mean absolute error of each member during the last pass."
         batch = min(self.batch, len(X)); steps = len(X) // batch
         rows, total, run = self._prepare(X, Y, batch)
         _set_rate(self.adam, lr)
-        for _ in range(epochs):
+        for epoch in range(epochs):
             order = torch.randperm(len(X), generator=generator).to(X.device); total.zero_()
             for i in range(steps):
-                rows.copy_(order[i * batch:(i + 1) * batch]); run()
-            tick(steps * batch)
+                rows.copy_(order[i * batch:(i + 1) * batch]); run(); tick(epoch, total / (i + 1))
         return total / steps
 
 # %% ../nbs/22_population.ipynb #c024
@@ -484,8 +483,8 @@ def _work(arch, o):
 
 class _Population:
     "The rounds of one run: what is asked, learnt, measured and kept."
-    def __init__(self, oracle, arch, options, seed, device, keep, bar, stage):
-        self.oracle, self.arch, self.o, self.seed, self.device, self.keep, self.bar, self.stage = oracle, arch, options, seed, device, keep, bar, stage
+    def __init__(self, oracle, arch, options, seed, device, keep, bar, stage, watch):
+        self.oracle, self.arch, self.o, self.seed, self.device, self.keep, self.bar, self.stage, self.watch = oracle, arch, options, seed, device, keep, bar, stage, watch
         self.sampler, self.rows, self.data, self.found, self.work = sampler(options), [], [], None, _work(arch, options)
         layers = [(W.to(device), b.to(device)) for W, b in init_layers(arch.sizes, options.init, generator=self.generator("init"), pop=options.members, dtype=torch.float32)]
         self.trainer, self.start, self.began = self._trainer(layers, torch.float32), oracle.queries, time.perf_counter()
@@ -520,7 +519,10 @@ class _Population:
 
     def _ask(self, r):
         "The inputs of round r."
-        ticks = dict(tick=lambda n: self.bar.update(self.work[r][0] * n / (self.o.queries * self.o.query_epochs))) if isinstance(self.sampler, Climb) else {}
+        def tick(step, x):
+            self.bar.update(self.work[r][0] * len(x) / (self.o.queries * self.o.query_epochs))
+            self.watch("ask", self.trainer.members, step, x)
+        ticks = dict(tick=tick) if isinstance(self.sampler, Climb) else {}
         x = self.sampler(self.o.queries, self.arch.sizes[0], generator=self.generator(f"queries/{r}"), members=self.trainer.members, **ticks)
         return self.oracle.round(x).to(self.device, torch.float32)
 
@@ -528,8 +530,11 @@ class _Population:
         "Train on the data in the window; the loss of each member, relative to the size of the outputs, and that size."
         X, Y = (torch.cat(t).to(self.device, self.trainer.parameter.dtype) for t in zip(*self.data[-(self.o.window or len(self.data)):]))
         size = (Y - Y.mean(0)).abs().mean().item() or 1.
-        total = self.work[r][1] / (self.o.epochs * len(X))
-        return self.trainer.train(X, Y, self.o.epochs, self.o.rate(r), self.generator(f"shuffle/{r}"), lambda n: self.bar.update(total * n)) / size, size
+        step = self.work[r][1] / (self.o.epochs * max(1, len(X) // self.o.batch))
+        def tick(epoch, loss):
+            self.bar.update(step)
+            self.watch("learn", self.trainer.members, epoch, loss / size)
+        return self.trainer.train(X, Y, self.o.epochs, self.o.rate(r), self.generator(f"shuffle/{r}"), tick) / size, size
 
     def round(self):
         "Ask, label, train, compare."
@@ -584,13 +589,14 @@ def run_committee(
     checkpoint: str | Path | None = None,  # folder to continue from, and to write to after every round
     device: torch.device | str | None = None,  # where the population lives; None: a GPU if there is one
     stage: Callable[[str, Layers | None, dict], None] = lambda name, layers, row: None,  # hears the best member and what was measured after each round
+    watch: Callable[[str, Members, int, Tensor], None] = lambda phase, members, step, x: None,  # hears every step: ("ask", members, query epoch, queries) or ("learn", members, pass, each one's loss); a KeyboardInterrupt from it ends the run
 ) -> CommitteeRun:
     "Run the paper's method. Raises ValueError for bad arguments before any query."
     _validate(oracle, arch, options)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     work, tf32 = _work(arch, options), torch.backends.cuda.matmul.allow_tf32
     bar = progress_bar(None, progress, desc="committee", total=sum(map(sum, work)), unit=" multiplications", unit_scale=True)
-    run, end = _Population(oracle, arch, options, seed, device, _Checkpoint(checkpoint, _settings(arch, options, seed)), bar, stage), None
+    run, end = _Population(oracle, arch, options, seed, device, _Checkpoint(checkpoint, _settings(arch, options, seed)), bar, stage, watch), None
     bar.update(sum(map(sum, work[:len(run.rows)])))
     torch.backends.cuda.matmul.allow_tf32 = options.tf32
     try:

@@ -11,7 +11,8 @@ import torch
 from neurome_nb.canon import ErrorSummary, parameter_error
 from neurome_nb.core import generator
 from neurome_nb.nets import Architecture, init_layers
-from neurome_nb.plots import FLOOR, Run, error_and_bar, plot_error_bars, plot_errors, plot_queries, plot_stages, plot_weights, section_error, stage_errors, worst_violation
+from neurome_nb.plots import (FLOOR, Run, error_and_bar, plot_agreement, plot_disagreement, plot_error_bars, plot_errors, plot_gallery, plot_hyperplanes, plot_losses,
+                              plot_queries, plot_section, plot_stages, plot_weights, section_error, stage_errors, worst_violation)
 from neurome_nb.symmetry import apply, random_transform
 
 @pytest.fixture(autouse=True)
@@ -106,3 +107,113 @@ def test_given_axes_are_used_and_global_style_is_left_alone():
         assert draw(ax) is ax
         assert len(plt.get_fignums()) == 1 and dict(matplotlib.rcParams) == before
         plt.close('all')
+
+def test_losses():
+    losses = torch.tensor([[1., 2., 3.], [.5, .1, .9]])
+    ax = plot_losses(losses)
+    assert [list(line.get_ydata()) for line in ax.lines] == [[1., .5], [3., pytest.approx(.9)], [2., pytest.approx(.1)]]      # the best member is drawn last
+    assert ax.get_legend_handles_labels()[1] == ['a member', 'the best member'] and ax.get_yscale() == 'log' and list(ax.lines[0].get_xdata()) == [1, 2]
+    assert plot_losses(losses[:1, [1, 0]]).get_legend_handles_labels()[1] == ['a member', 'the best member']                # whichever is best
+
+def test_disagreement():
+    ax = plot_disagreement([([0, 10], [1., 2.]), ([0, 10], [.1, .3]), ([0, 10], [.01, .02])])
+    assert len(ax.lines) == 3 and ax.get_legend_handles_labels()[1] == ['round 1', 'round 3']
+    assert ax.lines[-1].get_linewidth() > ax.lines[0].get_linewidth()
+    assert plot_disagreement([([0], [1.])]).get_legend_handles_labels()[1] == ['round 1'] and not plot_disagreement([]).lines
+
+def test_agreement_is_symmetric_and_knows_symmetries():
+    one = init_layers((9, 5, 2), generator=generator(0, 'test/plots'))
+    twin = apply(random_transform(one, 'tanh', generator=generator(0, 'test/twin')), one)
+    other = init_layers((9, 5, 2), generator=generator(1, 'test/plots'))
+    ax = plot_agreement([(torch.stack([a[0], b[0], c[0]]), torch.stack([a[1], b[1], c[1]])) for a, b, c in zip(one, twin, other)], 'tanh')
+    seen = np.ma.filled(ax.images[0].get_array(), np.nan)
+    assert np.isnan(np.diag(seen)).all() and np.array_equal(seen, seen.T, equal_nan=True)
+    assert seen[0, 1] < -14 and seen[0, 2] > -3 and len(ax.texts) == 6
+
+def test_a_gallery_puts_every_query_where_it_belongs():
+    X = torch.arange(1., 19.).view(3, 6)
+    ax = plot_gallery(X, (2, 3), columns=2)
+    image = np.ma.getdata(ax.images[0].get_array())
+    assert image.shape == (5, 7) and np.array_equal(image[:2, 4:], X[1].view(2, 3)) and np.array_equal(image[3:, :3], X[2].view(2, 3)) and np.isnan(image[3:, 3:]).all()
+    assert ax.images[0].get_clim() == (-18, 18) and '±18' in ax.get_title()
+    own = plot_gallery(X, (2, 3), columns=2, own=True)
+    assert np.ma.getdata(own.images[0].get_array())[:2, :3].max() == 1 and 'own scale' in own.get_title()
+    plot_gallery(torch.zeros(1, 6), (2, 3))                         # nothing to scale by
+
+def test_a_section_is_the_right_way_up():
+    ax = plot_section(lambda c: c[:, :1] + 10*c[:, 1:], 2., resolution=5)
+    image = np.asarray(ax.images[0].get_array())
+    assert image.shape == (5, 5) and (np.diff(image, axis=0) > np.diff(image, axis=1).max()).all() and ax.images[0].origin == 'lower'
+    assert tuple(ax.images[0].get_extent()) == (-2, 2, -2, 2) and ax.get_xlabel() == '$c_1$'
+    plot_section(lambda c: c.new_ones(len(c), 3), 1., resolution=4)   # answers that are the same everywhere
+
+def test_hyperplanes_are_where_the_units_switch():
+    rows = torch.tensor([[1., 2., -1.], [0., 3., .6], [1., 0., -9.], [0., 0., 1.]])
+    ax = plot_hyperplanes(rows, 1., label='a unit')
+    assert len(ax.lines) == 2 and ax.get_legend_handles_labels()[1] == ['a unit']      # two are far away, or nowhere
+    for line, row in zip(ax.lines, rows.double()): assert abs(np.stack(line.get_data(), 1) @ row[:2].numpy() + row[2].item()).max() < 1e-6
+    assert [line.get_alpha() for line in plot_hyperplanes(rows, 1., alpha=torch.tensor([.2, .7, 1., 1.])).lines] == pytest.approx([.2, .7])
+
+def test_the_other_plots_use_given_axes_too():
+    layers = init_layers((2, 3, 1), generator=generator(0, 'test/plots'), pop=2)
+    for draw in (lambda ax: plot_losses(torch.ones(2, 3), ax), lambda ax: plot_disagreement([([0], [1.])], ax), lambda ax: plot_agreement(layers, 'tanh', ax=ax),
+                 lambda ax: plot_gallery(torch.ones(2, 6), (2, 3), ax=ax), lambda ax: plot_section(lambda c: c, 1., 5, ax), lambda ax: plot_hyperplanes(torch.ones(1, 3), 1., ax=ax)):
+        ax = plt.subplots()[1]
+        assert draw(ax) is ax and len(plt.get_fignums()) == 1
+        plt.close('all')
+
+# ---- students, queries, planes ----
+
+def test_losses_name_the_best_member_at_the_end():
+    losses = torch.tensor([[1., .1, .5], [.5, .2, .01]])
+    ax = plot_losses(losses)
+    assert ax.get_legend_handles_labels()[1] == ['a member', 'the best member'] and ax.get_yscale() == 'log'
+    assert [list(line.get_ydata()) for line in ax.lines] == [losses[:, i].tolist() for i in (0, 1, 2)] and list(ax.lines[0].get_xdata()) == [1, 2]
+    assert plot_losses(torch.empty(0, 3)) and plot_losses(torch.ones(4, 1)).get_legend_handles_labels()[1] == ['the best member']
+
+def test_disagreement_is_one_curve_per_round_and_the_latest_is_darkest():
+    ax = plot_disagreement([((0, 10), (1., 2.)), ((), ()), ((0, 10), (.1, .3))])
+    assert ax.get_legend_handles_labels()[1] == ['round 1', 'round 3'] and list(ax.lines[2].get_ydata()) == [.1, .3]
+    light = [sum(line.get_color()[:3]) for line in ax.lines]
+    assert light == sorted(light, reverse=True)
+    assert not plot_disagreement([]).lines
+
+def test_agreement_writes_powers_of_ten_and_ignores_symmetry():
+    result, truth = made('tanh', size=0.)
+    other = made('tanh', seed=1)[1]
+    members = [tuple(torch.stack([a, b, c]) for a, b, c in zip(*three)) for three in zip(truth, result.layers, other)]
+    apart = np.ma.getdata((ax := plot_agreement(members, 'tanh')).images[0].get_array())
+    assert np.isnan(apart.diagonal()).all() and apart[0, 1] == apart[1, 0] < -14 and apart[0, 2] == pytest.approx(np.log10(parameter_error(truth, other, 'tanh').balanced.mean))
+    assert len(ax.texts) == 6 and [t.get_text() for t in ax.get_xticklabels()] == ['1', '2', '3']
+
+@pytest.mark.parametrize('own', [False, True])
+def test_the_gallery_shows_every_query(own):
+    X = torch.arange(1., 31.).view(5, 6)
+    ax = plot_gallery(X, (2, 3), columns=3, own=own)
+    image = np.ma.getdata(ax.images[0].get_array())
+    assert image.shape == (5, 11) and np.isnan(image).sum() == 55 - 30
+    assert np.allclose(image[3:, 4:7], (X[4]/(30 if own else 1)).view(2, 3)) and ax.images[0].get_clim() == ((-1, 1) if own else (-30, 30))
+    assert ('own scale' in ax.get_title()) is own and plot_gallery(torch.zeros(1, 6), (2, 3)).images
+
+def test_a_section_has_its_first_coordinate_to_the_right():
+    ax = plot_section(lambda c: c[:, :1], 2., 9)
+    image = np.ma.getdata(ax.images[0].get_array())
+    assert np.allclose(image, np.linspace(-2, 2, 9)[None]) and ax.get_xlim() == ax.get_ylim() == (-2, 2)
+    assert np.allclose(np.ma.getdata(plot_section(lambda c: torch.cat([0*c[:, :1], c[:, 1:]], 1), 2., 9).images[0].get_array()), np.linspace(-2, 2, 9)[:, None])
+    assert plot_section(lambda c: torch.zeros(len(c), 3, dtype=c.dtype), 1., 5).images
+
+def test_hyperplanes_lie_where_they_vanish():
+    rows = torch.tensor([[1., 2., .5], [0., 1., -100.], [-3., 1., 0.]], dtype=torch.float64)
+    ax = plot_hyperplanes(rows, 2., label='a unit', alpha=[.2, .3, .4])
+    assert len(ax.lines) == 2 and [line.get_alpha() for line in ax.lines] == [.2, .4] and ax.get_legend_handles_labels()[1] == ['a unit']  # the second passes far away
+    for line, row in zip(ax.lines, rows[[0, 2]]):
+        x, y = (torch.as_tensor(t) for t in line.get_data())
+        assert (row[0]*x + row[1]*y + row[2]).abs().max() < 1e-12
+
+def test_names_of_stages_stay_inside():
+    errors = [(name, q, ErrorSummary(e, e/10)) for name, q, e in (('search', 180, 1e-6), ('lift', 390, 1e-4), ('polish', 395, 1e-9), ('polish again', 420, 1e-11), ('certificate', 450, 1e-11))]
+    ax = plot_errors(errors)
+    ax.figure.draw_without_rendering()
+    frame, boxes = ax.figure.bbox, [t.get_window_extent() for t in ax.texts]
+    assert all(frame.x0 <= b.x0 and b.x1 <= frame.x1 and frame.y0 <= b.y0 and b.y1 <= frame.y1 for b in boxes)
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])

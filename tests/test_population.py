@@ -166,6 +166,19 @@ def test_the_recipe_returns_a_reconstruction(tmp_path):
     r.save(tmp_path/'r.safetensors')
     assert equal(Reconstruction.load(tmp_path/'r.safetensors').layers, r.layers)
 
+def test_every_step_can_be_watched_and_ends_the_run_where_it_should():
+    seen = []
+    r = run_committee(box(), ARCH, TINY, progress=False, watch=lambda phase, members, step, x: seen.append((phase, step, tuple(x.shape))))
+    asked = [('ask', i, (40, 4)) for i in range(5)]
+    assert seen == [s for n in (40, 80, 120) for s in asked + [('learn', i, (3,)) for i in range(4) for _ in range(n//16)]]
+    assert equal(r.layers, run_committee(box(), ARCH, TINY, progress=False).layers)
+    for phase in ('ask', 'learn'):
+        heard = iter(range(len([s for s in seen if s[0] == phase])//2))
+        def stop(now, members, step, x):
+            if now == phase and next(heard, None) is None: raise KeyboardInterrupt
+        s = run_committee(box(), ARCH, TINY, progress=False, watch=stop)
+        assert s.outcome.kind == 'interrupted' and s.layers and s.queries == {'ask': 40, 'learn': 120}[phase]
+
 def test_an_infinite_loss_is_a_divergence():
     r = run_committee(box(), ARCH, replace(TINY, lr=1e30), progress=False)
     assert r.outcome.kind == 'not_converged' and 'population divergence' in r.outcome.message

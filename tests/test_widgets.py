@@ -9,10 +9,9 @@ import pytest
 import torch
 
 from neurome_nb import widgets
-from neurome_nb.blackbox import black_box
-from neurome_nb.canon import parameter_error
+from neurome_nb.population import Committee
 from neurome_nb.recipes import Reconstruction
-from neurome_nb.widgets import CommitteeRun, ReconstructionLab, SectionExplorer, Stopped, SymmetryExplorer, Task, sentence
+from neurome_nb.widgets import ReconstructionLab, SectionExplorer, SymmetryExplorer, Task, sentence
 
 def threads(): return [t for t in threading.enumerate() if t.name == 'neurome']
 
@@ -67,52 +66,6 @@ def test_errors_are_one_sentence(error, said):
     task = Task(fail)
     assert task.wait(1) and task.state == 'failed' and task.error is error
 
-# ---- runs with a committee ----
-
-BOX = black_box((8, 4, 3), seed=2)
-
-def last(run, **kw):
-    for p in run.steps(BOX.oracle(), BOX.architecture, **kw): pass
-    return p
-
-def test_the_same_seed_gives_the_same_run_and_the_count_is_right():
-    run, oracle = CommitteeRun(queries=50, rounds=3, query_epochs=5, seed=1), BOX.oracle()
-    found = list(run.steps(oracle, BOX.architecture))
-    assert [p.stage for p in found] == ['round'] * 3 + ['polish'] and [p.round for p in found] == [1, 2, 3, 3]
-    assert oracle.queries == found[-1].queries == 150 and found[-1].losses.shape == (3, 4)
-    again = last(run)
-    assert torch.equal(again.losses, found[-1].losses) and all(torch.equal(a, b) for x, y in zip(again.layers, found[-1].layers) for a, b in zip(x, y))
-    assert not torch.equal(last(CommitteeRun(queries=50, rounds=3, query_epochs=5, seed=2)).losses, again.losses)
-
-@pytest.mark.parametrize('activation', ['leaky_relu', 'relu', 'tanh', 'abs'])
-def test_the_polish_is_exact_near_the_truth(activation):
-    box = black_box((8, 4, 3), activation, seed=2)
-    X = 4*torch.rand(400, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) - 2
-    near = [(W + .01*torch.sin(W*50), b + .01*torch.cos(b*70)) for W, b in box.layers]
-    layers, residual = CommitteeRun()._polish(near, X, box.oracle()(X), box.architecture, lambda: None)
-    assert residual < 30 and parameter_error(layers, box.layers, activation).max < 1e-11
-
-def test_a_polish_that_fails_says_so_and_changes_nothing():
-    X = torch.randn(400, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    layers, residual = CommitteeRun()._polish(BOX.layers, X, X[:, :3]**2, BOX.architecture, lambda: None)
-    assert residual > 1e3 and layers is BOX.layers
-    assert CommitteeRun(largest=10)._polish(BOX.layers, X, X[:, :3], BOX.architecture, lambda: None)[1] == float('inf')
-
-def test_it_can_be_stopped_everywhere():
-    for n in (3, 20, 60):
-        left = iter(range(n))
-        def check():
-            if next(left, None) is None: raise Stopped
-        with pytest.raises(Stopped): last(CommitteeRun(queries=50, rounds=3, query_epochs=5), check=check)
-
-@pytest.mark.parametrize('name,value', [('members', 1), ('rounds', 0), ('queries', 0), ('query_epochs', -1), ('lr', 0.)])
-def test_options_that_cannot_be(name, value):
-    with pytest.raises(ValueError, match=name): CommitteeRun(**{name: value})
-
-def test_without_query_epochs_nothing_is_climbed():
-    p = last(CommitteeRun(queries=50, rounds=2, query_epochs=0))
-    assert p.curves == (((), ()),)*2 and p.asked.abs().max() <= 1
-
 # ---- the lab ----
 
 @pytest.mark.drawn
@@ -121,9 +74,9 @@ def test_run_with_a_committee():
     lab.run()
     assert lab.busy and lab.run_button.disabled and lab.members.disabled and lab.sizes.disabled and not lab.stop_button.disabled
     assert lab.wait(30) and lab.task.state == 'done'
-    assert lab.result.queries == 150 and len(lab.view.errors) == 4 and lab.bar.value == lab.bar.max
+    assert lab.result.queries == 150 + 3*Committee().questions and len(lab.view.errors) == len(lab.view.losses) == len(lab.result.history) == 3 and lab.bar.value == lab.bar.max
     assert not lab.run_button.disabled and lab.stop_button.disabled and not lab.members.disabled and not lab.export_button.disabled
-    assert lab.picture.value[:4] == b'\x89PNG' and '150 queries' in lab.message.value and 'largest parameter error' in lab.message.value
+    assert lab.picture.value[:4] == b'\x89PNG' and '246 queries' in lab.message.value and 'largest parameter error' in lab.message.value and 'Here: raise' in lab.message.value
 
 def test_run_exact_and_export_and_paste(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -143,7 +96,8 @@ def test_the_pasted_code_of_a_committee_does_the_same(capsys):
     lab.run(); lab.wait(30)
     pasted = {}
     exec(lab.code.value, pasted)
-    assert all(torch.equal(a, b) for x, y in zip(pasted['result'].layers, lab.result.layers) for a, b in zip(x, y)) and 'round   2' in capsys.readouterr().out
+    assert all(torch.equal(a, b) for x, y in zip(pasted['result'].layers, lab.result.layers) for a, b in zip(x, y)) and pasted['result'].queries == lab.result.queries
+    assert pasted['recipe'] == lab.settings.committee
 
 def test_stop_keeps_what_was_found_and_the_next_run_starts():
     lab = small(rounds=55)
@@ -153,10 +107,33 @@ def test_stop_keeps_what_was_found_and_the_next_run_starts():
     lab.stop_button.click()
     until(lambda: not lab.busy)
     assert time.perf_counter() - start < 1 and lab.wait(5) and lab.task.state == 'stopped' and 'stopped' in lab.message.value
-    assert 0 < lab.result.queries < 55*50 and not lab.run_button.disabled
+    assert 0 < lab.result.queries < 55*50 and lab.result.outcome.kind == 'interrupted' and lab.result.layers and not lab.run_button.disabled
     lab.rounds.value = 2
     lab.run(); lab.wait(30)
-    assert lab.task.state == 'done' and lab.result.queries == 100
+    assert lab.task.state == 'done' and len(lab.result.history) == 2
+
+@pytest.mark.parametrize('values', [dict(query_epochs=2000, queries=1000, rounds=1), dict(query_epochs=0, queries=10000, rounds=1, members=12)])
+def test_stop_within_a_round_acts_within_a_second(values):
+    lab = small(sizes='64-32-10', **values)
+    lab.run()
+    until(lambda: ('query epoch' if values['query_epochs'] else 'pass') in lab.message.value)
+    start = time.perf_counter(); lab.stop(); until(lambda: not lab.busy)
+    assert time.perf_counter() - start < 1 and lab.task.state == 'stopped' and lab.result is None
+
+def test_without_query_epochs_nothing_is_climbed():
+    lab = small(rounds=2, query_epochs=0)
+    lab.run(); lab.wait(30)
+    assert lab.view.curves == [([], [])]*2 and lab.view.asked.abs().max() < 1e3 and lab.task.state == 'done'
+
+def test_the_curves_are_those_of_the_query_epochs():
+    lab = small(rounds=2, query_epochs=100)
+    lab.run(); lab.wait(30)
+    assert [c[0] for c in lab.view.curves] == [list(range(0, 100, 5))]*2 and all(v[-1] > v[0] for _, v in lab.view.curves)
+
+@pytest.mark.parametrize('rounds', [1, 2, 3, 12, 55])
+def test_the_learning_rate_falls_as_far_whatever_the_rounds(rounds):
+    s = small(rounds=rounds).settings
+    assert s.committee.rate(rounds - 1) == pytest.approx(s.lr*s.fall, rel=.02) and s.committee.rate(0) == s.lr*(s.fall if rounds == 1 else 1)
 
 @pytest.mark.parametrize('recipe', ['sweep', 'exact_committee'])
 def test_stop_during_exact(recipe):
@@ -166,7 +143,7 @@ def test_stop_during_exact(recipe):
 
 def test_stop_while_the_black_box_is_trained(monkeypatch, tmp_path):
     monkeypatch.setenv('NEUROME_CACHE', str(tmp_path))
-    pytest.importorskip('sklearn')
+    pytest.importorskip('sklearn.datasets')               # loading it takes seconds that nothing can interrupt
     lab = small(sizes='64-32-10', data='digits')
     lab.run()
     until(lambda: threads())
@@ -208,7 +185,8 @@ def test_presets_fill_the_fields_and_fields_leave_presets():
     lab = ReconstructionLab()
     for name, preset in widgets.LAB_PRESETS.items():
         lab.preset.value = name
-        if preset: assert (lab.sizes.value, lab.data.value) == preset
+        if preset: assert (lab.sizes.value, lab.data.value, lab.recipe.value) == (*preset[:2], preset[2] or 'committee')
+        lab.recipe.value = 'committee'
     lab.preset.value = '20-10-3, random weights'
     lab.sizes.value = '21-10-3'
     assert lab.preset.value == 'other sizes' and lab.sizes.value == '21-10-3'
@@ -225,7 +203,7 @@ def test_two_labs_do_not_disturb_each_other():
     assert one.wait(60) and two.wait(60)
     alone = small(rounds=2, seed=1)
     alone.run(); alone.wait(60)
-    assert torch.equal(one.view.progress.losses, alone.view.progress.losses) and not torch.equal(one.view.progress.losses, two.view.progress.losses)
+    assert torch.equal(torch.stack(one.view.losses), torch.stack(alone.view.losses)) and not torch.equal(one.view.losses[0], two.view.losses[0])
     other = small(rounds=55)
     other.run(); one.run(); one.stop(); one.wait(5)
     assert other.busy
