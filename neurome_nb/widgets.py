@@ -27,9 +27,9 @@ from .disagree import Disagreement, Gaussian, disagreement
 from .nets import ACTIVATIONS, Architecture, counting_bound, forward, init_layers
 from .plots import (COLOURS, plot_disagreement, plot_error_bars, plot_errors, plot_gallery, plot_hyperplanes, plot_losses, plot_section, plot_stages,
                               plot_weights, stage_errors, styled)
-from .recipes import Exact, Reconstruction, reconstruct
+from .recipes import Exact, Reconstruction, committee_stage, reconstruct
 from .population import Committee, run_committee
-from .search import CommitteeSearch, Stage
+from .search import CommitteeSearch
 from .sweep import find_kinks, measure_noise
 from .symmetry import apply, random_transform, unit_map, unit_symmetry
 
@@ -455,7 +455,7 @@ class ReconstructionLab(Explorer):
             else: view.doing, latest = f"{where}: pass {step + 1} of {options.epochs} over all answers", x
             self._report(task)
         def stage(name, layers, row):
-            history.append(Stage(name, row["queries"], row["seconds"] - sum(s.seconds for s in history), row, layers))
+            history.append(committee_stage(history, name, layers, row))
             view.losses.append(latest); self.bar.value = len(history)
             if not layers: return
             view.errors = [*view.errors, ("", row["queries"], parameter_error(layers, box.layers, arch.activation, arch.slope).balanced)]
