@@ -13,6 +13,7 @@ __all__ = ['DeepFailure', 'DeepSearch', 'Line', 'sweep_line', 'Triangle', 'trian
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+import scipy.linalg
 import torch
 from torch import Tensor
 from jaxtyping import Float, Int
@@ -40,6 +41,7 @@ class DeepSearch:
     tau: float = 20.  # a difference of more than tau standard deviations is real
     planes: int = 12  # planes or lines tried per layer
     places: float = 1.1  # per entry of a row that has to become precise
+    choice: int = 4  # places looked at per place asked, for rows that have to become precise
     precise: float = 3e-10  # relative error of a row that is good enough as it was first measured
     bend: float = .01  # half the length over which a kink is measured, as a share of the room around it
     outliers: int = 6  # of the places of a unit, at most, that may turn out not to be its own
@@ -339,6 +341,14 @@ def _through(start, prior, A, sigma):
     miss = (M[:, :n] @ rows[:, :, None])[:, :, 0].abs() / (1 - Q[:, :n].square().sum(2)).clamp_min(1e-12).sqrt()
     return rows, inverse.norm(dim=2) / scale, torch.where(tells, miss, torch.nan) / .6745  # .6745: median of |normal|
 
+def _wide_apart(h, beside, n):
+    "Which n of the vectors h, with those there are already, span their space best: pivoted QR, then the largest leverages."
+    if n >= len(h): return torch.arange(len(h))
+    unit = torch.nn.functional.normalize
+    Q, R = torch.linalg.qr(unit(beside[beside.norm(dim=1) > 0], dim=1).T); left = unit(h, dim=1); left = left - (left @ Q) @ Q.T
+    _, R, pivot = scipy.linalg.qr(left.T.numpy(), mode="economic", pivoting=True)
+    return torch.from_numpy(pivot[:n].copy()).long()
+
 @dataclass(frozen=True)
 class Places:
     "Kinks measured where rows predict them: equations row . h = 0."
@@ -353,24 +363,28 @@ def measure_places(
     rows: Float[Tensor, "units p"],  # [w | b]
     std: Float[Tensor, "units p"],
     wanted: Int[Tensor, "units"],  # places per row
-    draw: Callable[[int], Tensor],  # n points from which places are looked for
+    draw: Callable[[Tensor], Tensor],  # a point for every row, from which its place is looked for
     noise: Callable,  # (x, y) -> standard deviation of an answer
     activation: str,
     slope: float,
     *,
     doubt: float = 0.,  # relative error of a hidden vector
     choice: int = 1,  # places looked at per place asked; the sharpest predictions are asked
+    beside: Float[Tensor, "units n p"] | None = None,  # places there are already: instead those are asked that together with these fix a row best
     options: DeepSearch = DeepSearch(),
 ) -> Places:  # those that could be asked: where the prediction is sharper than the room around it
     "Measure the kinks that rows predict; 4 queries per place."
     unit = torch.arange(len(rows)).repeat_interleave(choice * wanted); tau = options.tau
-    at = switches([*known, (rows[:, :-1], rows[:, -1])], unit, draw(len(unit)), activation, slope)
+    at = switches([*known, (rows[:, :-1], rows[:, -1])], unit, draw(rows[unit]), activation, slope)
     h = _with_one(hidden(known, at.x, activation, slope)); unsure = ((h * std[unit]).norm(dim=1) + doubt * h.norm(dim=1)) / at.rate
     half = torch.minimum(.3 * at.room, torch.maximum(options.bend * at.room, 10 * unsure))
     ready = (at.off < .01 * half) & (6 * unsure <= half)
     order = torch.where(ready, unsure / at.room, math.inf).argsort(); order = order[unit[order].argsort(stable=True)]  # by row, the sharpest first
     count = unit.bincount(minlength=len(rows)); rank = torch.arange(len(unit)) - (count.cumsum(0) - count)[unit[order]]
     best = order[(rank < wanted[unit[order]]) & ready[order]]
+    if beside is not None:
+        mine = [((unit == i) & ready).nonzero()[:, 0] for i in range(len(rows))]
+        best = torch.cat([i[_wide_apart(h[i], beside[j], n)] for j, (i, n) in enumerate(zip(mine, wanted.tolist()))])
     unit, x, u, rate, half = (v[best] for v in (unit, at.x, at.u, at.rate, half))
     t, jump, gap, _, y = _bends(f, x, u, half); error = noise(x, y); miss, jump = (gap - t[:, None] * jump).abs().amax(1), jump.norm(dim=1); spread = 2 * error / jump  # both pieces extrapolate over a third of their length
     ok = (miss < tau * error) & (t.abs() < half / 4) & (jump * half > 10 * tau * error)
@@ -380,21 +394,29 @@ def measure_places(
 def mixed(
     layers: Layers,  # known layers
     x: Float[Tensor, "n dim"],
+    rows: Float[Tensor, "n p"],  # [w | b] behind them
     activation: str,
     slope: float,
     g: torch.Generator,
+    *,
+    scales: float = 100.,  # how much larger or smaller than natural, at most
 ) -> Float[Tensor, "n dim"]:
-    "Every other point replaced by one where each unit of the last layer is on or off as a coin says: at natural ones, some hardly ever are."
+    "Every other point replaced by one on the plane of its row, where chance says which units of the last layer are on, and how many: at natural ones, some hardly ever are."
     if not layers: return x
-    W, b = layers[-1]; size = (hidden(layers[:-1], x, activation, slope) @ W.T + b).abs().median()
-    z = size * torch.randn(len(x), len(b), generator=g, dtype=x.dtype)
-    return torch.where(torch.arange(len(x))[:, None] % 2 > 0, Peeled(None, layers, x[0], activation, slope).inputs(ACTIVATIONS[activation].fn(z, slope)), x)
+    W, b = layers[-1]; act = ACTIVATIONS[activation].fn; size = (hidden(layers[:-1], x, activation, slope) @ W.T + b).abs().median()
+    draw = lambda *shape: torch.rand(*shape, generator=g, dtype=x.dtype)
+    on = draw(len(x), len(b)) < (len(b) / 2) ** -draw(len(x), 1) / 2  # from one unit to half of them
+    z = size * torch.where(on, 1., -1.) * draw(len(x), len(b))
+    along = lambda z: (act(z, slope) * rows[:, :-1]).sum(1)
+    z = torch.where((along(z) * rows[:, -1] > 0)[:, None], -z, z); scale = -rows[:, -1] / along(z)
+    z = z * torch.where(scale > 0, scale, 1.).clamp(1 / scales, scales)[:, None]
+    return torch.where(torch.arange(len(x))[:, None] % 2 > 0, Peeled(None, layers, x[0], activation, slope).inputs(act(z, slope)), x)
 
 def refine_rows(
     f: Callable,  # points (n, dim) -> answers
     known: Layers,  # layers before
     layer: MeasuredLayer,
-    draw: Callable[[int], Tensor],  # n points to start from
+    draw: Callable[[Tensor], Tensor],  # a point for every row, from which its place is looked for
     noise: Callable,  # (x, y) -> standard deviation of an answer
     activation: str,
     slope: float,
@@ -414,7 +436,7 @@ def refine_rows(
     for _ in range(rounds):
         missing = sigma.isinf().sum(1)
         if not missing.any(): break
-        new = measure_places(f, known, rows[weak], std[weak], missing, draw, noise, activation, slope, doubt=doubt, options=options)
+        new = measure_places(f, known, rows[weak], std[weak], missing, draw, noise, activation, slope, doubt=doubt, choice=options.choice, beside=A, options=options)
         unit, h, error = new.unit[new.ok], new.h[new.ok], new.std[new.ok]; count = unit.bincount(minlength=len(weak))
         free = sigma.isinf().double().sort(dim=1, descending=True, stable=True).indices  # free slots first
         slot = free[unit, torch.arange(len(unit)) - (count.cumsum(0) - count)[unit]]
@@ -772,7 +794,7 @@ def _draw_line(f, known, natural, eps, patience, activation, slope, g, options):
 def _next_layer(run, f, known, told, pool, natural, eps, noise, doubt, activation, slope, g, options):
     "All units of the layer behind the known ones: its rows predict kinks everywhere, those of deeper units only nearby."
     l, patience, none = len(known) + 1, 1., torch.zeros(0, len(known[-1][1]) + 1, dtype=torch.float64); units = waiting = None
-    draw = lambda n: mixed(known, natural(n), activation, slope, g)
+    draw = lambda rows: mixed(known, natural(len(rows)), rows, activation, slope, g)
     rows = lambda: none if units is None else units.rows
     def seen(line, before):  # what known units explain, and what not
         normals = _known_normals(line, before, (rows()[:, :-1], rows()[:, -1]), activation, slope)
@@ -853,7 +875,7 @@ def recover_deep(
         if len(known) > 1:
             for l in range(refined, len(known)):
                 doubt = max([0., *(x.error for x in layers[:l])])
-                layers[l] = refine_rows(f, known[:l], layers[l], lambda n: mixed(known[:l], natural(n), activation, slope, g), noise, activation, slope, doubt=doubt, options=options)
+                layers[l] = refine_rows(f, known[:l], layers[l], lambda rows: mixed(known[:l], natural(len(rows)), rows, activation, slope, g), noise, activation, slope, doubt=doubt, options=options)
                 known[l] = layers[l].W, layers[l].b
                 run.stage("refine", layer=l + 1, error=layers[l].error)
             refined = len(known)

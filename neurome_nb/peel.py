@@ -89,22 +89,29 @@ def switches(
     slope: float,
     *,
     steps: int = 15,  # pieces passed at most
+    there: float = 1e-12,  # a last step this short, over |x|, has arrived
 ) -> Switches:
     "The way from every point to a place where its unit switches."
-    act, i = ACTIVATIONS[activation], torch.arange(len(x))
-    for step in range(steps + 1):
+    act = ACTIVATIONS[activation]
+    def toward(x, unit):
+        "Pre-activations and derivatives of every layer; direction and rate of the unit's fastest change, and how far it has to go."
         h, Z, D = x, [], []
         for W, b in layers:
             z = h @ W.T + b
             Z.append(z); D.append(act.derivative(z, slope)); h = act.fn(z, slope)
         v = layers[-1][0][unit]
         for (W, _), d in zip(reversed(layers[:-1]), reversed(D[:-1])): v = (v * d) @ W
-        rate = v.norm(dim=1); u, off = v / rate[:, None], Z[-1][i, unit] / rate
-        if step < steps: x = x - off[:, None] * u
-    dh, room = u, torch.full_like(rate, torch.inf)
+        rate = v.norm(dim=1)
+        return Z, D, v / rate[:, None], rate, Z[-1].gather(1, unit[:, None])[:, 0] / rate
+    x, left = x.clone(), torch.arange(len(x))
+    for _ in range(steps):
+        _, _, u, _, off = toward(x[left], unit[left]); x[left] -= off[:, None] * u
+        left = left[off.abs() > there * x[left].norm(dim=1)]
+        if not len(left): break
+    Z, D, u, rate, off = toward(x, unit); dh, room = u, torch.full_like(rate, torch.inf)
     for (W, _), z, d in zip(layers, Z, D):
         dz = dh @ W.T; t = (z / dz).abs(); dh = d * dz
-        if z is Z[-1]: t[i, unit] = torch.inf
+        if z is Z[-1]: t[torch.arange(len(x)), unit] = torch.inf
         room = torch.minimum(room, t.amin(1))
     return Switches(x, u, rate, room, off.abs())
 

@@ -82,9 +82,10 @@ def _explain(t, y, s, tau, redundant, short):
     blur = s[j] + s[j+1] + sS[j-1] * step.abs() + sS[j+1] * (dt[j] - step).abs()
     size = dS.abs().amax(1)
     inside = (step > 0) & (step < dt[j]) & (size > tau * (sS[j-1] + sS[j+1]))
-    sharp = tau * blur < .05 * size * dt[j]  # the test could have failed
-    if redundant: single = inside & (miss <= tau * blur) & sharp
-    else: single = inside & sharp & ((step - dt[j]/2).abs() < .3 * dt[j]) & ((dt[j] < .2 * torch.minimum(dt[j-1], dt[j+1])) | short[j]) & (size * dt[j] < 1e4 * blur)
+    sharp = lambda d, share=.05: tau * blur < share * size * d  # the test could have failed
+    sides = (straight[j-1] | sharp(step, .001)) & (straight[j+1] | sharp(dt[j] - step, .001))  # a kink close to a sample says little about the line on that side
+    if redundant: single = inside & (miss <= tau * blur) & sharp(dt[j]) & sides
+    else: single = inside & sharp(dt[j]) & ((step - dt[j]/2).abs() < .3 * dt[j]) & ((dt[j] < .2 * torch.minimum(dt[j-1], dt[j+1])) | short[j]) & (size * dt[j] < 1e4 * blur)
     pad = lambda x: torch.nn.functional.pad(x, (1, 1))
     kinked = pad(single) & ~straight
     return straight, kinked, collinear, dict(step=pad(step), blur=pad(blur), size=pad(size), inside=pad(inside))
