@@ -11,7 +11,7 @@ __all__ = ['DeepFailure', 'DeepSearch', 'Line', 'sweep_line', 'Triangle', 'trian
 
 # %% ../nbs/18_deep.ipynb #c002
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 import scipy.linalg
 import torch
@@ -42,17 +42,22 @@ class DeepSearch:
     planes: int = 12  # planes or lines tried per layer
     places: float = 1.1  # per entry of a row that has to become precise
     choice: int = 4  # places looked at per place asked, for rows that have to become precise
-    precise: float = 3e-10  # relative error of a row that is good enough as it was first measured
+    spare: int = 8  # and as many besides, which show how well they agree
+    precise: float = 1e-12  # relative error of a row that is good enough as it was first measured
+    uneven: float = 30.  # a row this many times worse than is typical of its layer is refined again
+    passes: int = 3  # at most this often
     bend: float = .01  # half the length over which a kink is measured, as a share of the room around it
     outliers: int = 6  # of the places of a unit, at most, that may turn out not to be its own
     same: float = .03  # rows of unit length closer than this belong to one unit
     foreign: float = 1000.  # typical misses above which a place is not its unit's
     caution: float = 10.  # a row as first measured may be off by this many of its standard deviations: false kinks disturb all of its entries alike
     false: float = 10.  # false kinks may be this many times as strong as half of them are
-    rough: float = 1e-4  # a row with a larger relative error predicts nothing and counts as not found
+    fine: float = 5e-5  # a row with a larger relative error is measured again on the next line
+    rough: float = 1e-3  # a row with a larger relative error predicts nothing and counts as not found
     agree: float = 1e4  # the slopes that units show may differ by this many times the error of their rows
     affine: float = 300.  # the rest counts as affine when its relative residual is below this many times the error of the rows
     base: float = 1.35  # equations per unknown in the null space polish
+    reach: tuple[float, float] = (3., 50.)  # distances from the origin at which places are looked for, over that at which units of the first layer switch
     cover: int = 3  # base points wanted on either side of every deeper unit
     candidates: int = 2000  # places looked at for base points
     other: int = 500  # and as many per layer with drawn hidden vectors
@@ -266,6 +271,11 @@ class MeasuredLayer:
         "Typical relative error of a row."
         return self.std.norm(dim=1).median().item()
 
+    @property
+    def worst(self) -> float:
+        "Largest relative error of a row."
+        return self.std.norm(dim=1).max().item()
+
 def _fit_row(w0, parts):
     "One row from everything measured about it: parts of (u, P, position std, normal or None, normal std)."
     rows = []
@@ -339,15 +349,22 @@ def _through(start, prior, A, sigma):
     rows = rows / rows.norm(dim=1, keepdim=True); there = sigma.isfinite()
     tells = there & (there.sum(1, keepdim=True) > A.shape[2] + 4)  # fewer places are met whatever they are
     miss = (M[:, :n] @ rows[:, :, None])[:, :, 0].abs() / (1 - Q[:, :n].square().sum(2)).clamp_min(1e-12).sqrt()
-    return rows, inverse.norm(dim=2) / scale, torch.where(tells, miss, torch.nan) / .6745  # .6745: median of |normal|
+    inverse = inverse / scale[:, :, None]; inverse = inverse - rows[:, :, None] * (rows[:, None] @ inverse)  # a row's length is not at stake
+    return rows, inverse.norm(dim=2), torch.where(tells, miss, torch.nan) / .6745  # .6745: median of |normal|
 
 def _wide_apart(h, beside, n):
-    "Which n of the vectors h, with those there are already, span their space best: pivoted QR, then the largest leverages."
+    "Which n of the vectors h, with those there are already, span their space best: pivoted QR."
     if n >= len(h): return torch.arange(len(h))
-    unit = torch.nn.functional.normalize
-    Q, R = torch.linalg.qr(unit(beside[beside.norm(dim=1) > 0], dim=1).T); left = unit(h, dim=1); left = left - (left @ Q) @ Q.T
-    _, R, pivot = scipy.linalg.qr(left.T.numpy(), mode="economic", pivoting=True)
-    return torch.from_numpy(pivot[:n].copy()).long()
+    Q, _ = torch.linalg.qr(beside[beside.norm(dim=1) > 0].T); left = h - (h @ Q) @ Q.T
+    return torch.from_numpy(scipy.linalg.qr(left.T.numpy(), mode="r", pivoting=True)[1][:n].astype("int64"))
+
+def _blur(layers, errors, x, activation, slope):
+    "Variance of the hidden vectors behind these layers, from the errors of their rows."
+    act, var = ACTIVATIONS[activation], torch.zeros_like(x)
+    for (W, b), e in zip(layers, errors):
+        z = x @ W.T + b
+        var = act.derivative(z, slope).square() * (var @ W.square().T + _with_one(x).square() @ e.square().T); x = act.fn(z, slope)
+    return var
 
 @dataclass(frozen=True)
 class Places:
@@ -368,7 +385,7 @@ def measure_places(
     activation: str,
     slope: float,
     *,
-    doubt: float = 0.,  # relative error of a hidden vector
+    errors: Sequence[Tensor] = (),  # standard deviations of the rows [w | b] of the layers before
     choice: int = 1,  # places looked at per place asked; the sharpest predictions are asked
     beside: Float[Tensor, "units n p"] | None = None,  # places there are already: instead those are asked that together with these fix a row best
     options: DeepSearch = DeepSearch(),
@@ -376,7 +393,7 @@ def measure_places(
     "Measure the kinks that rows predict; 4 queries per place."
     unit = torch.arange(len(rows)).repeat_interleave(choice * wanted); tau = options.tau
     at = switches([*known, (rows[:, :-1], rows[:, -1])], unit, draw(rows[unit]), activation, slope)
-    h = _with_one(hidden(known, at.x, activation, slope)); unsure = ((h * std[unit]).norm(dim=1) + doubt * h.norm(dim=1)) / at.rate
+    h = _with_one(hidden(known, at.x, activation, slope)); blur = (_blur(known, errors, at.x, activation, slope) * rows[unit, :-1].square()).sum(1).sqrt(); unsure = ((h * std[unit]).norm(dim=1) + blur) / at.rate
     half = torch.minimum(.3 * at.room, torch.maximum(options.bend * at.room, 10 * unsure))
     ready = (at.off < .01 * half) & (6 * unsure <= half)
     order = torch.where(ready, unsure / at.room, math.inf).argsort(); order = order[unit[order].argsort(stable=True)]  # by row, the sharpest first
@@ -384,12 +401,13 @@ def measure_places(
     best = order[(rank < wanted[unit[order]]) & ready[order]]
     if beside is not None:
         mine = [((unit == i) & ready).nonzero()[:, 0] for i in range(len(rows))]
-        best = torch.cat([i[_wide_apart(h[i], beside[j], n)] for j, (i, n) in enumerate(zip(mine, wanted.tolist()))])
-    unit, x, u, rate, half = (v[best] for v in (unit, at.x, at.u, at.rate, half))
+        A = h / torch.hypot(blur, noise(at.x, h[:, :1] * 0))[:, None]
+        best = torch.cat([i[_wide_apart(A[i], beside[j], n)] for j, (i, n) in enumerate(zip(mine, wanted.tolist()))])
+    unit, x, u, rate, half, blur = (v[best] for v in (unit, at.x, at.u, at.rate, half, blur))
     t, jump, gap, _, y = _bends(f, x, u, half); error = noise(x, y); miss, jump = (gap - t[:, None] * jump).abs().amax(1), jump.norm(dim=1); spread = 2 * error / jump  # both pieces extrapolate over a third of their length
     ok = (miss < tau * error) & (t.abs() < half / 4) & (jump * half > 10 * tau * error)
     h = _with_one(hidden(known, x + t[:, None] * u, activation, slope)); size = h.norm(dim=1)
-    return Places(unit, ok, h / size[:, None], rate * spread / size)
+    return Places(unit, ok, h / size[:, None], torch.hypot(rate * spread, blur) / size)
 
 def mixed(
     layers: Layers,  # known layers
@@ -410,7 +428,9 @@ def mixed(
     along = lambda z: (act(z, slope) * rows[:, :-1]).sum(1)
     z = torch.where((along(z) * rows[:, -1] > 0)[:, None], -z, z); scale = -rows[:, -1] / along(z)
     z = z * torch.where(scale > 0, scale, 1.).clamp(1 / scales, scales)[:, None]
-    return torch.where(torch.arange(len(x))[:, None] % 2 > 0, Peeled(None, layers, x[0], activation, slope).inputs(act(z, slope)), x)
+    away = Peeled(None, layers, x[0], activation, slope).inputs(act(z, slope)) - x
+    far = (away.norm(dim=1) / x.norm(dim=1)).clamp_min(1.)[:, None]  # much larger inputs carry the layers' errors: some go only part of the way
+    return torch.where(torch.arange(len(x))[:, None] % 2 > 0, x + away * far ** -draw(len(x), 1), x)
 
 def refine_rows(
     f: Callable,  # points (n, dim) -> answers
@@ -421,33 +441,35 @@ def refine_rows(
     activation: str,
     slope: float,
     *,
-    doubt: float = 0.,  # relative error of a hidden vector
+    errors: Sequence[Tensor] = (),  # standard deviations of the rows [w | b] of the layers before
     options: DeepSearch = DeepSearch(),
-    rounds: int = 4,  # better rows predict more places
+    precise: float = DeepSearch.precise,  # relative error of a row that is good enough as it is
+    rounds: int = 12,  # better rows predict more places
 ) -> MeasuredLayer:
     "Rows through many places where their units switch, for units whose rows are not precise yet."
     start = torch.cat([layer.W, layer.b[:, None]], 1); rows = start.clone()
-    test = measure_places(f, known, rows, options.caution * layer.std, torch.full((len(rows),), options.trials), draw, noise, activation, slope, doubt=doubt, options=options)
-    off = (test.h * rows[test.unit]).sum(1).abs() / torch.sqrt(test.std.square() + (test.h * layer.std[test.unit]).square().sum(1) + doubt**2)
+    test = measure_places(f, known, rows, options.caution * layer.std, torch.full((len(rows),), options.trials), draw, noise, activation, slope, errors=errors, options=options)
+    off = (test.h * rows[test.unit]).sum(1).abs() / torch.hypot(test.std, (test.h * layer.std[test.unit]).norm(dim=1))
     off = torch.zeros(len(rows), dtype=rows.dtype).scatter_reduce(0, test.unit[test.ok], off[test.ok], "amax")
     prior = std = layer.std * torch.where(off > 0, 5 * off, options.caution).clamp_min(1.)[:, None]; std = std.clone()  # rows may be worse than they seem
-    weak = (std.norm(dim=1) > options.precise).nonzero()[:, 0]; need = math.ceil(options.places * start.shape[1])
+    weak = (std.norm(dim=1) > precise).nonzero()[:, 0]; need = math.ceil(options.places * start.shape[1]) + options.spare
     A, sigma = torch.zeros(len(weak), need, start.shape[1], dtype=rows.dtype), torch.full((len(weak), need), math.inf, dtype=rows.dtype)
     for _ in range(rounds):
         missing = sigma.isinf().sum(1)
         if not missing.any(): break
-        new = measure_places(f, known, rows[weak], std[weak], missing, draw, noise, activation, slope, doubt=doubt, choice=options.choice, beside=A, options=options)
+        new = measure_places(f, known, rows[weak], std[weak], missing, draw, noise, activation, slope, errors=errors, choice=options.choice, beside=A, options=options)
+        if not new.ok.any(): break
         unit, h, error = new.unit[new.ok], new.h[new.ok], new.std[new.ok]; count = unit.bincount(minlength=len(weak))
         free = sigma.isinf().double().sort(dim=1, descending=True, stable=True).indices  # free slots first
         slot = free[unit, torch.arange(len(unit)) - (count.cumsum(0) - count)[unit]]
         A[unit, slot], sigma[unit, slot] = h, error
         for _ in range(options.outliers + 1):  # the largest miss is the place to blame, if one is
-            total = torch.hypot(sigma, sigma.new_tensor(doubt)); miss = _through(start[weak], prior[weak], A, total)[2]
+            miss = _through(start[weak], prior[weak], A, sigma)[2]
             typical = miss.nanmedian().nan_to_num(1.)  # what the places themselves show
             worst, which = miss.nan_to_num(0.).max(1); wrong = worst > options.foreign * typical
             if not wrong.any(): break
             sigma[wrong, which[wrong]] = math.inf
-        rows[weak], spread, miss = _through(start[weak], prior[weak], A, total * typical)
+        rows[weak], spread, miss = _through(start[weak], prior[weak], A, sigma * typical)
         std[weak] = spread * miss.nanmedian(1).values.nan_to_num(1.).clamp_min(1.)[:, None]
     return replace(layer, W=rows[:, :-1], b=rows[:, -1], std=std)
 
@@ -791,19 +813,20 @@ def _draw_line(f, known, natural, eps, patience, activation, slope, g, options):
     blur, faint = (options.false * patience * v for v in _false_kinks(rest, p0, direction(), reach))
     return rest, sweep_line(rest, p0 + reach * direction(), direction(), reach, eps, blur=blur, faint=faint, ends=options.ends)
 
-def _next_layer(run, f, known, told, pool, natural, eps, noise, doubt, activation, slope, g, options):
+def _next_layer(run, f, known, told, pool, natural, eps, noise, errors, activation, slope, g, options):
     "All units of the layer behind the known ones: its rows predict kinks everywhere, those of deeper units only nearby."
     l, patience, none = len(known) + 1, 1., torch.zeros(0, len(known[-1][1]) + 1, dtype=torch.float64); units = waiting = None
     draw = lambda rows: mixed(known, natural(len(rows)), rows, activation, slope, g)
     rows = lambda: none if units is None else units.rows
+    fine = lambda: none if units is None else units.rows[units.std.norm(dim=1) < options.fine]
     def seen(line, before):  # what known units explain, and what not
-        normals = _known_normals(line, before, (rows()[:, :-1], rows()[:, -1]), activation, slope)
+        normals = _known_normals(line, before, (fine()[:, :-1], fine()[:, -1]), activation, slope)
         return normals, normals[:, 0].isnan().nonzero()[:, 0]
     def judge(line, new):  # which candidates are this layer's
         nonlocal units, waiting
         tries = len(new.rows); new = new.pick(new.std.norm(dim=1) < options.rough)
         if len(new.rows):
-            tried = measure_places(f, known, new.rows, options.caution * new.std, torch.full((len(new.rows),), options.trials), draw, noise, activation, slope, doubt=doubt, choice=4, options=options)
+            tried = measure_places(f, known, new.rows, options.caution * new.std, torch.full((len(new.rows),), options.trials), draw, noise, activation, slope, errors=errors, choice=options.choice, options=options)
             right, asked = (x.bincount(minlength=len(new.rows)) for x in (tried.unit[tried.ok], tried.unit))
             open = asked < 3; good = ~open & (2 * right > asked)  # open: its kinks cannot be reached; one that two lines show alike is taken
             if waiting is not None: good |= open & _near(new, waiting, options.same).any(1)
@@ -812,12 +835,12 @@ def _next_layer(run, f, known, told, pool, natural, eps, noise, doubt, activatio
         run.stage("line", layer=l, kinks=len(line.t), tried=tries, units=len(rows()))
     for line, beside in pool: judge(line, _candidates(line, beside, seen(line, known)[1], known, activation, slope))
     for _ in range(options.planes):
-        if len(rows()) == told: return units
+        if len(fine()) == told: return units
         rest, line = _draw_line(f, known, natural, eps, patience, activation, slope, g, options)
         if line is None: patience *= 4; continue
         normals, kinks = seen(line, []); n = len(rows())
         if len(kinks): judge(line, _candidates(line, measure_normals(rest, line, known=normals, step=options.step, apart=options.apart), kinks, [], activation, slope))
-        if told is None and len(rows()) == n > 0: return units
+        if told is None and len(rows()) == len(fine()) == n > 0: return units
     if len(rows()) == told: return units
     raise DeepFailure(f"{len(rows())} units of layer {l} were found, expected {told or 'no new ones'}")
 
@@ -858,31 +881,41 @@ def recover_deep(
     k = min(d, max(math.ceil(options.wide * h), h + 4)); f = section(k)
     wide = lambda v: torch.nn.functional.pad(v, (0, k - plane))
     tri = replace(tri, lines=tuple(replace(l, x0=wide(l.x0), u=wide(l.u)) for l in tri.lines))
-    noise = _Noise(tri.lines[0].noise.near, tri.lines[0].noise.far, eps); known, layers, refined = [], [], 0
-    natural = lambda n: around(n, k, 2.)
+    noise = _Noise(tri.lines[0].noise.near, tri.lines[0].noise.far, eps); known, layers, refined = [], [], []
     beside = measure_normals(f, tri.lines[0], step=options.step, apart=options.apart); pool = [(tri.lines[0], beside)]
     units = measure_units(tri, triples, beside)
     x = around(max(2 * h + 8, math.ceil(options.answers * 3 * h / tri.lines[0].jump.shape[1])), k); y = f(x)
+    def refine():  # until no row is much worse than the others of its layer
+        for l in range(len(refined), len(known)):
+            for again in range(options.passes):
+                layers[l] = refine_rows(f, known[:l], layers[l], lambda rows: mixed(known[:l], natural(len(rows)), rows, activation, slope, g), noise, activation, slope, precise=max(options.precise, options.uneven * layers[l].error if again else 0.), errors=[x.std for x in layers[:l]], options=options)
+                if layers[l].worst < options.uneven * layers[l].error: break
+            known[l] = layers[l].W, layers[l].b; refined.append(l)
+            run.stage("refine", layer=l + 1, error=layers[l].error, worst=layers[l].worst)
     while True:
         layer = settle_signs(units)
         if not known and arch.activation is None and layer.slope > 1e-3: slope = layer.slope  # not told: as measured
         if max(layer.spread, abs(layer.slope - slope)) > options.agree * layer.error: raise DeepFailure(f"the units of layer {len(known) + 1} disagree about their slope: one is missing, or it is no {activation}")
-        known.append((layer.W, layer.b)); layers.append(layer); error = max(l.error for l in layers)
+        known.append((layer.W, layer.b)); layers.append(layer)
+        if len(known) == 1:  # places where units of the first layer switch often, those of later layers included
+            near, far = (v * k**.5 * layer.b.abs().median() for v in options.reach)
+            natural = lambda n: draw(n, k) * near * (far / near) ** torch.rand(n, 1, generator=g, dtype=torch.float64)
+        error = max(l.error for l in layers)
         out, residual = _output_fit(known, x, y, activation, slope)
         run.stage("layer", layer=len(known), units=len(layer.b), error=layer.error, rest=residual)
         straight = residual < options.affine * error
         if straight or len(known) == (len(told) if told else options.deepest): break
-        if len(known) > 1:
-            for l in range(refined, len(known)):
-                doubt = max([0., *(x.error for x in layers[:l])])
-                layers[l] = refine_rows(f, known[:l], layers[l], lambda rows: mixed(known[:l], natural(len(rows)), rows, activation, slope, g), noise, activation, slope, doubt=doubt, options=options)
-                known[l] = layers[l].W, layers[l].b
-                run.stage("refine", layer=l + 1, error=layers[l].error)
-            refined = len(known)
-        units = _next_layer(run, f, known, told[len(known)] if told else None, pool, natural, eps, noise, error, activation, slope, g, options)
+        if len(known) > 1: refine()
+        units = _next_layer(run, f, known, told[len(known)] if told else None, pool, natural, eps, noise, [x.std for x in layers], activation, slope, g, options)
     if not straight: raise DeepFailure(f"behind {len(known)} hidden layers the rest is not affine: relative residual {residual:.0e}")
     if told and len(told) != len(known): raise DeepFailure(f"the rest is affine behind {len(known)} hidden layers, where the architecture has {len(told)}")
-    net, copies, rms = _exact(run, f, [*known, out], x, y, noise, around, k, activation, slope, g, options)
+    if len(known) > 2:
+        refine(); out, residual = _output_fit(known, x, y, activation, slope); run.stage("output", rest=residual)
+        net = [*known, out]; copies = []
+        for _ in range(options.draws):
+            c = [(W + s[:, :-1] * torch.randn(W.shape, generator=g, dtype=W.dtype), b + s[:, -1] * torch.randn(b.shape, generator=g, dtype=b.dtype)) for (W, b), s in zip(known, (v.std for v in layers))]
+            copies.append([*c, _output_fit(c, x, y, activation, slope)[0]])
+    else: net, copies, rms = _exact(run, f, [*known, out], x, y, noise, around, k, activation, slope, g, options)
     m = math.ceil(options.base * len(known[0][1]) / y.shape[1])
     c, _ = choose_stations(net, around(options.candidates, k), noise, m, activation, slope, cover=0)
     net, copies, rms = lift_first(run.ask, x0, basis, net, copies, c, noise, activation, slope, g)

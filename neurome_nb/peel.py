@@ -92,7 +92,7 @@ def switches(
     there: float = 1e-12,  # a last step this short, over |x|, has arrived
 ) -> Switches:
     "The way from every point to a place where its unit switches."
-    act = ACTIVATIONS[activation]
+    act, shares = ACTIVATIONS[activation], .5 ** torch.arange(8, dtype=x.dtype)
     def toward(x, unit):
         "Pre-activations and derivatives of every layer; direction and rate of the unit's fastest change, and how far it has to go."
         h, Z, D = x, [], []
@@ -104,9 +104,13 @@ def switches(
         rate = v.norm(dim=1)
         return Z, D, v / rate[:, None], rate, Z[-1].gather(1, unit[:, None])[:, 0] / rate
     x, left = x.clone(), torch.arange(len(x))
-    for _ in range(steps):
-        _, _, u, _, off = toward(x[left], unit[left]); x[left] -= off[:, None] * u
-        left = left[off.abs() > there * x[left].norm(dim=1)]
+    for step in range(2 * steps):
+        _, _, u, _, off = toward(x[left], unit[left]); move = off[:, None] * u
+        if step >= steps:  # whole steps do not get there: that share of one which gets closest
+            tried = x[left] - shares[:, None, None] * move; i = unit[left].expand(len(shares), -1)
+            z = (hidden(layers[:-1], tried.flatten(0, 1), activation, slope).unflatten(0, i.shape) * layers[-1][0][i]).sum(2) + layers[-1][1][i]
+            move = move * shares[z.abs().argmin(0)][:, None]
+        x[left] -= move; left = left[off.abs() > there * x[left].norm(dim=1)]
         if not len(left): break
     Z, D, u, rate, off = toward(x, unit); dh, room = u, torch.full_like(rate, torch.inf)
     for (W, _), z, d in zip(layers, Z, D):
