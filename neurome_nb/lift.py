@@ -252,13 +252,13 @@ class Lifted:
 @dataclass(frozen=True)
 class _Steps:
     "Steps along directions: from the same points for all of them (n = 1), or each from its own."
-    z: Float[Tensor, "m n h"]  # pre-activations where they start
+    x: Float[Tensor, "m n k+1"]  # [c, 1] where they start
     length: Float[Tensor, "m n"]
     noise: Float[Tensor, "m n"]  # of the difference between the answers at both ends
 
     @classmethod
-    def of(cls, base): return cls(base.z[:, None], base.step[:, None], (base.step / base.weight)[:, None])
-    def along(self, i): return self if self.length.shape[1] == 1 else _Steps(self.z[:, i], self.length[:, i], self.noise[:, i])
+    def of(cls, base): return cls(torch.cat([base.c, torch.ones_like(base.c[:, :1])], 1)[:, None], base.step[:, None], (base.step / base.weight)[:, None])
+    def along(self, i): return self if self.length.shape[1] == 1 else _Steps(self.x[:, i], self.length[:, i], self.noise[:, i])
 
     def __add__(self, other):
         n = max(self.length.shape[1], other.length.shape[1])
@@ -267,17 +267,17 @@ class _Steps:
 
 def _change(model, steps, slopes, u):
     "What the model says the answers change by along the steps, for entries u (h, n): (m, n, o)."
-    g = section_form(model.activation)[0]; move = steps.length[..., None] * u.T
-    change = g(steps.z + move) - g(steps.z)
+    g = section_form(model.activation)[0]; z, move = steps.x @ model.rows.T, steps.length[..., None] * u.T
+    change = g(z + move) - g(z)
     return (change if slopes is None else change + slopes * move) @ model.out
 
-def _carried(samples, model, base, slopes, rows, solve):
-    "How far other samples of the section's model would move the rows: (h,), root mean square. `solve` turns changes of answers (m, n, o) into rows (h, n)."
-    n = min(len(samples), rows.shape[1]); some, here = rows[:, :n], _Steps.of(base)
-    if not n: return rows.new_zeros(len(rows))
-    X = torch.cat([base.c, torch.ones_like(base.c[:, :1])], 1)
-    moved = [_change(s, _Steps((X @ s.rows.T)[:, None], here.length, here.noise), slopes, some[:, i:i + 1]) for i, s in enumerate(samples[:n])]
-    return solve(torch.cat(moved, 1) - _change(model, here, slopes, some)).square().mean(1).sqrt()
+def _carried(samples, model, steps, slopes, rows, solve):
+    "How far other samples of the section's model, one for each of the first directions, would move the rows (h, n): (h, n) for these. `solve` turns changes of answers (m, n, o) into rows."
+    n = min(len(samples), rows.shape[1]); some = rows[:, :n]
+    if not n: return rows[:, :0]
+    return solve(torch.cat([_change(s, steps.along(slice(i, i + 1)), slopes, some[:, i:i + 1]) for i, s in enumerate(samples[:n])], 1) - _change(model, steps.along(slice(n)), slopes, some))
+
+def _rms(moved): return moved.square().sum(1).div(max(1, moved.shape[1])).sqrt()
 
 def lift(
     oracle: Callable,  # inputs (n, d) -> answers
@@ -311,7 +311,7 @@ def lift(
         return torch.linalg.solve_triangular(R, Q.T @ (changes * scale[:, None, None]).mT.reshape(m * o, -1), upper=True)
     def solve(directions_, i, j, shrink):
         "Unknowns (p, j - i) and residual of directions i to j - 1, and the changes of the answers."
-        step = base.step * shrink; shrunk = _Steps(base.z[:, None], step[:, None], None)
+        step = base.step * shrink; shrunk = _Steps(_Steps.of(base).x, step[:, None], None)
         x = (P[:, None] + step[:, None, None] * directions_(i, j)).flatten(0, 1)
         dy = oracle(x).unflatten(0, (m, j - i)) - y0[:, None]
         u = linear_solve(dy) / shrink  # per unit length
@@ -345,7 +345,7 @@ def lift(
     direct = torch.linalg.solve_triangular(R, torch.eye(len(R), dtype=R.dtype), upper=True).square().sum(1).sqrt()[:h]
     spare, fitted = m * o - len(R), residual[residual <= accept]
     if spare * len(fitted) >= enough: direct = direct * max(least, (fitted.square().mean().item() * m * o / spare)**.5)  # as the residuals say, instead of what was expected before
-    carried = _carried(samples, model, base, slopes, rows, linear_solve)[:h]
+    carried = _rms(_carried(samples, model, _Steps.of(base), slopes, rows, linear_solve)[:h])
     std = torch.hypot(direct * stretch.square().mean().sqrt(), carried)
     return Lifted(rows, linear, std, residual, torch.linalg.svdvals(R / R.norm(dim=0))[-1].item(), int((residual > accept).sum()), answers)
 
@@ -357,11 +357,11 @@ def _settle(model, steps, slopes, dy, size, rounds, tol=1e-3):
     pairs, prior = (V[:, :, None] * V[:, None]).flatten(1), torch.diag(size**-2)
     for _ in range(rounds):
         here = steps.along(left); s = here.length[..., None]
-        mu, tau = here.z + s * u[:, left].T, (s.abs() * var[:, left].sqrt().T).clamp_min(torch.finfo(V.dtype).tiny**.5)
+        z = here.x @ model.rows.T; mu, tau = z + s * u[:, left].T, (s.abs() * var[:, left].sqrt().T).clamp_min(torch.finfo(V.dtype).tiny**.5)
         slope = torch.erf(mu / tau / 2**.5)
         mean = mu * slope + (2 / math.pi)**.5 * tau * torch.exp(-(mu / tau).square() / 2)
         open_ = (mu.square() + tau.square() - mean.square() - (slope * tau).square()).clamp_min(0)  # variance that no line explains
-        change, slope = mean - here.z.abs(), s * slope
+        change, slope = mean - z.abs(), s * slope
         if slopes is not None: change, slope = change + slopes * s * u[:, left].T, slope + slopes * s
         R = (open_ @ pairs).unflatten(2, (o, o)) + here.noise.square()[..., None, None] * eye
         white = torch.linalg.solve_triangular(torch.linalg.cholesky(R), eye, upper=False)
@@ -375,12 +375,12 @@ def _settle(model, steps, slopes, dy, size, rounds, tol=1e-3):
     return u
 
 def _gauss_newton(model, steps, slopes, dy, u, rounds, backtracks=6, ridge=1e-12, tol=1e-9):
-    "Entries (h, n) that fit changes of the answers (m, n, o) to second order, residual (n,), covariances (n, h, h), and a function that solves the last linear systems."
+    "Entries (h, n) that fit changes of the answers (m, n, o) to second order, residual (n,) and covariances (n, h, h)."
     dg = section_form(model.activation)[1]
     def rows_of(changes, i=slice(None)): return (changes / steps.along(i).noise[..., None]).transpose(0, 1).flatten(1)  # (m, n, o) -> (n, m o)
     def system(u, i):
         here = steps.along(i)
-        slope = dg(here.z + here.length[..., None] * u.T) + (0 if slopes is None else slopes)
+        slope = dg(here.x @ model.rows.T + here.length[..., None] * u.T) + (0 if slopes is None else slopes)
         J = ((slope * (here.length / here.noise)[..., None]).transpose(0, 1)[:, :, None] * model.out.T).flatten(1, 2)
         size = J.norm(dim=1).clamp_min(torch.finfo(J.dtype).tiny); J /= size[:, None]
         H = J.mT @ J; H.diagonal(dim1=1, dim2=2).add_(ridge)
@@ -397,8 +397,7 @@ def _gauss_newton(model, steps, slopes, dy, u, rounds, backtracks=6, ridge=1e-12
         u[:, left] += t * move
         left = left[(t * move).abs().amax(0) > tol * u.abs().max()]
         if not len(left): break
-    solve, covariance = system(u, slice(None))
-    return u, rows_of(dy - _change(model, steps, slopes, u)).square().mean(1).sqrt(), covariance(), lambda changes: solve(rows_of(changes))
+    return u, rows_of(dy - _change(model, steps, slopes, u)).square().mean(1).sqrt(), system(u, slice(None))[1]()
 
 def _best_steps(model, base, lengths, slopes, sigma, size, u, covariance):
     "For each direction, the step from one of the base points that tells most about its entries (h, n): numbers of the points, lengths, and derivatives of the answers in units of the noise (n, o, h)."
@@ -412,6 +411,16 @@ def _best_steps(model, base, lengths, slopes, sigma, size, u, covariance):
         best.append((i := gain.sum((1, 2)).argmax(), A[i]))
     i = torch.stack([i for i, _ in best])
     return number[i], length[i], weight[i], torch.stack([A for _, A in best])
+
+def _by_number(extra, n):
+    "Directions that were asked equally often, with the steps and answers of each, None for those that were not."
+    number = torch.zeros(n, dtype=torch.long); asked = [[] for _ in range(n)]
+    for w, steps, y in extra:
+        number[w] += 1
+        for i, d in enumerate(w.tolist()): asked[d].append((steps.x[0, i], steps.length[0, i], steps.noise[0, i], y[i]))
+    for count in number.unique().tolist():
+        w = (number == count).nonzero()[:, 0]
+        yield w, [torch.stack([torch.stack([a[part] for a in asked[d]]) for d in w.tolist()], 1) for part in range(4)] if count else None
 
 def sharpen(
     oracle: Callable,  # inputs (n, d) -> answers
@@ -444,20 +453,28 @@ def sharpen(
     for i in range(0, n, chunk):
         j = min(n, i + chunk); q, near = directions(i, j), lifted.answers[:, i:j]
         dy = torch.cat([near, ask(P[far], y0[far], second.step, q)])
-        u, rms, covariance, moved = solve(steps, dy, None if kinked else _gauss_newton(model, _Steps.of(first), slopes, near, lifted.rows[:, i:j], rounds)[0])
-        carried = _carried(samples, model, both, slopes, u, lambda changes: moved(torch.nn.functional.pad(changes, (0, 0, 0, j - i - changes.shape[1])))[:, :changes.shape[1]])
+        u, rms, covariance = solve(steps, dy, None if kinked else _gauss_newton(model, _Steps.of(first), slopes, near, lifted.rows[:, i:j], rounds)[0])
         bad = (rms > accept).nonzero()[:, 0]
         if len(bad) and len(bad) <= max(8, (j - i) // 3):  # once more, with shorter steps
             short = BasePoints(first.c, first.z, first.step / 4, first.weight / 4, 0.); again = ask(P[:len(first.c)], y0[:len(first.c)], short.step, q[bad])
-            u[:, bad], rms[bad], covariance[bad], _ = solve(_Steps.of(short) + steps, torch.cat([again, dy[:, bad]]), torch.zeros_like(u[:, bad]))
+            u[:, bad], rms[bad], covariance[bad] = solve(_Steps.of(short) + steps, torch.cat([again, dy[:, bad]]), torch.zeros_like(u[:, bad]))
+        extra, carried = [], []
         for _ in range(more * shares):
             worst = (covariance.diagonal(dim1=1, dim2=2) / size**2).amax(1).masked_fill(rms > accept, 0.).topk(-(-(j - i) // shares)).indices
             point, length, weight, A = _best_steps(model, both, lengths, slopes, sigma, size, u[:, worst], covariance[worst])
-            e = oracle(P[point] + length[:, None] * q[worst]) - y0[point] - _change(model, _Steps(both.z[point][None], length[None], None), slopes, u[:, worst])[0]
+            here, new = _Steps(steps.x[point, 0][None], length[None], (length / weight)[None]), oracle(P[point] + length[:, None] * q[worst]) - y0[point]
+            extra.append((worst, here, new)); e = new - _change(model, here, slopes, u[:, worst])[0]
             AC = A @ covariance[worst]
             gain = torch.linalg.solve(AC @ A.mT + torch.eye(A.shape[1], dtype=A.dtype), AC).mT
-            u[:, worst] += (gain @ (e * (weight / length)[:, None])[..., None])[..., 0].T; covariance[worst] -= gain @ AC
-        parts.append((u, rms, torch.hypot(covariance.diagonal(dim1=1, dim2=2).mean(0).sqrt(), carried)))
+            u[:, worst] += (gain @ (e / here.noise.T)[..., None])[..., 0].T; covariance[worst] -= gain @ AC
+        for w, own in _by_number(extra, j - i):
+            s, y = (steps + _Steps(*own[:3]), torch.cat([dy[:, w], own[3]])) if own else (steps, dy[:, w])
+            u[:, w], rms[w], covariance[w] = _gauss_newton(model, s, slopes, y, u[:, w], rounds)
+            astray = own and rms[w] > accept
+            if own and astray.any(): u[:, w[astray]], rms[w[astray]], covariance[w[astray]] = solve(s.along(astray), y[:, astray], u[:, w[astray]])
+            few = w[:len(samples)]
+            carried.append(_carried(samples, model, s, slopes, u[:, few], lambda changes: _gauss_newton(model, s.along(slice(len(few))), slopes, y[:, :len(few)] + changes, u[:, few], 1)[0] - u[:, few]))
+        parts.append((u, rms, torch.hypot(covariance.diagonal(dim1=1, dim2=2).mean(0).sqrt(), _rms(torch.cat(carried, 1)))))
     rows, residual = torch.cat([p[0] for p in parts], 1), torch.cat([p[1] for p in parts])
     return Lifted(rows, None, torch.stack([p[2] for p in parts]).square().mean(0).sqrt(), residual, lifted.smallest_singular_value, int((residual > accept).sum()))
 
