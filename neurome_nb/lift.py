@@ -350,20 +350,22 @@ def lift(
     return Lifted(rows, linear, std, residual, torch.linalg.svdvals(R / R.norm(dim=0))[-1].item(), int((residual > accept).sum()), answers)
 
 # %% ../nbs/14_lift.ipynb #c016
-def _settle(model, steps, slopes, dy, size, rounds, tol=1e-3):
-    "Entries (h, n) of piecewise linear units from changes of the answers (m, n, o), and their deviations; from nothing but their typical sizes (h,)."
-    V, n = model.out, dy.shape[1]; h, o = V.shape; eye = torch.eye(o, dtype=V.dtype)
+def _settle(model, steps, slopes, dy, size, rounds, tol=1e-3, floor=0., dtype=torch.float64):
+    "Entries (h, n) of piecewise linear units from changes of the answers (m, n, o), from nothing but their typical sizes (h,). Noise below `floor` of a typical change counts as that much, which single precision needs."
+    V, n, exact = model.out.to(dtype), dy.shape[1], model.out.dtype; h, o = V.shape; eye = torch.eye(o, dtype=dtype)
+    Z, dy, size, slopes = (None if t is None else t.to(dtype) for t in (model.rows, dy, size, slopes))
+    least = floor * (size.square() @ V.square()).mean().sqrt()
     u, var, left = V.new_zeros(h, n), size.square()[:, None].repeat(1, n), torch.arange(n)
     pairs, prior = (V[:, :, None] * V[:, None]).flatten(1), torch.diag(size**-2)
     for _ in range(rounds):
-        here = steps.along(left); s = here.length[..., None]
-        z = here.x @ model.rows.T; mu, tau = z + s * u[:, left].T, (s.abs() * var[:, left].sqrt().T).clamp_min(torch.finfo(V.dtype).tiny**.5)
+        here = steps.along(left); s = here.length[..., None].to(dtype)
+        z = here.x.to(dtype) @ Z.T; mu, tau = z + s * u[:, left].T, (s.abs() * var[:, left].sqrt().T).clamp_min(torch.finfo(dtype).tiny**.5)
         slope = torch.erf(mu / tau / 2**.5)
         mean = mu * slope + (2 / math.pi)**.5 * tau * torch.exp(-(mu / tau).square() / 2)
         open_ = (mu.square() + tau.square() - mean.square() - (slope * tau).square()).clamp_min(0)  # variance that no line explains
         change, slope = mean - z.abs(), s * slope
         if slopes is not None: change, slope = change + slopes * s * u[:, left].T, slope + slopes * s
-        R = (open_ @ pairs).unflatten(2, (o, o)) + here.noise.square()[..., None, None] * eye
+        R = (open_ @ pairs).unflatten(2, (o, o)) + torch.maximum(here.noise.to(dtype)[..., None], s.abs() * least).square()[..., None] * eye
         white = torch.linalg.solve_triangular(torch.linalg.cholesky(R), eye, upper=False)
         J = ((white @ V.T) * slope[:, :, None]).transpose(0, 1).flatten(1, 2)
         e = (white @ (dy[:, left] - change @ V)[..., None])[..., 0].transpose(0, 1).flatten(1)
@@ -372,7 +374,7 @@ def _settle(model, steps, slopes, dy, size, rounds, tol=1e-3):
         u[:, left] += move; var[:, left] = torch.cholesky_inverse(chol).diagonal(dim1=1, dim2=2).T
         left = left[(move.abs() / size[:, None]).amax(0) > tol]
         if not len(left): break
-    return u
+    return u.to(exact)
 
 def _gauss_newton(model, steps, slopes, dy, u, rounds, backtracks=6, ridge=1e-12, tol=1e-9):
     "Entries (h, n) that fit changes of the answers (m, n, o) to second order, residual (n,) and covariances (n, h, h)."
@@ -440,7 +442,8 @@ def sharpen(
     shares: int = 4,  # these go to one direction in so many at a time
     reach: tuple[float, ...] = (-2., -1., 1., 2.),  # lengths tried for them, over that of the second round's steps
     accept: float = 6.,  # residual, in units of the noise, that a direction may have
-    rounds: int = 25,  # of either solver, at most
+    quick: int = 8,  # rounds of either solver at first, in single precision
+    rounds: int = 25,  # and for directions that need more
     memory: int = 2**28,  # bytes of Jacobians at a time
 ) -> Lifted:
     "The same rows, more exact; `m (n + 1) + more n` queries, and as many as the first lift for each direction that had gone astray."
@@ -449,7 +452,13 @@ def sharpen(
     steps, P = _Steps.of(both), x0 + both.c @ U; y0 = oracle(P); far = slice(len(first.c), None)
     def ask(P, y0, step, q): return oracle((P[:, None] + step[:, None, None] * q).flatten(0, 1)).unflatten(0, (len(P), len(q))) - y0[:, None]
     def solve(steps, dy, u):
-        return _gauss_newton(model, steps, slopes, dy, _settle(model, steps, slopes, dy, size, rounds) if kinked else u, rounds)
+        if not kinked: return _gauss_newton(model, steps, slopes, dy, u, rounds)
+        u, rms, covariance = _gauss_newton(model, steps, slopes, dy, _settle(model, steps, slopes, dy, size, quick, 1e-2, 1e-3, torch.float32), quick)
+        hard = rms > accept
+        if hard.any():
+            few, d = steps.along(hard), dy[:, hard]
+            u[:, hard], rms[hard], covariance[hard] = _gauss_newton(model, few, slopes, d, _settle(model, few, slopes, d, size, rounds), rounds)
+        return u, rms, covariance
     for i in range(0, n, chunk):
         j = min(n, i + chunk); q, near = directions(i, j), lifted.answers[:, i:j]
         dy = torch.cat([near, ask(P[far], y0[far], second.step, q)])
