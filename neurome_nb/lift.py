@@ -7,6 +7,7 @@ __all__ = ['Basis', 'widen', 'widen_steps', 'd_optimal', 'BasePoints', 'choose_b
            'sharpen', 'lift_pairs', 'Signs', 'unit_signs', 'slope_from_size', 'assemble']
 
 # %% ../nbs/14_lift.ipynb #c002
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 import torch
@@ -248,19 +249,35 @@ class Lifted:
     failed: int  # directions that never fitted
     answers: Float[Tensor, "m n o"] | None = None  # changes of the answers along the steps, if kept
 
-def _change(model, base, slopes, u):
+@dataclass(frozen=True)
+class _Steps:
+    "Steps along directions: from the same points for all of them (n = 1), or each from its own."
+    x: Float[Tensor, "m n k+1"]  # [c, 1] where they start
+    length: Float[Tensor, "m n"]
+    noise: Float[Tensor, "m n"]  # of the difference between the answers at both ends
+
+    @classmethod
+    def of(cls, base): return cls(torch.cat([base.c, torch.ones_like(base.c[:, :1])], 1)[:, None], base.step[:, None], (base.step / base.weight)[:, None])
+    def along(self, i): return self if self.length.shape[1] == 1 else _Steps(self.x[:, i], self.length[:, i], self.noise[:, i])
+
+    def __add__(self, other):
+        n = max(self.length.shape[1], other.length.shape[1])
+        wide = lambda t: t.expand(-1, n, *t.shape[2:])
+        return _Steps(*(torch.cat([wide(a), wide(b)]) for a, b in zip(vars(self).values(), vars(other).values())))
+
+def _change(model, steps, slopes, u):
     "What the model says the answers change by along the steps, for entries u (h, n): (m, n, o)."
-    g = section_form(model.activation)[0]; move = base.step[:, None, None] * u.T
-    change = g(base.z[:, None] + move) - g(base.z)[:, None]
+    g = section_form(model.activation)[0]; z, move = steps.x @ model.rows.T, steps.length[..., None] * u.T
+    change = g(z + move) - g(z)
     return (change if slopes is None else change + slopes * move) @ model.out
 
-def _carried(samples, model, base, slopes, rows, solve):
-    "How far other samples of the section's model would move the rows: (h,), root mean square. `solve` turns changes of answers (m, n, o) into rows (h, n)."
+def _carried(samples, model, steps, slopes, rows, solve):
+    "How far other samples of the section's model, one for each of the first directions, would move the rows (h, n): (h, n) for these. `solve` turns changes of answers (m, n, o) into rows."
     n = min(len(samples), rows.shape[1]); some = rows[:, :n]
-    if not n: return rows.new_zeros(len(rows))
-    X = torch.cat([base.c, torch.ones_like(base.c[:, :1])], 1)
-    moved = [_change(s, BasePoints(base.c, X @ s.rows.T, base.step, base.weight, 0.), slopes, some[:, i:i + 1]) for i, s in enumerate(samples[:n])]
-    return solve(torch.cat(moved, 1) - _change(model, base, slopes, some)).square().mean(1).sqrt()
+    if not n: return rows[:, :0]
+    return solve(torch.cat([_change(s, steps.along(slice(i, i + 1)), slopes, some[:, i:i + 1]) for i, s in enumerate(samples[:n])], 1) - _change(model, steps.along(slice(n)), slopes, some))
+
+def _rms(moved): return moved.square().sum(1).div(max(1, moved.shape[1])).sqrt()
 
 def lift(
     oracle: Callable,  # inputs (n, d) -> answers
@@ -294,7 +311,7 @@ def lift(
         return torch.linalg.solve_triangular(R, Q.T @ (changes * scale[:, None, None]).mT.reshape(m * o, -1), upper=True)
     def solve(directions_, i, j, shrink):
         "Unknowns (p, j - i) and residual of directions i to j - 1, and the changes of the answers."
-        step = base.step * shrink; shrunk = BasePoints(base.c, base.z, step, base.weight, 0.)
+        step = base.step * shrink; shrunk = _Steps(_Steps.of(base).x, step[:, None], None)
         x = (P[:, None] + step[:, None, None] * directions_(i, j)).flatten(0, 1)
         dy = oracle(x).unflatten(0, (m, j - i)) - y0[:, None]
         u = linear_solve(dy) / shrink  # per unit length
@@ -328,36 +345,84 @@ def lift(
     direct = torch.linalg.solve_triangular(R, torch.eye(len(R), dtype=R.dtype), upper=True).square().sum(1).sqrt()[:h]
     spare, fitted = m * o - len(R), residual[residual <= accept]
     if spare * len(fitted) >= enough: direct = direct * max(least, (fitted.square().mean().item() * m * o / spare)**.5)  # as the residuals say, instead of what was expected before
-    carried = _carried(samples, model, base, slopes, rows, linear_solve)[:h]
+    carried = _rms(_carried(samples, model, _Steps.of(base), slopes, rows, linear_solve)[:h])
     std = torch.hypot(direct * stretch.square().mean().sqrt(), carried)
     return Lifted(rows, linear, std, residual, torch.linalg.svdvals(R / R.norm(dim=0))[-1].item(), int((residual > accept).sum()), answers)
 
 # %% ../nbs/14_lift.ipynb #c016
-def _gauss_newton(model, base, slopes, dy, u, steps, backtracks=6, ridge=1e-12, tol=1e-9):
-    "Entries (h, n) that fit changes of the answers (m, n, o) to second order, residual (n,), standard deviation (h, n), and a function that solves the last linear systems."
+def _settle(model, steps, slopes, dy, size, rounds, tol=1e-3, floor=0., dtype=torch.float64):
+    "Entries (h, n) of piecewise linear units from changes of the answers (m, n, o), from nothing but their typical sizes (h,). Noise below `floor` of a typical change counts as that much, which single precision needs."
+    V, n, exact = model.out.to(dtype), dy.shape[1], model.out.dtype; h, o = V.shape; eye = torch.eye(o, dtype=dtype)
+    Z, dy, size, slopes = (None if t is None else t.to(dtype) for t in (model.rows, dy, size, slopes))
+    least = floor * (size.square() @ V.square()).mean().sqrt()
+    u, var, left = V.new_zeros(h, n), size.square()[:, None].repeat(1, n), torch.arange(n)
+    pairs, prior = (V[:, :, None] * V[:, None]).flatten(1), torch.diag(size**-2)
+    for _ in range(rounds):
+        here = steps.along(left); s = here.length[..., None].to(dtype)
+        z = here.x.to(dtype) @ Z.T; mu, tau = z + s * u[:, left].T, (s.abs() * var[:, left].sqrt().T).clamp_min(torch.finfo(dtype).tiny**.5)
+        slope = torch.erf(mu / tau / 2**.5)
+        mean = mu * slope + (2 / math.pi)**.5 * tau * torch.exp(-(mu / tau).square() / 2)
+        open_ = (mu.square() + tau.square() - mean.square() - (slope * tau).square()).clamp_min(0)  # variance that no line explains
+        change, slope = mean - z.abs(), s * slope
+        if slopes is not None: change, slope = change + slopes * s * u[:, left].T, slope + slopes * s
+        R = (open_ @ pairs).unflatten(2, (o, o)) + torch.maximum(here.noise.to(dtype)[..., None], s.abs() * least).square()[..., None] * eye
+        white = torch.linalg.solve_triangular(torch.linalg.cholesky(R), eye, upper=False)
+        J = ((white @ V.T) * slope[:, :, None]).transpose(0, 1).flatten(1, 2)
+        e = (white @ (dy[:, left] - change @ V)[..., None])[..., 0].transpose(0, 1).flatten(1)
+        chol = torch.linalg.cholesky(J.mT @ J + prior)
+        move = torch.cholesky_solve(J.mT @ e[..., None] - prior @ u[:, left].T[..., None], chol)[..., 0].T
+        u[:, left] += move; var[:, left] = torch.cholesky_inverse(chol).diagonal(dim1=1, dim2=2).T
+        left = left[(move.abs() / size[:, None]).amax(0) > tol]
+        if not len(left): break
+    return u.to(exact)
+
+def _gauss_newton(model, steps, slopes, dy, u, rounds, backtracks=6, ridge=1e-12, tol=1e-9):
+    "Entries (h, n) that fit changes of the answers (m, n, o) to second order, residual (n,) and covariances (n, h, h)."
     dg = section_form(model.activation)[1]
-    scale = base.weight / base.step
-    def rows_of(changes): return (changes * scale[:, None, None]).transpose(0, 1).flatten(1)  # (m, n, o) -> (n, m o)
-    def system(u):
-        slope = dg(base.z[:, None] + base.step[:, None, None] * u.T) + (0 if slopes is None else slopes)
-        J = ((slope * base.weight[:, None, None]).transpose(0, 1)[:, :, None] * model.out.T).flatten(1, 2)
+    def rows_of(changes, i=slice(None)): return (changes / steps.along(i).noise[..., None]).transpose(0, 1).flatten(1)  # (m, n, o) -> (n, m o)
+    def system(u, i):
+        here = steps.along(i)
+        slope = dg(here.x @ model.rows.T + here.length[..., None] * u.T) + (0 if slopes is None else slopes)
+        J = ((slope * (here.length / here.noise)[..., None]).transpose(0, 1)[:, :, None] * model.out.T).flatten(1, 2)
         size = J.norm(dim=1).clamp_min(torch.finfo(J.dtype).tiny); J /= size[:, None]
         H = J.mT @ J; H.diagonal(dim1=1, dim2=2).add_(ridge)
         chol = torch.linalg.cholesky(H)
-        return lambda e: (torch.cholesky_solve(J.mT @ e[:, :, None], chol)[:, :, 0] / size).T, lambda: (torch.cholesky_inverse(chol).diagonal(dim1=1, dim2=2).sqrt() / size).T
+        return lambda e: (torch.cholesky_solve(J.mT @ e[:, :, None], chol)[:, :, 0] / size).T, lambda: torch.cholesky_inverse(chol) / size[:, None] / size[:, :, None]
     u, left = u.clone(), torch.arange(u.shape[1])  # directions that still move
-    for _ in range(steps):
-        e = rows_of(dy[:, left] - _change(model, base, slopes, u[:, left]))
-        move, cost, t = system(u[:, left])[0](e), e.square().sum(1), torch.ones(len(left), dtype=u.dtype)
+    for _ in range(rounds):
+        e = rows_of(dy[:, left] - _change(model, steps.along(left), slopes, u[:, left]), left)
+        move, cost, t = system(u[:, left], left)[0](e), e.square().sum(1), torch.ones(len(left), dtype=u.dtype)
         for _ in range(backtracks):
-            worse = rows_of(dy[:, left] - _change(model, base, slopes, u[:, left] + t * move)).square().sum(1) > cost * (1 + tol)
+            worse = rows_of(dy[:, left] - _change(model, steps.along(left), slopes, u[:, left] + t * move), left).square().sum(1) > cost * (1 + tol)
             if not worse.any(): break
             t = torch.where(worse, t / 3, t)
         u[:, left] += t * move
         left = left[(t * move).abs().amax(0) > tol * u.abs().max()]
         if not len(left): break
-    solve, std = system(u)
-    return u, rows_of(dy - _change(model, base, slopes, u)).square().mean(1).sqrt(), std(), lambda changes: solve(rows_of(changes))
+    return u, rows_of(dy - _change(model, steps, slopes, u)).square().mean(1).sqrt(), system(u, slice(None))[1]()
+
+def _best_steps(model, base, lengths, slopes, sigma, size, u, covariance):
+    "For each direction, the step from one of the base points that tells most about its entries (h, n): numbers of the points, lengths, and derivatives of the answers in units of the noise (n, o, h)."
+    r, number = base.c.norm(dim=1).repeat(len(lengths)), torch.arange(len(base.c)).repeat(len(lengths))
+    length = torch.tensor(lengths, dtype=r.dtype).repeat_interleave(len(base.c)); z = base.z[number]
+    weight = length / torch.hypot(sigma(r), sigma(torch.hypot(r, length))); best = []
+    for w, C in zip(u.T, covariance):
+        slope = section_form(model.activation)[1](z + length[:, None] * w) + (0 if slopes is None else slopes)
+        A = (slope * weight[:, None])[:, None] * model.out.T; AC = A @ C
+        gain = torch.linalg.solve(torch.eye(A.shape[1], dtype=A.dtype) + AC @ A.mT, AC / size) * AC / size
+        best.append((i := gain.sum((1, 2)).argmax(), A[i]))
+    i = torch.stack([i for i, _ in best])
+    return number[i], length[i], weight[i], torch.stack([A for _, A in best])
+
+def _by_number(extra, n):
+    "Directions that were asked equally often, with the steps and answers of each, None for those that were not."
+    number = torch.zeros(n, dtype=torch.long); asked = [[] for _ in range(n)]
+    for w, steps, y in extra:
+        number[w] += 1
+        for i, d in enumerate(w.tolist()): asked[d].append((steps.x[0, i], steps.length[0, i], steps.noise[0, i], y[i]))
+    for count in number.unique().tolist():
+        w = (number == count).nonzero()[:, 0]
+        yield w, [torch.stack([torch.stack([a[part] for a in asked[d]]) for d in w.tolist()], 1) for part in range(4)] if count else None
 
 def sharpen(
     oracle: Callable,  # inputs (n, d) -> answers
@@ -368,32 +433,57 @@ def sharpen(
     lifted: Lifted,  # of these directions, with its answers
     first: BasePoints,  # where that lift stood
     second: BasePoints,  # where to stand now, with long steps
+    size: Float[Tensor, "h"],  # typical |w q| of each row
+    sigma: Callable[[Tensor], Tensor],  # noise of an answer at distance |c|
     *,
     slopes: Float[Tensor, "h"] | None = None,  # signs times the linear part
     samples: Sequence[SectionModel] = (),  # as in `lift`
+    more: int = 0,  # further steps, times the number of directions, for the directions whose worst unit is known worst
+    shares: int = 4,  # these go to one direction in so many at a time
+    reach: tuple[float, ...] = (-2., -1., 1., 2.),  # lengths tried for them, over that of the second round's steps
     accept: float = 6.,  # residual, in units of the noise, that a direction may have
-    steps: int = 25,  # of Gauss-Newton, at most
+    quick: int = 8,  # rounds of either solver at first, in single precision
+    rounds: int = 25,  # and for directions that need more
     memory: int = 2**28,  # bytes of Jacobians at a time
 ) -> Lifted:
-    "The same rows, more exact; `m (n + 1)` queries, and as many as the first lift for each direction that had gone astray."
-    n, both = lifted.rows.shape[1], first + second
-    chunk = max(1, memory // (8 * len(both.c) * model.out.numel())); parts = []
-    def ask(base, q):
-        P = x0 + base.c @ U
-        return oracle((P[:, None] + base.step[:, None, None] * q).flatten(0, 1)).unflatten(0, (len(P), len(q))) - oracle(P)[:, None]
+    "The same rows, more exact; `m (n + 1) + more n` queries, and as many as the first lift for each direction that had gone astray."
+    n, both, kinked = lifted.rows.shape[1], first + second, ACTIVATIONS[model.activation].piecewise_linear
+    chunk = max(1, memory // (8 * len(both.c) * model.out.numel())); parts, lengths = [], [r * second.step.median().item() for r in reach]
+    steps, P = _Steps.of(both), x0 + both.c @ U; y0 = oracle(P); far = slice(len(first.c), None)
+    def ask(P, y0, step, q): return oracle((P[:, None] + step[:, None, None] * q).flatten(0, 1)).unflatten(0, (len(P), len(q))) - y0[:, None]
+    def solve(steps, dy, u):
+        if not kinked: return _gauss_newton(model, steps, slopes, dy, u, rounds)
+        u, rms, covariance = _gauss_newton(model, steps, slopes, dy, _settle(model, steps, slopes, dy, size, quick, 1e-2, 1e-3, torch.float32), quick)
+        hard = rms > accept
+        if hard.any():
+            few, d = steps.along(hard), dy[:, hard]
+            u[:, hard], rms[hard], covariance[hard] = _gauss_newton(model, few, slopes, d, _settle(model, few, slopes, d, size, rounds), rounds)
+        return u, rms, covariance
     for i in range(0, n, chunk):
         j = min(n, i + chunk); q, near = directions(i, j), lifted.answers[:, i:j]
-        u, rms, _, _ = _gauss_newton(model, first, slopes, near, lifted.rows[:, i:j], steps)
-        dy = torch.cat([near, ask(second, q)])
-        u, rms, std, solve = _gauss_newton(model, both, slopes, dy, u, steps)
-        carried = _carried(samples, model, both, slopes, u, lambda changes: solve(torch.nn.functional.pad(changes, (0, 0, 0, j - i - changes.shape[1])))[:, :changes.shape[1]])
+        dy = torch.cat([near, ask(P[far], y0[far], second.step, q)])
+        u, rms, covariance = solve(steps, dy, None if kinked else _gauss_newton(model, _Steps.of(first), slopes, near, lifted.rows[:, i:j], rounds)[0])
         bad = (rms > accept).nonzero()[:, 0]
-        if len(bad) and len(bad) <= max(8, (j - i) // 3):  # once more, from shorter steps
-            short = BasePoints(first.c, first.z, first.step / 4, first.weight / 4, 0.)
-            again = ask(short, q[bad])
-            start, _, _, _ = _gauss_newton(model, short, slopes, again, torch.zeros_like(u[:, bad]), steps)
-            u[:, bad], rms[bad], std[:, bad], _ = _gauss_newton(model, short + both, slopes, torch.cat([again, dy[:, bad]]), start, steps)
-        parts.append((u, rms, torch.hypot(std.square().mean(1).sqrt(), carried)))
+        if len(bad) and len(bad) <= max(8, (j - i) // 3):  # once more, with shorter steps
+            short = BasePoints(first.c, first.z, first.step / 4, first.weight / 4, 0.); again = ask(P[:len(first.c)], y0[:len(first.c)], short.step, q[bad])
+            u[:, bad], rms[bad], covariance[bad] = solve(_Steps.of(short) + steps, torch.cat([again, dy[:, bad]]), torch.zeros_like(u[:, bad]))
+        extra, carried = [], []
+        for _ in range(more * shares):
+            worst = (covariance.diagonal(dim1=1, dim2=2) / size**2).amax(1).masked_fill(rms > accept, 0.).topk(-(-(j - i) // shares)).indices
+            point, length, weight, A = _best_steps(model, both, lengths, slopes, sigma, size, u[:, worst], covariance[worst])
+            here, new = _Steps(steps.x[point, 0][None], length[None], (length / weight)[None]), oracle(P[point] + length[:, None] * q[worst]) - y0[point]
+            extra.append((worst, here, new)); e = new - _change(model, here, slopes, u[:, worst])[0]
+            AC = A @ covariance[worst]
+            gain = torch.linalg.solve(AC @ A.mT + torch.eye(A.shape[1], dtype=A.dtype), AC).mT
+            u[:, worst] += (gain @ (e / here.noise.T)[..., None])[..., 0].T; covariance[worst] -= gain @ AC
+        for w, own in _by_number(extra, j - i):
+            s, y = (steps + _Steps(*own[:3]), torch.cat([dy[:, w], own[3]])) if own else (steps, dy[:, w])
+            u[:, w], rms[w], covariance[w] = _gauss_newton(model, s, slopes, y, u[:, w], rounds)
+            astray = own and rms[w] > accept
+            if own and astray.any(): u[:, w[astray]], rms[w[astray]], covariance[w[astray]] = solve(s.along(astray), y[:, astray], u[:, w[astray]])
+            few = w[:len(samples)]
+            carried.append(_carried(samples, model, s, slopes, u[:, few], lambda changes: _gauss_newton(model, s.along(slice(len(few))), slopes, y[:, :len(few)] + changes, u[:, few], 1)[0] - u[:, few]))
+        parts.append((u, rms, torch.hypot(covariance.diagonal(dim1=1, dim2=2).mean(0).sqrt(), _rms(torch.cat(carried, 1)))))
     rows, residual = torch.cat([p[0] for p in parts], 1), torch.cat([p[1] for p in parts])
     return Lifted(rows, None, torch.stack([p[2] for p in parts]).square().mean(0).sqrt(), residual, lifted.smallest_singular_value, int((residual > accept).sum()))
 

@@ -124,8 +124,10 @@ class Exact:
     unsaturated: float = 15.  # largest pre-activation of smooth units at points that are to say something about them: there every row of the table is within 1e-6 of its asymptote
     spread: float = 1e-3  # by which units may disagree about the linear part that their signs make
     coarse_spread: float = .3  # the same for answers coarser than `precise`
-    coarse_margin: float = 2.35  # steps of the first lift stay this many typical coefficients inside a piece; one in fifty of the nearest units is crossed, which the second round mends
-    second: float = .65  # equations per unknown in the second round of a lift from coarse answers
+    coarse_margin: float = 2.35  # steps of the first lift stay this many typical coefficients inside a piece while the signs are open; one in fifty of the nearest units is crossed, which the second round mends
+    crossing: float = .4  # the same once the signs are known: at the end of a step three of ten such units are on the other side; much less, and directions go astray
+    second: float = .3  # equations per unknown in the second round of a lift from coarse answers
+    third: float = .16  # and in steps that go where a unit is known worst
     sharp: float = 1e-8  # error bars of a row, in units of its typical entry, above which its unit is asked alone
     pairs: int = 8  # such units at most
     snapshot: int = 5_000_000  # networks up to this many parameters are kept in the history

@@ -99,7 +99,7 @@ def _lift(run: Run, found: Found, on: _OnSection, share: float = 1 / 8) -> _Whol
         unknown = h + (o if free and slopes is None else 0)
         m = math.ceil(opt.spare * unknown / o) if o < h else 1
         while True:  # more points while some unit is active at none of them
-            base = design(m, slopes, **({"margin": opt.coarse_margin} if coarse else {}))
+            base = design(m, slopes, **({"margin": opt.coarse_margin if slopes is None else opt.crossing} if coarse else {}))
             if base.smallest > opt.singular or m > 4 * unknown / o + 8: break
             m += 1
         directions = lambda i, j: found.basis.rows(start + i, start + j)
@@ -122,10 +122,12 @@ def _lift(run: Run, found: Found, on: _OnSection, share: float = 1 / 8) -> _Whol
             slope = name_slope(run, slope_from_size(signs.size))[1]
             signs = replace(signs, size=(1 + slope) / (1 - slope))
         slopes = signs.sign * signs.size
+    if coarse and kinked: done = k; again.clear()  # the first ones once more, with steps that may cross kinks: theirs were short
     if done < d: more(done, d - done, slopes)
-    if coarse:  # a second round, with long steps
-        second = design(math.ceil(opt.second * h / o), slopes, length=found.C.norm(dim=1).median().item(), known=information(model, again[-1][2], slopes))
-        for directions, res, first in again: add(sharpen(on.ask, found.x0, on.U, model, directions, res, first, second, slopes=slopes, samples=on.samples))
+    if coarse:  # a second round, with steps as long as the points are far from the origin (at the end of much longer ones all units are on the same side, whatever the point), and more for what is known worst
+        base = again[-1][2]
+        second = design(math.ceil(opt.second * h / o), slopes, length=base.c.norm(dim=1).median().item(), known=information(model, base, slopes))
+        for directions, res, first in again: add(sharpen(on.ask, found.x0, on.U, model, directions, res, first, second, size, found.noise, slopes=slopes, samples=on.samples, more=round(opt.third * h / o)))
     rows, std = torch.cat(rows, 1), torch.stack(var).sum(0).div(d).sqrt()
     weak = [i for i in std.div(size).topk(min(opt.pairs, h, int(share * h / o / 2))).indices.tolist() if opt.bars * std[i] > opt.sharp * size[i]] if kinked and h <= d and not coarse else []
     if weak and k < d:  # those units alone

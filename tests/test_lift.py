@@ -101,8 +101,20 @@ def test_widen_gives_the_rows():
     rows = widen(lambda x: forward(layers, x, "leaky_relu"), x0, U, t, jump, lambda r: 1e-15 * (1 + r.abs()))
     assert (rows - Z / Z[:, :1]).abs().max() < 1e-7 * (Z / Z[:, :1]).abs().max()
 
+def test_kinks_may_be_crossed_while_rows_are_unknown():
+    layers, basis, x0, U, model, g = section("leaky_relu", d=40, h=10, k=6); W = layers[0][0]; (h, d), k = W.shape, len(U)
+    noise, q = 1e-7, basis.rows(k, d); slopes = torch.full((h,), 1.01 / .99, dtype=torch.float64)
+    oracle = lambda x: forward(layers, x, "leaky_relu") + noise * draw(g, len(x), 4)
+    sigma, size = lambda r: noise * torch.ones_like(r), W.norm(dim=1) / d**.5
+    base = choose_base_points(model, 5, size, sigma, g, slopes=slopes, margin=.4)
+    first = lift(oracle, x0, U, model, lambda i, j: q[i:j], d - k, base, slopes=slopes, keep=True)
+    res = sharpen(oracle, x0, U, model, lambda i, j: q[i:j], first, base, choose_base_points(model, 3, size, sigma, g, slopes=slopes, length=1.), size, sigma, slopes=slopes, more=1)
+    assert (first.rows - W @ q.T).abs().max() > 1e-2  # the linear solve alone
+    assert res.failed == 0 and (res.rows - W @ q.T).abs().max() < 1e-4
+
+@pytest.mark.parametrize("more", [0, 2])
 @pytest.mark.parametrize("name", ["leaky_relu", "tanh"])
-def test_a_second_round_makes_coarse_answers_tell_more(name):
+def test_a_second_round_makes_coarse_answers_tell_more(name, more):
     layers, basis, x0, U, model, g = section(name, d=40, h=10, k=6); W = layers[0][0]; (h, d), k = W.shape, len(U)
     noise, n = 1e-7, d - k; q = basis.rows(k, d)
     oracle = lambda x: forward(layers, x, name) + noise * draw(g, len(x), 4)
@@ -111,7 +123,7 @@ def test_a_second_round_makes_coarse_answers_tell_more(name):
     base = choose_base_points(model, 3, size, sigma, g, slopes=slopes)
     first = lift(oracle, x0, U, model, lambda i, j: q[i:j], n, base, slopes=slopes, keep=True)
     second = choose_base_points(model, 4, size, sigma, g, slopes=slopes, length=2.)
-    res = sharpen(oracle, x0, U, model, lambda i, j: q[i:j], first, base, second, slopes=slopes)
+    res = sharpen(oracle, x0, U, model, lambda i, j: q[i:j], first, base, second, size, sigma, slopes=slopes, more=more)
     before, after = ((r.rows - W @ q.T).square().mean().sqrt() for r in (first, res))
     assert res.failed == 0 and after < .6 * before
     assert .2 < ((res.rows - W @ q.T).square().mean(1).sqrt() / res.std).median() < 2
