@@ -7,7 +7,7 @@ __all__ = ['DeepFailure', 'DeepSearch', 'Line', 'sweep_line', 'Triangle', 'trian
            'central_slopes', 'measure_normals', 'MeasuredLayer', 'Units', 'measure_units', 'settle_signs',
            'measure_layer', 'Places', 'measure_places', 'mixed', 'refine_rows', 'Stations', 'choose_stations',
            'measure_jacobians', 'NullPolished', 'null_space_polish', 'fit_biases', 'lift_first', 'certify_deep',
-           'recover_deep']
+           'polish_later', 'recover_deep']
 
 # %% ../nbs/18_deep.ipynb #c002
 import math
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from jaxtyping import Float, Int
 from .core import Layers
-from .nets import ACTIVATIONS, Architecture
+from .nets import ACTIVATIONS, Architecture, forward
 from .canon import canonicalize
 from .sweep import Noise, find_kinks, measure_noise
 from .lift import Basis, d_optimal
@@ -40,6 +40,10 @@ class DeepSearch:
     apart: float = .1  # smallest singular value of unit jump vectors that are told apart
     tau: float = 20.  # a difference of more than tau standard deviations is real
     planes: int = 12  # planes or lines tried per layer
+    tries: int = 40  # lines asked per layer, at most
+    extra: int = 3  # lines more when all units are found and some of their rows are not fine
+    lines: int = 40  # lines looked at for each that is asked
+    around: float = .2  # a line passes its starting point at this share of its distance from the origin
     places: float = 1.1  # per entry of a row that has to become precise
     choice: int = 4  # places looked at per place asked, for rows that have to become precise
     spare: int = 8  # and as many besides, which show how well they agree
@@ -63,6 +67,7 @@ class DeepSearch:
     other: int = 500  # and as many per layer with drawn hidden vectors
     answers: float = 6.  # fresh answers times outputs per bias
     converged: float = 1e-8  # largest relative last step of the polish
+    unknowns: int = 6000  # parameters of the last layers that are polished together
     newton: int = 6  # most steps of the null space polish
     draws: int = 12  # networks drawn for the error bars
     deepest: int = 12  # hidden layers looked for when their number is not told
@@ -792,12 +797,14 @@ def _candidates(line, beside, kinks, known, activation, slope):
     at = torch.hypot((std * h).norm(dim=1), line.std[kinks])
     return Units(rows / size, torch.cat([std, at[:, None]], 1) / size, beside.mean[kinks] @ inverse, line.jump[kinks] / 2 * size)
 
-def _near(a, b, same): return (1 - (a.rows @ b.rows.T).abs()).clamp_min(0).mul(2).sqrt() < same
+def _apart(a, b): return (a.rows[:, None] - (a.rows @ b.rows.T).sign()[:, :, None] * b.rows).norm(dim=2)
+
+def _alike(a, b, tau): return _apart(a, b) < tau * torch.hypot(a.std.norm(dim=1)[:, None], b.std.norm(dim=1))
 
 def _distinct(units, same):
     "Every unit once, as it was measured best."
     units = units.pick(units.std.norm(dim=1).argsort())
-    return units.pick(~_near(units, units, same).tril(-1).any(1))
+    return units.pick(~(_apart(units, units) < same).tril(-1).any(1))
 
 def _false_kinks(f, p0, u, reach):
     "What happens where a hidden unit changes sign, which a black box behind exact layers does not notice: typical relative change of the slope, and typical size of the step."
@@ -805,13 +812,19 @@ def _false_kinks(f, p0, u, reach):
     _, jump, step, slope, _ = _bends(f, p0 + t[:, None] * u, u.expand(len(half), -1), half)
     return (jump.norm(dim=1) / slope).median().item(), (step.norm(dim=1) / (1 + t.abs() / reach)).median().item()
 
-def _draw_line(f, known, natural, eps, patience, activation, slope, g, options):
-    "A line that is straight in the vectors entering the next layer, and the black box of its points."
-    x = natural(1)[0]; rest = Peeled(f, known, x, activation, slope); h = hidden(known, x[None], activation, slope)[0]
-    direction = lambda: torch.nn.functional.normalize(torch.randn(len(h), generator=g, dtype=torch.float64), dim=0)
-    p0 = h.abs().median() * (.5 + torch.rand(len(h), generator=g, dtype=torch.float64)); reach = .2 * p0.norm().item()  # around a point where all units are on
-    blur, faint = (options.false * patience * v for v in _false_kinks(rest, p0, direction(), reach))
-    return rest, sweep_line(rest, p0 + reach * direction(), direction(), reach, eps, blur=blur, faint=faint, ends=options.ends)
+def _draw_line(f, known, natural, eps, errors, patience, activation, slope, g, options):
+    "A line that is straight in the vectors entering the next layer, and the black box of its points; of many, the one on which errors of the known rows do least."
+    def drawn(x, natural):
+        rest = Peeled(f, known, x, activation, slope); h = hidden(known, x[None], activation, slope)[0]
+        direction = lambda: torch.nn.functional.normalize(torch.randn(len(h), generator=g, dtype=torch.float64), dim=0)
+        p0 = h if natural else h.abs().median() * (.5 + torch.rand(len(h), generator=g, dtype=torch.float64))  # or around a point where all units are on
+        reach = options.around * p0.norm().item(); x0, u = p0 + reach * direction(), direction()
+        t = reach * torch.tensor([-10., -3., -1., 1., 3., 10.], dtype=x.dtype)
+        blur = _blur(known, errors, rest.inputs(x0 + t[:, None] * u), activation, slope).sum(1).sqrt()
+        return (blur / (reach + t.abs())).median().item(), rest, p0, x0, u, direction(), reach
+    _, rest, p0, x0, u, other, reach = min((drawn(x, i % 2 == 0) for i, x in enumerate(natural(options.lines))), key=lambda line: line[0])
+    blur, faint = (options.false * patience * v for v in _false_kinks(rest, p0, other, reach))
+    return rest, sweep_line(rest, x0, u, reach, eps, blur=blur, faint=faint, ends=options.ends)
 
 def _next_layer(run, f, known, told, pool, natural, eps, noise, errors, activation, slope, g, options):
     "All units of the layer behind the known ones: its rows predict kinks everywhere, those of deeper units only nearby."
@@ -828,21 +841,71 @@ def _next_layer(run, f, known, told, pool, natural, eps, noise, errors, activati
         if len(new.rows):
             tried = measure_places(f, known, new.rows, options.caution * new.std, torch.full((len(new.rows),), options.trials), draw, noise, activation, slope, errors=errors, choice=options.choice, options=options)
             right, asked = (x.bincount(minlength=len(new.rows)) for x in (tried.unit[tried.ok], tried.unit))
-            open = asked < 3; good = ~open & (2 * right > asked)  # open: its kinks cannot be reached; one that two lines show alike is taken
-            if waiting is not None: good |= open & _near(new, waiting, options.same).any(1)
-            waiting = new.pick(open) if waiting is None else waiting.join(new.pick(open))
+            open = asked < 3; waiting = new.pick(open) if waiting is None else waiting.join(new.pick(open))
+            good = torch.where(open, _alike(new, waiting, options.tau).sum(1) > 1, 2 * right > asked)  # open: its kinks cannot be reached; one that two kinks show alike is taken
             new = new.pick(good); units = _distinct(new if units is None else units.join(new), options.same)
         run.stage("line", layer=l, kinks=len(line.t), tried=tries, units=len(rows()))
     for line, beside in pool: judge(line, _candidates(line, beside, seen(line, known)[1], known, activation, slope))
-    for _ in range(options.planes):
-        if len(fine()) == told: return units
-        rest, line = _draw_line(f, known, natural, eps, patience, activation, slope, g, options)
+    late = 0
+    for _ in range(options.tries):
+        if len(fine()) == told or late > options.extra: return units
+        late += len(rows()) == told
+        rest, line = _draw_line(f, known, natural, eps, errors, patience, activation, slope, g, options)
         if line is None: patience *= 4; continue
         normals, kinks = seen(line, []); n = len(rows())
         if len(kinks): judge(line, _candidates(line, measure_normals(rest, line, known=normals, step=options.step, apart=options.apart), kinks, [], activation, slope))
         if told is None and len(rows()) == len(fine()) == n > 0: return units
     if len(rows()) == told: return units
     raise DeepFailure(f"{len(rows())} units of layer {l} were found, expected {told or 'no new ones'}")
+
+def _perturbed(layers, stds, g):
+    "The layers, with every row moved by as much as its standard deviations say."
+    return [(W + s[:, :-1] * torch.randn(W.shape, generator=g, dtype=W.dtype), b + s[:, -1] * torch.randn(b.shape, generator=g, dtype=b.dtype)) for (W, b), s in zip(layers, stds)]
+
+def polish_later(
+    layers: Layers,  # all of them
+    stds: Sequence[Tensor],  # standard deviations of the rows [w | b] of the hidden ones
+    x: Float[Tensor, "n k"],
+    y: Float[Tensor, "n o"],
+    noise: Callable,  # (x, y) -> standard deviation of an answer
+    activation: str,
+    slope: float,
+    g: torch.Generator,
+    *,
+    unknowns: int = DeepSearch.unknowns,
+    steps: int = DeepSearch.newton,
+    draws: int = DeepSearch.draws,
+) -> tuple[Layers, list[Layers], float]:  # layers, others that would explain the answers as well, residual in units of what noise and rows allow
+    "The last layers, as many as have so many parameters together, from answers and from what is known of their rows: Gauss-Newton, one factorization."
+    act = ACTIVATIONS[activation]; sizes = [W.numel() + len(b) for W, b in layers]
+    first = max(1, next(l for l in range(len(layers)) if sum(sizes[l:]) <= unknowns or l == len(layers) - 1)); n, o = y.shape
+    fixed, free = layers[:first], layers[first:]
+    moved = [_perturbed(fixed, stds, g) for _ in range(draws)]
+    shift = torch.stack([forward([*m, *free], x, activation, slope) for m in moved]) - forward(layers, x, activation, slope)
+    sigma = torch.hypot(noise(x, y), shift.square().mean((0, 2)).sqrt())
+    h, D, inputs = hidden(fixed, x, activation, slope), [], []
+    for W, b in free:
+        z = h @ W.T + b
+        inputs.append(_with_one(h)); D.append(act.derivative(z, slope)); h = act.fn(z, slope)
+    back = torch.eye(o, dtype=x.dtype).expand(n, o, o); J = []
+    for l in reversed(range(len(free))):
+        J.insert(0, (back[:, :, :, None] * inputs[l][:, None, None, :]).flatten(2))
+        if l: back = (back @ free[l][0]) * D[l - 1][:, None, :]
+    J = torch.cat(J, 2).div(sigma[:, None, None]).flatten(0, 1)
+    known = torch.cat([s.flatten() for s in stds[first:]]); prior = torch.cat([known, known.new_full((J.shape[1] - len(known),), math.inf)])
+    A = J.T @ J; A.diagonal().add_(prior ** -2)
+    scale = A.diagonal().rsqrt(); L = torch.linalg.cholesky(A * scale[:, None] * scale)
+    solve = lambda r: torch.cholesky_solve(r * scale[:, None], L) * scale[:, None]
+    join = lambda net: torch.cat([torch.cat([W, b[:, None]], 1).flatten() for W, b in net])
+    def split(p): return [(q[:, :-1], q[:, -1]) for q in (v.view(len(b), -1) for v, (W, b) in zip(p.split(sizes[first:]), free))]
+    start = p = join(free)
+    for _ in range(steps):
+        r = ((y - forward([*fixed, *split(p)], x, activation, slope)) / sigma[:, None]).flatten()
+        p = p + solve((J.T @ r - (p - start) / prior.square())[:, None])[:, 0]
+    r = ((y - forward([*fixed, *split(p)], x, activation, slope)) / sigma[:, None]).flatten()
+    by_noise = torch.randn(draws, n, o, generator=g, dtype=x.dtype) * noise(x, y)[:, None]; by_rows = torch.randn(draws, len(p), generator=g, dtype=x.dtype) / prior
+    other = p + solve(J.T @ ((by_noise - shift) / sigma[:, None]).flatten(1).T + by_rows.T).T
+    return [*fixed, *split(p)], [[*m, *split(q)] for m, q in zip(moved, other)], r.square().mean().sqrt().item()
 
 @dataclass(frozen=True)
 class _Noise:
@@ -910,11 +973,12 @@ def recover_deep(
     if not straight: raise DeepFailure(f"behind {len(known)} hidden layers the rest is not affine: relative residual {residual:.0e}")
     if told and len(told) != len(known): raise DeepFailure(f"the rest is affine behind {len(known)} hidden layers, where the architecture has {len(told)}")
     if len(known) > 2:
-        refine(); out, residual = _output_fit(known, x, y, activation, slope); run.stage("output", rest=residual)
-        net = [*known, out]; copies = []
-        for _ in range(options.draws):
-            c = [(W + s[:, :-1] * torch.randn(W.shape, generator=g, dtype=W.dtype), b + s[:, -1] * torch.randn(b.shape, generator=g, dtype=b.dtype)) for (W, b), s in zip(known, (v.std for v in layers))]
-            copies.append([*c, _output_fit(c, x, y, activation, slope)[0]])
+        refine(); out, residual = _output_fit(known, x, y, activation, slope)
+        m = math.ceil(options.base * min(options.unknowns, sum(l.std.numel() for l in layers[1:])) / y.shape[1] / len(known))
+        rows = lambda l: torch.cat([layers[l].W, layers[l].b[:, None]], 1)
+        P = torch.cat([mixed(known[:l], natural(m), rows(l)[torch.randint(len(known[l][1]), (m,), generator=g)], activation, slope, g) for l in range(len(known))])
+        net, copies, rms = polish_later([*known, out], [l.std for l in layers], torch.cat([x, P]), torch.cat([y, f(P)]), noise, activation, slope, g, unknowns=options.unknowns, steps=options.newton, draws=options.draws)
+        run.stage("polish", rest=residual, residual=rms)
     else: net, copies, rms = _exact(run, f, [*known, out], x, y, noise, around, k, activation, slope, g, options)
     m = math.ceil(options.base * len(known[0][1]) / y.shape[1])
     c, _ = choose_stations(net, around(options.candidates, k), noise, m, activation, slope, cover=0)
