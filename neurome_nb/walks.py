@@ -7,7 +7,7 @@ __all__ = ['WalkSearch', 'Frame', 'known_kinks', 'predicted', 'local_kink', 'Los
            'into_signed', 'fit_rows_to_places', 'answers_wanted', 'fit_output', 'polish_network', 'with_silent',
            'recover_relu']
 
-# %% ../nbs/19_walks.ipynb #c002
+# %% ../nbs/19_walks.ipynb #3bdc6826
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -21,7 +21,7 @@ from .peel import hidden, jacobians
 from .certify import Certificate
 from .deep import DeepFailure, Line, central_slopes, certify_deep, sweep_line
 
-# %% ../nbs/19_walks.ipynb #c005
+# %% ../nbs/19_walks.ipynb #d3d68939
 @dataclass(frozen=True)
 class WalkSearch:
     "Options of the search in deep ReLU networks."
@@ -30,8 +30,12 @@ class WalkSearch:
     lines: int = 4  # swept before the first layer is sought
     patience: int = 2  # lines without a new unit before lines are aimed
     barren: int = 50  # and before the units still missing in a deeper layer are taken to be those that never switch
+    hiding: int = 4000  # rows drawn for a unit that may have been missed, few of their entries positive
+    climbers: int = 512  # inputs moved to where such rows would be active
+    climb: int = 60  # steps
     ways: int = 32  # directions compared at every step of a walk
     steps: int = 60  # regions crossed on the way to one unit
+    again: int = 1  # time every unit that could not be reached is walked to once more
     lost: int = 3  # failed walks before a kink is given up
     places: int = 6  # far places at which a finished row must predict a kink
     share: float = .9  # of them that must be there
@@ -116,7 +120,7 @@ def _seen(line, t, close=1e-4, widest=1e3, tau=20.):
     off, k = (line.t - t[:, None]).abs().min(1)
     return off < close * line.gap[k].clamp_max(widest) + tau * line.std[k], k
 
-# %% ../nbs/19_walks.ipynb #c007
+# %% ../nbs/19_walks.ipynb #5e5c41c5
 def local_kink(
     f: Callable,  # points (n, d) -> answers
     x: Float[Tensor, "d"],
@@ -136,7 +140,7 @@ def local_kink(
     miss = (f((x + t * u)[None])[0] - y[1] - left * (t + T / 2)).norm().item()
     return (None, "more than one") if miss > 4 * tau * sigma else (t, 6 * sigma / size)
 
-# %% ../nbs/19_walks.ipynb #c009
+# %% ../nbs/19_walks.ipynb #7c626ad7
 class Lost(Exception):
     "A walk cannot go on; the message says why."
 
@@ -275,13 +279,18 @@ class Walk:
 
     def run(self) -> bool:
         "Walk to every unit behind which the boundary is open. False when the boundary is not that of a unit of this layer."
-        done, lost = set(), 0
+        done, lost, again = set(), 0, self.options.again
         try:
-            while (unit := self.open_unit(done)) is not None:
+            while self.N.shape[1] > 1:
+                unit = self.open_unit(done)
+                if unit is None:
+                    if not again or not done: break
+                    done, again = set(), again - 1
+                    if (unit := self.open_unit(done)) is None: break
                 done.add(unit)
                 try: self.to(unit)
                 except Lost as e:
-                    lost += 2 if "turned" in str(e) else 1
+                    lost += "turned" in str(e) or again == self.options.again
                     if lost > self.options.lost: return False
         except Lost: return False
         return True
@@ -299,7 +308,7 @@ class Walk:
             if asked == self.options.places: break
         return found >= self.options.share * max(1, asked)
 
-# %% ../nbs/19_walks.ipynb #c012
+# %% ../nbs/19_walks.ipynb #9a354394
 def normal_at(
     f: Callable,  # points (n, d) -> answers
     line: Line,
@@ -316,7 +325,7 @@ def normal_at(
     J = central_slopes(f, P, torch.full((2,), step * gap, dtype=P.dtype), noise(P, y))[0]
     return torch.linalg.svd(J[1] - J[0], full_matrices=False)[0][:, 0]
 
-# %% ../nbs/19_walks.ipynb #c015
+# %% ../nbs/19_walks.ipynb #74b1c3da
 def settle_frame(
     frame: Frame,  # with a top
     theta: Float[Tensor, "h p"],  # finished rows
@@ -372,7 +381,7 @@ def fit_rows_to_places(
         out.append(w / w.norm())
     return torch.stack(out)
 
-# %% ../nbs/19_walks.ipynb #c017
+# %% ../nbs/19_walks.ipynb #d3a19a79
 class _Search:
     "Lines, and the units found on them."
     def __init__(self, f, d, scale, eps, g, options):
@@ -381,16 +390,20 @@ class _Search:
 
     def draw(self, *s): return normalize(torch.randn(*s, self.d, generator=self.g, dtype=torch.float64), dim=-1)
 
-    def aim(self, known, steps=150, step=.05, batch=64, decades=3.):
-        "Two inputs between which the hidden vector changes a lot: few of its entries large, or small."
-        rand = lambda *s: torch.rand(*s, generator=self.g, dtype=torch.float64); h = len(known[-1][1])
-        r = self.scale * 10 ** (decades * rand(1)).item(); x = self.draw(batch) * r
-        few = 1 + (4 * rand(batch, 1)**2).long(); c = torch.where(rand(batch, h).argsort(1) < few, 1., -1.) * (.3 + rand(batch, h)); c[1::2] *= -1
-        for _ in range(steps):
-            x.requires_grad_(); z = hidden(known, x, "relu", 0.)
-            up = torch.autograd.grad(((c * z).sum(1) / z.norm(dim=1).clamp_min(1e-9)).sum(), x)[0]
-            x = r * normalize((x + step * r * normalize(up, dim=1)).detach(), dim=1)
-        return x[0], x[1]
+    def aim(self, known):
+        "An input where most of the units that could hide are active: those whose rows are silent on all lines. And one somewhere else."
+        o, g = self.options, self.g; rand = lambda *s: torch.rand(*s, generator=g, dtype=torch.float64)
+        vectors = lambda x: normalize(torch.nn.functional.pad(hidden(known, x, "relu", 0.), (0, 1), value=1.), dim=1)
+        H = vectors(torch.cat([l.at((torch.cat([2 * l.t[:1] - l.t[-1:], l.t]) + torch.cat([l.t, 2 * l.t[-1:] - l.t[:1]])) / 2) for l in self.lines])); n = H.shape[1]
+        few = 1 + (3 * rand(o.hiding, 1)**2).long()  # positive entries
+        C = normalize(torch.where(rand(o.hiding, n).argsort(1) < few, 10 ** (-1.5 * rand(o.hiding, n)), -rand(o.hiding, n)), dim=1)
+        heard = (H @ C.T).amax(0); C = C[heard.argsort()[:max(64, int((heard <= 0).sum()))]]
+        c = C[torch.randint(len(C), (o.climbers,), generator=g)]; r = self.scale * 10 ** (3 * rand(len(c), 1)); x = self.draw(len(c)) * r
+        for _ in range(o.climb):
+            x.requires_grad_(); up = torch.autograd.grad((c * vectors(x)).sum(), x)[0]
+            x = r * normalize((x + .1 * r * normalize(up, dim=1)).detach(), dim=1)
+        i = int((vectors(x) @ C.T > 3e-3).sum(1).argmax())
+        return x[i], self.draw() * r[i]
 
     def sweep(self, known=None, tries=5):
         "One more line; aimed with the help of the known layers, if given."
@@ -471,7 +484,7 @@ class _Search:
         if frame.top: raise DeepFailure(f"the signs of layer {len(frame.known) + 1} are not determined by the units behind it")
         return frame, walks
 
-# %% ../nbs/19_walks.ipynb #c019
+# %% ../nbs/19_walks.ipynb #8a83e7de
 def answers_wanted(
     layers: Layers,
     x: Float[Tensor, "c d"],  # candidates, in random order
@@ -567,7 +580,7 @@ def polish_network(
     steps = torch.linalg.solve_triangular(L.T, z, upper=True) / scale[:, None] * max(1., rms)
     return layers, [_add(layers, s) for s in steps.T], rms
 
-# %% ../nbs/19_walks.ipynb #c021
+# %% ../nbs/19_walks.ipynb #cf683062
 def _spread(search, places, n, near=3., far=2.):
     "Inputs at all distances, and around places where units switch, in random order."
     g, s = search.g, search.scale; rand = lambda m: torch.rand(m, 1, generator=g, dtype=torch.float64)
