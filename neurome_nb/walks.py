@@ -5,23 +5,25 @@
 # %% auto #0
 __all__ = ['WalkSearch', 'Frame', 'known_kinks', 'predicted', 'local_kink', 'Lost', 'Walk', 'normal_at', 'settle_frame',
            'into_signed', 'fit_rows_to_places', 'answers_wanted', 'fit_output', 'polish_network', 'with_silent',
-           'recover_relu']
+           'rows_behind', 'positive_vectors', 'recover_in_section', 'recover_relu']
 
-# %% ../nbs/19_walks.ipynb #3bdc6826
+# %% ../nbs/19_walks.ipynb #5d21119e
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from .core import Layers
 from .nets import Architecture, forward
 from .peel import hidden, jacobians
 from .certify import Certificate
-from .deep import DeepFailure, Line, central_slopes, certify_deep, sweep_line
+from .lift import Basis
+from .deep import (DeepFailure, DeepSearch, Line, Units, _distinct, _output_fit, central_slopes, certify_deep, choose_stations, fit_biases,
+    lift_first, measure_jacobians, measure_normals, measure_units, null_space_polish, settle_signs, straight_units, sweep_line, triangle)
 
-# %% ../nbs/19_walks.ipynb #d3d68939
+# %% ../nbs/19_walks.ipynb #f3c88b7a
 @dataclass(frozen=True)
 class WalkSearch:
     "Options of the search in deep ReLU networks."
@@ -51,6 +53,11 @@ class WalkSearch:
     candidates: int = 40_000  # places looked at for them
     rounds: int = 6  # of the polish
     draws: int = 12  # networks drawn for the error bars
+    positive: float = 100.  # length of the hidden vectors with all units on, in units of the length over which the black box bends
+    least: float = .05  # entry of a hidden vector beside whose kinks Jacobians are measured, in the same unit
+    vectors: int = 400  # positive hidden vectors among which the ends of a line are chosen
+    base: float = 2.7  # equations per unknown in the polish of a section: half of the units are off
+    deep: DeepSearch = DeepSearch()  # measurements in a section
     inputs: int = 100  # most: every step of a walk asks for Jacobians in all of them
 
 @dataclass(frozen=True)
@@ -120,7 +127,7 @@ def _seen(line, t, close=1e-4, widest=1e3, tau=20.):
     off, k = (line.t - t[:, None]).abs().min(1)
     return off < close * line.gap[k].clamp_max(widest) + tau * line.std[k], k
 
-# %% ../nbs/19_walks.ipynb #5e5c41c5
+# %% ../nbs/19_walks.ipynb #47428ef6
 def local_kink(
     f: Callable,  # points (n, d) -> answers
     x: Float[Tensor, "d"],
@@ -140,7 +147,7 @@ def local_kink(
     miss = (f((x + t * u)[None])[0] - y[1] - left * (t + T / 2)).norm().item()
     return (None, "more than one") if miss > 4 * tau * sigma else (t, 6 * sigma / size)
 
-# %% ../nbs/19_walks.ipynb #7c626ad7
+# %% ../nbs/19_walks.ipynb #c554a805
 class Lost(Exception):
     "A walk cannot go on; the message says why."
 
@@ -308,7 +315,7 @@ class Walk:
             if asked == self.options.places: break
         return found >= self.options.share * max(1, asked)
 
-# %% ../nbs/19_walks.ipynb #9a354394
+# %% ../nbs/19_walks.ipynb #6adba62c
 def normal_at(
     f: Callable,  # points (n, d) -> answers
     line: Line,
@@ -325,7 +332,7 @@ def normal_at(
     J = central_slopes(f, P, torch.full((2,), step * gap, dtype=P.dtype), noise(P, y))[0]
     return torch.linalg.svd(J[1] - J[0], full_matrices=False)[0][:, 0]
 
-# %% ../nbs/19_walks.ipynb #74b1c3da
+# %% ../nbs/19_walks.ipynb #132b091b
 def settle_frame(
     frame: Frame,  # with a top
     theta: Float[Tensor, "h p"],  # finished rows
@@ -381,7 +388,7 @@ def fit_rows_to_places(
         out.append(w / w.norm())
     return torch.stack(out)
 
-# %% ../nbs/19_walks.ipynb #d3a19a79
+# %% ../nbs/19_walks.ipynb #03d79c62
 class _Search:
     "Lines, and the units found on them."
     def __init__(self, f, d, scale, eps, g, options):
@@ -484,7 +491,7 @@ class _Search:
         if frame.top: raise DeepFailure(f"the signs of layer {len(frame.known) + 1} are not determined by the units behind it")
         return frame, walks
 
-# %% ../nbs/19_walks.ipynb #8a83e7de
+# %% ../nbs/19_walks.ipynb #d4df1417
 def answers_wanted(
     layers: Layers,
     x: Float[Tensor, "c d"],  # candidates, in random order
@@ -580,7 +587,7 @@ def polish_network(
     steps = torch.linalg.solve_triangular(L.T, z, upper=True) / scale[:, None] * max(1., rms)
     return layers, [_add(layers, s) for s in steps.T], rms
 
-# %% ../nbs/19_walks.ipynb #cf683062
+# %% ../nbs/19_walks.ipynb #ebaae055
 def _spread(search, places, n, near=3., far=2.):
     "Inputs at all distances, and around places where units switch, in random order."
     g, s = search.g, search.scale; rand = lambda m: torch.rand(m, 1, generator=g, dtype=torch.float64)
@@ -604,6 +611,120 @@ def with_silent(
         named += [(l, len(b) + i, "it never switched, and no answer depends on it") for i in range(rows)]
     return out, replace(cert, error_bars=bars, unidentifiable=tuple(named))
 
+def rows_behind(
+    f: Callable,  # points (n, d) -> answers
+    known: Layers,  # one layer, all of whose units are on along the pieces beside the kinks
+    line: Line,
+    kinks: Int[Tensor, "c"],  # which ones; neither the first nor the last
+    noise: Callable,  # (points, answers) -> standard deviation of an answer
+    *,
+    step: float = DeepSearch.step,  # first step of the differences, in units of half the piece
+) -> Units:
+    "Rows of the layer behind, from the Jacobians on the two sides of each kink: their difference is an outer product, and what is left of it shows the noise."
+    piece, at = torch.cat([kinks, kinks + 1]).unique(return_inverse=True); a, b = line.t[piece - 1], line.t[piece]
+    P = line.at((a + b) / 2); slope, _ = central_slopes(f, P, step * (b - a) / 2, noise(P, f(P)))
+    J = slope.mT @ torch.linalg.pinv(known[0][0]); before, after = J[at].chunk(2); S, V = torch.linalg.svd(after - before, full_matrices=False)[1:]
+    w = V[:, 0] * (V[:, 0] @ (known[0][0] @ line.u)).sign()[:, None]; x = line.at(line.t[kinks]); h = hidden(known, x, "relu", 0.)
+    jump = ((after - before) @ w[:, :, None])[:, :, 0]; error = S[:, 1:].norm(dim=1) / S[:, 0] / max(1, S.shape[1] - 1)**.5
+    rows = torch.cat([w, -(w * h).sum(1, keepdim=True)], 1); size = rows.norm(dim=1, keepdim=True)
+    std = torch.cat([(error / w.shape[1]**.5)[:, None].expand_as(w), torch.hypot(error * h.norm(dim=1) / w.shape[1]**.5, line.std[kinks])[:, None]], 1)
+    return Units(rows / size, std / size, (before + after) / 2, jump / 2 * size)
+
+def positive_vectors(
+    n: int,
+    width: int,
+    g: torch.Generator,
+    *,
+    least: float = .1,  # entry, in units of their root mean square
+    spread: tuple[float, float] = (.5, 3.),  # standard deviations of their logarithm: from all alike to a few large ones
+) -> Float[Tensor, "n width"]:
+    "Vectors of every unevenness, no entry close to zero."
+    rand = torch.rand(n, 1, generator=g, dtype=torch.float64); z = torch.randn(n, width, generator=g, dtype=torch.float64)
+    return normalize(((spread[0] + (spread[1] - spread[0]) * rand) * z).exp(), dim=1) * width**.5 + least
+
+def _where_they_switch(ends, g, width, options):
+    "Two vectors between which most of the rows change sign that have not done so yet: `ends` (n, width) where lines ended before."
+    P = positive_vectors(options.vectors, width, g)
+    if not len(ends): return P[:2], P[:2]
+    C = torch.randn(options.hiding, width, generator=g, dtype=P.dtype); share = (C @ ends.T > 0).to(P.dtype).mean(1); off = torch.minimum(share, 1 - share)
+    C = C[off.argsort()[:max(options.climbers // 4, int((off == 0).sum()))]]
+    on = (P @ C.T > 0).to(P.dtype); change = on @ (1 - on).T; i = int((change + change.T).argmax())
+    pair = P[[i // len(P), i % len(P)]]
+    return pair, torch.cat([ends, pair])
+
+def _first_layer(run, f, k, told, reach, eps, g, options):
+    "Rows of all first-layer units, from as many planes as it takes."
+    units = tri = None
+    for _ in range(options.planes):
+        p0 = torch.randn(k, generator=g, dtype=torch.float64) * (reach / k**.5)
+        new = triangle(f, p0, torch.linalg.qr(torch.randn(k, 2, generator=g, dtype=torch.float64))[0].T.contiguous(), reach, eps, g, ends=options.ends)
+        if new is None: continue
+        tri = new; found = measure_units(tri, straight_units(tri, tau=options.tau), measure_normals(f, tri.lines[0], step=options.step, apart=options.apart))
+        found = found.pick(found.std.norm(dim=1) < options.rough); units = _distinct(found if units is None else units.join(found), options.same)
+        run.stage("plane", layer=1, kinks=len(tri.lines[0].t), units=len(units.rows))
+        if len(units.rows) >= told: break
+    if units is None or len(units.rows) != told: raise DeepFailure(f"{0 if units is None else len(units.rows)} units of layer 1 are on straight lines, expected {told}")
+    return units, tri.lines[0].noise
+
+def _settled(units, l, options):
+    "A layer with signs; on its silent side a unit changes nothing."
+    layer = settle_signs(units)
+    if max(layer.spread, abs(layer.slope)) > options.agree * layer.error: raise DeepFailure(f"the units of layer {l} are not silent on one side: one is missing, or they are no ReLU units")
+    return layer
+
+def recover_in_section(
+    run,  # offers ask, generator(name), stage(name, **detail), arch, oracle
+    length: float,  # over which the black box bends
+    eps: float,  # relative precision of its answers
+    *,
+    bars: float = 10.,  # standard deviations per error bar
+    options: WalkSearch = WalkSearch(),
+) -> tuple[Layers, Certificate, Architecture]:  # layers in the canonical gauge
+    "A ReLU network with many inputs, several outputs and two hidden layers, from scratch. Raises DeepFailure when a check fails."
+    sizes, g, o = run.arch.sizes, run.generator("section"), options.deep; d, h, behind, outputs = sizes
+    basis, x0 = Basis(d, g), torch.randn(d, generator=g, dtype=torch.float64) * (length / d**.5)
+    k = min(d, max(math.ceil(o.wide * h), h + 4)); f = lambda c: run.ask(x0 + c @ basis.rows(0, k))
+    draw = lambda n, k: normalize(torch.randn(n, k, generator=g, dtype=torch.float64), dim=1)
+    around = lambda n, k, hi=3.: draw(n, k) * (length * 10**(1 + (hi - 1) * torch.rand(n, 1, generator=g, dtype=torch.float64)))
+    units, quiet = _first_layer(run, f, k, h, o.center * length, eps, g, o)
+    near, far = quiet.near, quiet.far; noise = lambda x, y: torch.maximum(near + far * x.norm(dim=1), eps * y.abs().amax(1))
+    layer = _settled(units, 1, o); W, b = layer.W, layer.b; known = [(W, b)]; run.stage("layer", layer=1, units=h, error=layer.error)
+    inverse, size = torch.linalg.pinv(W), options.positive * length
+    at = lambda v: (size * v - b) @ inverse.T  # where the hidden vector is size * v
+    units, ends, lines = None, W.new_zeros(0, h), 0
+    while (0 if units is None else len(units.rows)) < behind:
+        if lines == options.barren: raise DeepFailure(f"{0 if units is None else len(units.rows)} units of layer 2 were found on {lines} lines, expected {behind}")
+        pair, ends = _where_they_switch(ends, g, h, options); lines += 1; x = at(pair); u = x[1] - x[0]
+        line = sweep_line(f, x.mean(0), normalize(u, dim=0), u.norm().item() / 2, eps, ends=o.ends)
+        if line is None: continue
+        z = line.at(line.t) @ W.T + b; inside = (z > options.least * size).all(1); inside[0] = inside[-1] = False
+        if units is not None: inside[known_kinks(line, Frame(known, (units.rows[:, :-1], units.rows[:, -1])))[:, None].sub(line.t).abs().amin(0) < .05 * line.gap] = False
+        kinks = inside.nonzero()[:, 0]
+        if not len(kinks): continue
+        new = rows_behind(f, known, line, kinks, noise, step=o.step); new = new.pick(new.std.norm(dim=1) < o.rough)
+        units = _distinct(new if units is None else units.join(new), o.same)
+        run.stage("line", layer=2, kinks=len(line.t), tried=len(kinks), units=len(units.rows))
+    layer2 = _settled(units, 2, o); known.append((layer2.W, layer2.b)); run.stage("layer", layer=2, units=behind, error=layer2.error)
+    mixed = lambda n: torch.cat([around(n // 2, k), at(positive_vectors(n - n // 2, h, g))])
+    x = mixed(max(2 * behind + 8, math.ceil(3 * o.answers * h / outputs))); y = f(x)
+    out, residual = _output_fit(known, x, y, "relu", 0.)
+    if residual > o.affine * max(layer.error, layer2.error): raise DeepFailure(f"behind 2 hidden layers the rest is not affine: relative residual {residual:.0e}")
+    net = [*known, out]; m = math.ceil(options.base * (h + behind) / outputs)
+    P, weight = choose_stations(net, mixed(2 * o.candidates), noise, m, "relu", 0., cover=o.cover)
+    stations = measure_jacobians(f, net, P, weight, noise, "relu", 0.)
+    res = null_space_polish(net, stations, "relu", 0., g, steps=o.newton, draws=o.draws)
+    X, Y = torch.cat([x, P]), torch.cat([y, stations.y]); sigma = noise(X, Y)
+    net, rms = fit_biases(res.layers, X, Y, sigma, "relu", 0.)
+    copies = [fit_biases(c, X, Y + max(1., rms) * sigma[:, None] * torch.randn(Y.shape, generator=g, dtype=Y.dtype), sigma, "relu", 0., steps=2)[0] for c in res.draws]
+    if not res.moved < o.converged: raise DeepFailure(f"the polish of all layers did not converge: its last step was {res.moved:.0e}")
+    run.stage("polish", residual=res.residual, moved=res.moved, biases=rms, points=len(P))
+    c, _ = choose_stations(net, mixed(o.candidates), noise, m, "relu", 0., cover=0)
+    net, copies, rms = lift_first(run.ask, x0, basis, net, copies, c, noise, "relu", 0., g)
+    run.stage("lift", residual=rms)
+    net, cert = certify_deep(run.ask, net, copies, lambda r: near + far * (r + x0.norm()), length, "relu", 0., g, deviations=bars)
+    run.stage("certify", net, residual=cert.residual, bar=cert.relative_bar)
+    return net, cert, Architecture(sizes, "relu")
+
 def recover_relu(
     run,  # offers ask, generator(name), stage(name, **detail), arch, oracle
     length: float,  # over which the black box bends
@@ -613,6 +734,8 @@ def recover_relu(
     options: WalkSearch = WalkSearch(),
 ) -> tuple[Layers, Certificate, Architecture]:  # layers in the canonical gauge
     "A ReLU network with two or more hidden layers of known widths, from scratch. Raises DeepFailure when a check fails."
+    if run.arch.sizes[0] > options.inputs:
+        return recover_in_section(run, length, eps, bars=bars, options=options)
     sizes, g, f = run.arch.sizes, run.generator("walks"), run.ask
     search, frame, places, silent = _Search(f, sizes[0], options.center * length, eps, g, options), Frame([]), [], []
     for l, told in enumerate(sizes[1:-1]):
