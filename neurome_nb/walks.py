@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['WalkSearch', 'Frame', 'known_kinks', 'predicted', 'local_kink', 'Lost', 'Walk', 'normal_at', 'settle_frame',
            'into_signed', 'fit_rows_to_places', 'answers_wanted', 'fit_output', 'polish_network', 'with_silent',
-           'rows_behind', 'positive_vectors', 'recover_in_section', 'recover_relu']
+           'rows_behind', 'positive_vectors', 'on_together', 'recover_in_section', 'recover_relu']
 
-# %% ../nbs/19_walks.ipynb #5d21119e
+# %% ../nbs/19_walks.ipynb #fd7cc2a1
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -23,7 +23,7 @@ from .lift import Basis
 from .deep import (DeepFailure, DeepSearch, Line, Units, _distinct, _output_fit, central_slopes, certify_deep, choose_stations, fit_biases,
     lift_first, measure_jacobians, measure_normals, measure_units, null_space_polish, settle_signs, straight_units, sweep_line, triangle)
 
-# %% ../nbs/19_walks.ipynb #f3c88b7a
+# %% ../nbs/19_walks.ipynb #8e0e0c58
 @dataclass(frozen=True)
 class WalkSearch:
     "Options of the search in deep ReLU networks."
@@ -56,7 +56,7 @@ class WalkSearch:
     positive: float = 100.  # length of the hidden vectors with all units on, in units of the length over which the black box bends
     least: float = .05  # entry of a hidden vector beside whose kinks Jacobians are measured, in the same unit
     vectors: int = 400  # positive hidden vectors among which the ends of a line are chosen
-    base: float = 2.7  # equations per unknown in the polish of a section: half of the units are off
+    base: float = 2.  # equations per unknown in the polish of a section: half of the units are off
     deep: DeepSearch = DeepSearch()  # measurements in a section
     inputs: int = 100  # most: every step of a walk asks for Jacobians in all of them
 
@@ -127,7 +127,7 @@ def _seen(line, t, close=1e-4, widest=1e3, tau=20.):
     off, k = (line.t - t[:, None]).abs().min(1)
     return off < close * line.gap[k].clamp_max(widest) + tau * line.std[k], k
 
-# %% ../nbs/19_walks.ipynb #47428ef6
+# %% ../nbs/19_walks.ipynb #f04edb26
 def local_kink(
     f: Callable,  # points (n, d) -> answers
     x: Float[Tensor, "d"],
@@ -147,7 +147,7 @@ def local_kink(
     miss = (f((x + t * u)[None])[0] - y[1] - left * (t + T / 2)).norm().item()
     return (None, "more than one") if miss > 4 * tau * sigma else (t, 6 * sigma / size)
 
-# %% ../nbs/19_walks.ipynb #c554a805
+# %% ../nbs/19_walks.ipynb #f0763c6b
 class Lost(Exception):
     "A walk cannot go on; the message says why."
 
@@ -315,7 +315,7 @@ class Walk:
             if asked == self.options.places: break
         return found >= self.options.share * max(1, asked)
 
-# %% ../nbs/19_walks.ipynb #6adba62c
+# %% ../nbs/19_walks.ipynb #4c6b5718
 def normal_at(
     f: Callable,  # points (n, d) -> answers
     line: Line,
@@ -332,7 +332,7 @@ def normal_at(
     J = central_slopes(f, P, torch.full((2,), step * gap, dtype=P.dtype), noise(P, y))[0]
     return torch.linalg.svd(J[1] - J[0], full_matrices=False)[0][:, 0]
 
-# %% ../nbs/19_walks.ipynb #132b091b
+# %% ../nbs/19_walks.ipynb #e1523a0c
 def settle_frame(
     frame: Frame,  # with a top
     theta: Float[Tensor, "h p"],  # finished rows
@@ -388,7 +388,7 @@ def fit_rows_to_places(
         out.append(w / w.norm())
     return torch.stack(out)
 
-# %% ../nbs/19_walks.ipynb #03d79c62
+# %% ../nbs/19_walks.ipynb #6ce2cd52
 class _Search:
     "Lines, and the units found on them."
     def __init__(self, f, d, scale, eps, g, options):
@@ -491,7 +491,7 @@ class _Search:
         if frame.top: raise DeepFailure(f"the signs of layer {len(frame.known) + 1} are not determined by the units behind it")
         return frame, walks
 
-# %% ../nbs/19_walks.ipynb #d4df1417
+# %% ../nbs/19_walks.ipynb #4872ff5c
 def answers_wanted(
     layers: Layers,
     x: Float[Tensor, "c d"],  # candidates, in random order
@@ -587,7 +587,7 @@ def polish_network(
     steps = torch.linalg.solve_triangular(L.T, z, upper=True) / scale[:, None] * max(1., rms)
     return layers, [_add(layers, s) for s in steps.T], rms
 
-# %% ../nbs/19_walks.ipynb #ebaae055
+# %% ../nbs/19_walks.ipynb #04dddaf9
 def _spread(search, places, n, near=3., far=2.):
     "Inputs at all distances, and around places where units switch, in random order."
     g, s = search.g, search.scale; rand = lambda m: torch.rand(m, 1, generator=g, dtype=torch.float64)
@@ -641,6 +641,21 @@ def positive_vectors(
     "Vectors of every unevenness, no entry close to zero."
     rand = torch.rand(n, 1, generator=g, dtype=torch.float64); z = torch.randn(n, width, generator=g, dtype=torch.float64)
     return normalize(((spread[0] + (spread[1] - spread[0]) * rand) * z).exp(), dim=1) * width**.5 + least
+
+def on_together(
+    layers: Layers,
+    chosen: Float[Tensor, "m d"],
+    x: Float[Tensor, "n d"],  # candidates
+    each: int,  # inputs in which every two units of the two hidden layers are both on, where there are such
+) -> Float[Tensor, "M d"]:  # those chosen, and as few more as it takes
+    "Inputs in which every weight between hidden layers matters."
+    def on(x): z = x @ layers[0][0].T + layers[0][1]; return (z > 0).to(x.dtype), (z.clamp_min(0) @ layers[1][0].T + layers[1][1] > 0).to(x.dtype)
+    (a, b), (A, B) = on(chosen), on(x); count, more = a.T @ b, []
+    for _ in range(len(x)):
+        gain = ((A @ (count < each).to(x.dtype)) * B).sum(1); i = int(gain.argmax())
+        if gain[i] == 0: break
+        more.append(i); count += A[i][:, None] * B[i]; A[i] = 0
+    return torch.cat([chosen, x[more]])
 
 def _where_they_switch(ends, g, width, options):
     "Two vectors between which most of the rows change sign that have not done so yet: `ends` (n, width) where lines ended before."
@@ -705,18 +720,20 @@ def recover_in_section(
         units = _distinct(new if units is None else units.join(new), o.same)
         run.stage("line", layer=2, kinks=len(line.t), tried=len(kinks), units=len(units.rows))
     layer2 = _settled(units, 2, o); known.append((layer2.W, layer2.b)); run.stage("layer", layer=2, units=behind, error=layer2.error)
-    mixed = lambda n: torch.cat([around(n // 2, k), at(positive_vectors(n - n // 2, h, g))])
+    coins = lambda n: torch.where(torch.rand(n, h, generator=g) < .5, 1., -1.)
+    mixed = lambda n: torch.cat([around(n // 2, k), at(coins(n - n // 2) * positive_vectors(n - n // 2, h, g))])
     x = mixed(max(2 * behind + 8, math.ceil(3 * o.answers * h / outputs))); y = f(x)
     out, residual = _output_fit(known, x, y, "relu", 0.)
     if residual > o.affine * max(layer.error, layer2.error): raise DeepFailure(f"behind 2 hidden layers the rest is not affine: relative residual {residual:.0e}")
-    net = [*known, out]; m = math.ceil(options.base * (h + behind) / outputs)
-    P, weight = choose_stations(net, mixed(2 * o.candidates), noise, m, "relu", 0., cover=o.cover)
+    net = [*known, out]; m = math.ceil(options.base * h / outputs); pool = mixed(2 * o.candidates)
+    P, _ = choose_stations(net, pool, noise, m, "relu", 0., cover=0)
+    P = on_together(net, P, pool, options.pairs); P, weight = choose_stations(net, P, noise, len(P), "relu", 0., cover=0, best=len(P))
     stations = measure_jacobians(f, net, P, weight, noise, "relu", 0.)
     res = null_space_polish(net, stations, "relu", 0., g, steps=o.newton, draws=o.draws)
+    if not res.moved < o.converged: raise DeepFailure(f"the polish of all layers did not converge: its last step was {res.moved:.0e}")
     X, Y = torch.cat([x, P]), torch.cat([y, stations.y]); sigma = noise(X, Y)
     net, rms = fit_biases(res.layers, X, Y, sigma, "relu", 0.)
     copies = [fit_biases(c, X, Y + max(1., rms) * sigma[:, None] * torch.randn(Y.shape, generator=g, dtype=Y.dtype), sigma, "relu", 0., steps=2)[0] for c in res.draws]
-    if not res.moved < o.converged: raise DeepFailure(f"the polish of all layers did not converge: its last step was {res.moved:.0e}")
     run.stage("polish", residual=res.residual, moved=res.moved, biases=rms, points=len(P))
     c, _ = choose_stations(net, mixed(o.candidates), noise, m, "relu", 0., cover=0)
     net, copies, rms = lift_first(run.ask, x0, basis, net, copies, c, noise, "relu", 0., g)
