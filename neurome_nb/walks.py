@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['WalkSearch', 'Frame', 'known_kinks', 'predicted', 'local_kink', 'Lost', 'Walk', 'normal_at', 'settle_frame',
            'into_signed', 'fit_rows_to_places', 'answers_wanted', 'fit_output', 'polish_network', 'with_silent',
-           'rows_behind', 'positive_vectors', 'on_together', 'recover_in_section', 'recover_relu']
+           'kinks_between', 'rows_behind', 'positive_vectors', 'on_together', 'recover_in_section', 'recover_relu']
 
-# %% ../nbs/19_walks.ipynb #fd7cc2a1
+# %% ../nbs/19_walks.ipynb #da92ea76
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -20,10 +20,11 @@ from .nets import Architecture, forward
 from .peel import hidden, jacobians
 from .certify import Certificate
 from .lift import Basis
-from .deep import (DeepFailure, DeepSearch, Line, Units, _distinct, _output_fit, central_slopes, certify_deep, choose_stations, fit_biases,
-    lift_first, measure_jacobians, measure_normals, measure_units, null_space_polish, settle_signs, straight_units, sweep_line, triangle)
+from .sweep import Noise, find_kinks
+from .deep import (DeepFailure, DeepSearch, Line, Units, _distinct, _output_fit, _with_one, central_slopes, certify_deep, choose_stations, fit_biases,
+    lift_first, measure_jacobians, measure_normals, measure_places, measure_units, null_space_polish, settle_signs, straight_units, sweep_line, triangle)
 
-# %% ../nbs/19_walks.ipynb #8e0e0c58
+# %% ../nbs/19_walks.ipynb #393aac12
 @dataclass(frozen=True)
 class WalkSearch:
     "Options of the search in deep ReLU networks."
@@ -54,7 +55,6 @@ class WalkSearch:
     rounds: int = 6  # of the polish
     draws: int = 12  # networks drawn for the error bars
     positive: float = 100.  # length of the hidden vectors with all units on, in units of the length over which the black box bends
-    least: float = .05  # entry of a hidden vector beside whose kinks Jacobians are measured, in the same unit
     vectors: int = 400  # positive hidden vectors among which the ends of a line are chosen
     base: float = 2.  # equations per unknown in the polish of a section: half of the units are off
     deep: DeepSearch = DeepSearch()  # measurements in a section
@@ -127,7 +127,7 @@ def _seen(line, t, close=1e-4, widest=1e3, tau=20.):
     off, k = (line.t - t[:, None]).abs().min(1)
     return off < close * line.gap[k].clamp_max(widest) + tau * line.std[k], k
 
-# %% ../nbs/19_walks.ipynb #f04edb26
+# %% ../nbs/19_walks.ipynb #b084ec46
 def local_kink(
     f: Callable,  # points (n, d) -> answers
     x: Float[Tensor, "d"],
@@ -147,7 +147,7 @@ def local_kink(
     miss = (f((x + t * u)[None])[0] - y[1] - left * (t + T / 2)).norm().item()
     return (None, "more than one") if miss > 4 * tau * sigma else (t, 6 * sigma / size)
 
-# %% ../nbs/19_walks.ipynb #f0763c6b
+# %% ../nbs/19_walks.ipynb #4ec2f526
 class Lost(Exception):
     "A walk cannot go on; the message says why."
 
@@ -315,7 +315,7 @@ class Walk:
             if asked == self.options.places: break
         return found >= self.options.share * max(1, asked)
 
-# %% ../nbs/19_walks.ipynb #4c6b5718
+# %% ../nbs/19_walks.ipynb #803d4528
 def normal_at(
     f: Callable,  # points (n, d) -> answers
     line: Line,
@@ -332,7 +332,7 @@ def normal_at(
     J = central_slopes(f, P, torch.full((2,), step * gap, dtype=P.dtype), noise(P, y))[0]
     return torch.linalg.svd(J[1] - J[0], full_matrices=False)[0][:, 0]
 
-# %% ../nbs/19_walks.ipynb #e1523a0c
+# %% ../nbs/19_walks.ipynb #16e94c33
 def settle_frame(
     frame: Frame,  # with a top
     theta: Float[Tensor, "h p"],  # finished rows
@@ -388,7 +388,7 @@ def fit_rows_to_places(
         out.append(w / w.norm())
     return torch.stack(out)
 
-# %% ../nbs/19_walks.ipynb #6ce2cd52
+# %% ../nbs/19_walks.ipynb #bc998150
 class _Search:
     "Lines, and the units found on them."
     def __init__(self, f, d, scale, eps, g, options):
@@ -491,7 +491,7 @@ class _Search:
         if frame.top: raise DeepFailure(f"the signs of layer {len(frame.known) + 1} are not determined by the units behind it")
         return frame, walks
 
-# %% ../nbs/19_walks.ipynb #4872ff5c
+# %% ../nbs/19_walks.ipynb #db15ad7d
 def answers_wanted(
     layers: Layers,
     x: Float[Tensor, "c d"],  # candidates, in random order
@@ -587,7 +587,7 @@ def polish_network(
     steps = torch.linalg.solve_triangular(L.T, z, upper=True) / scale[:, None] * max(1., rms)
     return layers, [_add(layers, s) for s in steps.T], rms
 
-# %% ../nbs/19_walks.ipynb #04dddaf9
+# %% ../nbs/19_walks.ipynb #41f371a4
 def _spread(search, places, n, near=3., far=2.):
     "Inputs at all distances, and around places where units switch, in random order."
     g, s = search.g, search.scale; rand = lambda m: torch.rand(m, 1, generator=g, dtype=torch.float64)
@@ -611,23 +611,38 @@ def with_silent(
         named += [(l, len(b) + i, "it never switched, and no answer depends on it") for i in range(rows)]
     return out, replace(cert, error_bars=bars, unidentifiable=tuple(named))
 
+def kinks_between(
+    f: Callable,  # hidden vectors (n, h), all entries positive -> answers
+    ends: Float[Tensor, "2 h"],
+    noise: Callable,  # (hidden vectors, answers) -> standard deviation of an answer
+    *,
+    first: int = 32,  # questions
+    most: int = 2000,  # give up beyond
+) -> Line | None:  # from end to end; its first and last kink are the ends themselves
+    "Every kink between two hidden vectors."
+    x0, u = ends.mean(0), ends[1] - ends[0]; half = u.norm() / 2; along = lambda t: f(x0 + t[:, None] * u / 2)
+    sigma = noise(ends, f(ends)).max().item()
+    found = find_kinks(along, Noise(sigma, 0.), reach=.98, scale=.5, first=first, max_points=most)
+    if not found.complete: return None
+    t = torch.cat([-u.new_ones(1), found.position, u.new_ones(1)]); jump = torch.nn.functional.pad(found.jump, (0, 0, 1, 1))
+    return Line(x0, normalize(u, dim=0), half * t, jump / half, 8 * sigma * half / jump.norm(dim=1), Noise(sigma, 0.))
+
 def rows_behind(
-    f: Callable,  # points (n, d) -> answers
-    known: Layers,  # one layer, all of whose units are on along the pieces beside the kinks
+    f: Callable,  # hidden vectors (n, h), all entries positive -> answers
     line: Line,
     kinks: Int[Tensor, "c"],  # which ones; neither the first nor the last
-    noise: Callable,  # (points, answers) -> standard deviation of an answer
+    noise: Callable,  # (hidden vectors, answers) -> standard deviation of an answer
     *,
     step: float = DeepSearch.step,  # first step of the differences, in units of half the piece
 ) -> Units:
     "Rows of the layer behind, from the Jacobians on the two sides of each kink: their difference is an outer product, and what is left of it shows the noise."
     piece, at = torch.cat([kinks, kinks + 1]).unique(return_inverse=True); a, b = line.t[piece - 1], line.t[piece]
-    P = line.at((a + b) / 2); slope, _ = central_slopes(f, P, step * (b - a) / 2, noise(P, f(P)))
-    J = slope.mT @ torch.linalg.pinv(known[0][0]); before, after = J[at].chunk(2); S, V = torch.linalg.svd(after - before, full_matrices=False)[1:]
-    w = V[:, 0] * (V[:, 0] @ (known[0][0] @ line.u)).sign()[:, None]; x = line.at(line.t[kinks]); h = hidden(known, x, "relu", 0.)
-    jump = ((after - before) @ w[:, :, None])[:, :, 0]; error = S[:, 1:].norm(dim=1) / S[:, 0] / max(1, S.shape[1] - 1)**.5
+    P = line.at((a + b) / 2); slope, _ = central_slopes(f, P, torch.minimum(step * (b - a) / 2, .9 * P.amin(1)), noise(P, f(P)))
+    before, after = slope.mT[at].chunk(2); S, V = torch.linalg.svd(after - before, full_matrices=False)[1:]
+    w = V[:, 0] * (V[:, 0] @ line.u).sign()[:, None]; h = line.at(line.t[kinks])
+    jump = ((after - before) @ w[:, :, None])[:, :, 0]; error = S[:, 1:].norm(dim=1) / S[:, 0] / (max(1, S.shape[1] - 1) * w.shape[1])**.5
     rows = torch.cat([w, -(w * h).sum(1, keepdim=True)], 1); size = rows.norm(dim=1, keepdim=True)
-    std = torch.cat([(error / w.shape[1]**.5)[:, None].expand_as(w), torch.hypot(error * h.norm(dim=1) / w.shape[1]**.5, line.std[kinks])[:, None]], 1)
+    std = torch.cat([error[:, None].expand_as(w), torch.hypot(error * h.norm(dim=1), line.std[kinks])[:, None]], 1)
     return Units(rows / size, std / size, (before + after) / 2, jump / 2 * size)
 
 def positive_vectors(
@@ -705,26 +720,29 @@ def recover_in_section(
     near, far = quiet.near, quiet.far; noise = lambda x, y: torch.maximum(near + far * x.norm(dim=1), eps * y.abs().amax(1))
     layer = _settled(units, 1, o); W, b = layer.W, layer.b; known = [(W, b)]; run.stage("layer", layer=1, units=h, error=layer.error)
     inverse, size = torch.linalg.pinv(W), options.positive * length
-    at = lambda v: (size * v - b) @ inverse.T  # where the hidden vector is size * v
-    units, ends, lines = None, W.new_zeros(0, h), 0
-    while (0 if units is None else len(units.rows)) < behind:
-        if lines == options.barren: raise DeepFailure(f"{0 if units is None else len(units.rows)} units of layer 2 were found on {lines} lines, expected {behind}")
-        pair, ends = _where_they_switch(ends, g, h, options); lines += 1; x = at(pair); u = x[1] - x[0]
-        line = sweep_line(f, x.mean(0), normalize(u, dim=0), u.norm().item() / 2, eps, ends=o.ends)
+    at = lambda v: (v - b) @ inverse.T  # where the hidden vector is v
+    on, sigma = lambda v: f(at(v)), lambda v, y: noise(at(v), y); positive = lambda n: at(size * positive_vectors(n, h, g))
+    units, ends = None, W.new_zeros(0, h); found = lambda: 0 if units is None else len(units.rows)
+    for _ in range(options.barren):
+        if found() >= behind: break
+        pair, ends = _where_they_switch(ends, g, h, options); line = kinks_between(on, size * pair, sigma)
         if line is None: continue
-        z = line.at(line.t) @ W.T + b; inside = (z > options.least * size).all(1); inside[0] = inside[-1] = False
-        if units is not None: inside[known_kinks(line, Frame(known, (units.rows[:, :-1], units.rows[:, -1])))[:, None].sub(line.t).abs().amin(0) < .05 * line.gap] = False
-        kinks = inside.nonzero()[:, 0]
-        if not len(kinks): continue
-        new = rows_behind(f, known, line, kinks, noise, step=o.step); new = new.pick(new.std.norm(dim=1) < o.rough)
-        units = _distinct(new if units is None else units.join(new), o.same)
-        run.stage("line", layer=2, kinks=len(line.t), tried=len(kinks), units=len(units.rows))
+        kinks = torch.arange(1, len(line.t) - 1)
+        if units is not None: z = _with_one(line.at(line.t)) @ units.rows.T; z = _zeros(z, line.t)[1]; kinks = kinks[(line.t[kinks, None] - z).abs().amin(1) > .05 * line.gap[kinks]] if len(z) else kinks
+        tried = len(kinks)
+        if tried:
+            new = rows_behind(on, line, kinks, sigma, step=o.step); new = new.pick(new.std.norm(dim=1) < o.rough)
+            test = measure_places(f, known, new.rows, o.caution * new.std, torch.full((len(new.rows),), o.trials), positive, noise, "relu", 0., choice=4, options=o)
+            right, asked = (v.bincount(minlength=len(new.rows)) for v in (test.unit[test.ok], test.unit)); new = new.pick(2 * right >= asked)
+            units = _distinct(new if units is None else units.join(new), o.same)
+        run.stage("line", layer=2, kinks=len(line.t) - 2, tried=tried, units=found())
+    if found() != behind: raise DeepFailure(f"{found()} units of layer 2 were found on {options.barren} lines, expected {behind}")
     layer2 = _settled(units, 2, o); known.append((layer2.W, layer2.b)); run.stage("layer", layer=2, units=behind, error=layer2.error)
     coins = lambda n: torch.where(torch.rand(n, h, generator=g) < .5, 1., -1.)
-    mixed = lambda n: torch.cat([around(n // 2, k), at(coins(n - n // 2) * positive_vectors(n - n // 2, h, g))])
+    mixed = lambda n: torch.cat([around(n // 2, k), at(size * coins(n - n // 2) * positive_vectors(n - n // 2, h, g))])
     x = mixed(max(2 * behind + 8, math.ceil(3 * o.answers * h / outputs))); y = f(x)
     out, residual = _output_fit(known, x, y, "relu", 0.)
-    if residual > o.affine * max(layer.error, layer2.error): raise DeepFailure(f"behind 2 hidden layers the rest is not affine: relative residual {residual:.0e}")
+    if residual > o.affine * max(l.std.norm(dim=1).max().item() for l in (layer, layer2)): raise DeepFailure(f"behind 2 hidden layers the rest is not affine: relative residual {residual:.0e}")
     net = [*known, out]; m = math.ceil(options.base * h / outputs); pool = mixed(2 * o.candidates)
     P, _ = choose_stations(net, pool, noise, m, "relu", 0., cover=0)
     P = on_together(net, P, pool, options.pairs); P, weight = choose_stations(net, P, noise, len(P), "relu", 0., cover=0, best=len(P))
