@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['WalkSearch', 'Frame', 'known_kinks', 'predicted', 'local_kink', 'Lost', 'Walk', 'normal_at', 'settle_frame',
-           'into_signed', 'fit_rows_to_places', 'answers_wanted', 'fit_output', 'polish_network', 'with_silent',
-           'kinks_between', 'rows_behind', 'positive_vectors', 'on_together', 'recover_in_section', 'recover_relu']
+           'into_signed', 'fit_rows_to_places', 'answers_wanted', 'fit_output', 'polish_network', 'kinks_between',
+           'rows_behind', 'positive_vectors', 'on_together', 'recover_in_section', 'with_silent', 'recover_relu']
 
-# %% ../nbs/19_walks.ipynb #da92ea76
+# %% ../nbs/19_walks.ipynb #c002
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -20,11 +20,12 @@ from .nets import Architecture, forward
 from .peel import hidden, jacobians
 from .certify import Certificate
 from .lift import Basis
+from .search import Stop
 from .sweep import Noise, find_kinks
 from .deep import (DeepFailure, DeepSearch, Line, Units, _distinct, _output_fit, _with_one, central_slopes, certify_deep, choose_stations, fit_biases,
     lift_first, measure_jacobians, measure_normals, measure_places, measure_units, null_space_polish, settle_signs, straight_units, sweep_line, triangle)
 
-# %% ../nbs/19_walks.ipynb #393aac12
+# %% ../nbs/19_walks.ipynb #c005
 @dataclass(frozen=True)
 class WalkSearch:
     "Options of the search in deep ReLU networks."
@@ -58,7 +59,7 @@ class WalkSearch:
     vectors: int = 400  # positive hidden vectors among which the ends of a line are chosen
     base: float = 2.  # equations per unknown in the polish of a section: half of the units are off
     deep: DeepSearch = DeepSearch()  # measurements in a section
-    inputs: int = 100  # most: every step of a walk asks for Jacobians in all of them
+    inputs: int = 100  # most, where walks are needed: every step asks for Jacobians in all of them
 
 @dataclass(frozen=True)
 class Frame:
@@ -127,7 +128,7 @@ def _seen(line, t, close=1e-4, widest=1e3, tau=20.):
     off, k = (line.t - t[:, None]).abs().min(1)
     return off < close * line.gap[k].clamp_max(widest) + tau * line.std[k], k
 
-# %% ../nbs/19_walks.ipynb #b084ec46
+# %% ../nbs/19_walks.ipynb #c007
 def local_kink(
     f: Callable,  # points (n, d) -> answers
     x: Float[Tensor, "d"],
@@ -147,7 +148,7 @@ def local_kink(
     miss = (f((x + t * u)[None])[0] - y[1] - left * (t + T / 2)).norm().item()
     return (None, "more than one") if miss > 4 * tau * sigma else (t, 6 * sigma / size)
 
-# %% ../nbs/19_walks.ipynb #4ec2f526
+# %% ../nbs/19_walks.ipynb #c009
 class Lost(Exception):
     "A walk cannot go on; the message says why."
 
@@ -315,7 +316,7 @@ class Walk:
             if asked == self.options.places: break
         return found >= self.options.share * max(1, asked)
 
-# %% ../nbs/19_walks.ipynb #803d4528
+# %% ../nbs/19_walks.ipynb #c012
 def normal_at(
     f: Callable,  # points (n, d) -> answers
     line: Line,
@@ -332,7 +333,7 @@ def normal_at(
     J = central_slopes(f, P, torch.full((2,), step * gap, dtype=P.dtype), noise(P, y))[0]
     return torch.linalg.svd(J[1] - J[0], full_matrices=False)[0][:, 0]
 
-# %% ../nbs/19_walks.ipynb #16e94c33
+# %% ../nbs/19_walks.ipynb #c015
 def settle_frame(
     frame: Frame,  # with a top
     theta: Float[Tensor, "h p"],  # finished rows
@@ -388,7 +389,7 @@ def fit_rows_to_places(
         out.append(w / w.norm())
     return torch.stack(out)
 
-# %% ../nbs/19_walks.ipynb #bc998150
+# %% ../nbs/19_walks.ipynb #c017
 class _Search:
     "Lines, and the units found on them."
     def __init__(self, f, d, scale, eps, g, options):
@@ -491,7 +492,7 @@ class _Search:
         if frame.top: raise DeepFailure(f"the signs of layer {len(frame.known) + 1} are not determined by the units behind it")
         return frame, walks
 
-# %% ../nbs/19_walks.ipynb #db15ad7d
+# %% ../nbs/19_walks.ipynb #c019
 def answers_wanted(
     layers: Layers,
     x: Float[Tensor, "c d"],  # candidates, in random order
@@ -587,30 +588,7 @@ def polish_network(
     steps = torch.linalg.solve_triangular(L.T, z, upper=True) / scale[:, None] * max(1., rms)
     return layers, [_add(layers, s) for s in steps.T], rms
 
-# %% ../nbs/19_walks.ipynb #41f371a4
-def _spread(search, places, n, near=3., far=2.):
-    "Inputs at all distances, and around places where units switch, in random order."
-    g, s = search.g, search.scale; rand = lambda m: torch.rand(m, 1, generator=g, dtype=torch.float64)
-    around = places[torch.randint(len(places), (n - n // 2,), generator=g)] + search.draw(n - n // 2) * s * 10 ** (near * rand(n - n // 2) - near)
-    x = torch.cat([search.draw(n // 2) * s * 10 ** (far * rand(n // 2) - 1), around])
-    return x[torch.randperm(n, generator=g)]
-
-def _stacked(copies): return [tuple(torch.stack(p) for p in zip(*layer)) for layer in zip(*copies)]
-
-def with_silent(
-    layers: Layers,
-    cert: Certificate,  # of them
-    silent: list[int],  # per hidden layer: how many units were not found
-) -> tuple[Layers, Certificate]:
-    "The network in the width that was told: units that never switch, and that no answer depends on, are added as such and named."
-    out, bars, named = [], [], []
-    for l, ((W, b), (dW, db)) in enumerate(zip(layers, cert.error_bars)):
-        rows, columns = silent[l] if l < len(silent) else 0, silent[l - 1] if l else 0
-        wider = lambda W, b, fill, last: (torch.nn.functional.pad(torch.nn.functional.pad(W, (0, columns)), (0, 0, 0, rows), value=fill), torch.nn.functional.pad(b, (0, rows), value=last))
-        out.append(wider(W, b, 0., -1.)); bars.append(wider(dW, db, math.inf, math.inf))
-        named += [(l, len(b) + i, "it never switched, and no answer depends on it") for i in range(rows)]
-    return out, replace(cert, error_bars=bars, unidentifiable=tuple(named))
-
+# %% ../nbs/19_walks.ipynb #c021
 def kinks_between(
     f: Callable,  # hidden vectors (n, h), all entries positive -> answers
     ends: Float[Tensor, "2 h"],
@@ -657,6 +635,7 @@ def positive_vectors(
     rand = torch.rand(n, 1, generator=g, dtype=torch.float64); z = torch.randn(n, width, generator=g, dtype=torch.float64)
     return normalize(((spread[0] + (spread[1] - spread[0]) * rand) * z).exp(), dim=1) * width**.5 + least
 
+# %% ../nbs/19_walks.ipynb #c025
 def on_together(
     layers: Layers,
     chosen: Float[Tensor, "m d"],
@@ -702,6 +681,12 @@ def _settled(units, l, options):
     if max(layer.spread, abs(layer.slope)) > options.agree * layer.error: raise DeepFailure(f"the units of layer {l} are not silent on one side: one is missing, or they are no ReLU units")
     return layer
 
+def _proved(f, known, new, draw, noise, options):
+    "The rows whose unit is where they say, at most places where that can be asked."
+    test = measure_places(f, known, new.rows, options.caution * new.std, torch.full((len(new.rows),), options.trials), draw, noise, "relu", 0., choice=4, options=options)
+    right, asked = (v.bincount(minlength=len(new.rows)) for v in (test.unit[test.ok], test.unit))
+    return new.pick(2 * right >= asked)
+
 def recover_in_section(
     run,  # offers ask, generator(name), stage(name, **detail), arch, oracle
     length: float,  # over which the black box bends
@@ -729,13 +714,10 @@ def recover_in_section(
         if line is None: continue
         kinks = torch.arange(1, len(line.t) - 1)
         if units is not None: z = _with_one(line.at(line.t)) @ units.rows.T; z = _zeros(z, line.t)[1]; kinks = kinks[(line.t[kinks, None] - z).abs().amin(1) > .05 * line.gap[kinks]] if len(z) else kinks
-        tried = len(kinks)
-        if tried:
+        if len(kinks):
             new = rows_behind(on, line, kinks, sigma, step=o.step); new = new.pick(new.std.norm(dim=1) < o.rough)
-            test = measure_places(f, known, new.rows, o.caution * new.std, torch.full((len(new.rows),), o.trials), positive, noise, "relu", 0., choice=4, options=o)
-            right, asked = (v.bincount(minlength=len(new.rows)) for v in (test.unit[test.ok], test.unit)); new = new.pick(2 * right >= asked)
-            units = _distinct(new if units is None else units.join(new), o.same)
-        run.stage("line", layer=2, kinks=len(line.t) - 2, tried=tried, units=found())
+            if len(new.rows): new = _proved(f, known, new, positive, noise, o); units = _distinct(new if units is None else units.join(new), o.same)
+        run.stage("line", layer=2, kinks=len(line.t) - 2, tried=len(kinks), units=found())
     if found() != behind: raise DeepFailure(f"{found()} units of layer 2 were found on {options.barren} lines, expected {behind}")
     layer2 = _settled(units, 2, o); known.append((layer2.W, layer2.b)); run.stage("layer", layer=2, units=behind, error=layer2.error)
     coins = lambda n: torch.where(torch.rand(n, h, generator=g) < .5, 1., -1.)
@@ -760,6 +742,30 @@ def recover_in_section(
     run.stage("certify", net, residual=cert.residual, bar=cert.relative_bar)
     return net, cert, Architecture(sizes, "relu")
 
+# %% ../nbs/19_walks.ipynb #c027
+def _spread(search, places, n, near=3., far=2.):
+    "Inputs at all distances, and around places where units switch, in random order."
+    g, s = search.g, search.scale; rand = lambda m: torch.rand(m, 1, generator=g, dtype=torch.float64)
+    around = places[torch.randint(len(places), (n - n // 2,), generator=g)] + search.draw(n - n // 2) * s * 10 ** (near * rand(n - n // 2) - near)
+    x = torch.cat([search.draw(n // 2) * s * 10 ** (far * rand(n // 2) - 1), around])
+    return x[torch.randperm(n, generator=g)]
+
+def _stacked(copies): return [tuple(torch.stack(p) for p in zip(*layer)) for layer in zip(*copies)]
+
+def with_silent(
+    layers: Layers,
+    cert: Certificate,  # of them
+    silent: list[int],  # per hidden layer: how many units were not found
+) -> tuple[Layers, Certificate]:
+    "The network in the width that was told: units that never switch, and that no answer depends on, are added as such and named."
+    out, bars, named = [], [], []
+    for l, ((W, b), (dW, db)) in enumerate(zip(layers, cert.error_bars)):
+        rows, columns = silent[l] if l < len(silent) else 0, silent[l - 1] if l else 0
+        wider = lambda W, b, fill, last: (torch.nn.functional.pad(torch.nn.functional.pad(W, (0, columns)), (0, 0, 0, rows), value=fill), torch.nn.functional.pad(b, (0, rows), value=last))
+        out.append(wider(W, b, 0., -1.)); bars.append(wider(dW, db, math.inf, math.inf))
+        named += [(l, len(b) + i, "it never switched, and no answer depends on it") for i in range(rows)]
+    return out, replace(cert, error_bars=bars, unidentifiable=tuple(named))
+
 def recover_relu(
     run,  # offers ask, generator(name), stage(name, **detail), arch, oracle
     length: float,  # over which the black box bends
@@ -768,10 +774,12 @@ def recover_relu(
     bars: float = 10.,  # standard deviations per error bar
     options: WalkSearch = WalkSearch(),
 ) -> tuple[Layers, Certificate, Architecture]:  # layers in the canonical gauge
-    "A ReLU network with two or more hidden layers of known widths, from scratch. Raises DeepFailure when a check fails."
-    if run.arch.sizes[0] > options.inputs:
-        return recover_in_section(run, length, eps, bars=bars, options=options)
-    sizes, g, f = run.arch.sizes, run.generator("walks"), run.ask
+    "A ReLU network with two or more hidden layers of known widths, from scratch. Raises DeepFailure when a check fails, Stop for shapes out of reach."
+    sizes = run.arch.sizes
+    if len(sizes) == 4 and sizes[-1] > 1 and sizes[0] >= sizes[1] >= sizes[2]: return recover_in_section(run, length, eps, bars=bars, options=options)
+    if sizes[0] > options.inputs:
+        raise Stop("not_converged", f"with more than {options.inputs} inputs, deep networks of ReLU units are reconstructed when they have two hidden layers, none wider than the one before, and several outputs, got {run.arch}.", "Exact(walks=WalkSearch(inputs=...)) tries all the same, with very many queries.")
+    g, f = run.generator("walks"), run.ask
     search, frame, places, silent = _Search(f, sizes[0], options.center * length, eps, g, options), Frame([]), [], []
     for l, told in enumerate(sizes[1:-1]):
         frame, walks = search.layer(frame, told)
@@ -781,18 +789,18 @@ def recover_relu(
         frame = Frame(frame.known, (theta[:, :-1].contiguous(), theta[:, -1]))
         silent.append(told - len(walks))
         run.stage("layer", layer=l + 1, units=len(walks), lines=len(search.lines))
-    places, (h, k) = torch.stack(places), frame.top[0].shape
+    places, width = torch.stack(places), sum(frame.top[0].shape)
     def asked(layers, n):
         x = answers_wanted(layers, _spread(search, places, options.candidates), n, options.pairs); y = f(x)
         return x, y, search.noise(x, y)
-    net = fit_output(frame, *asked(frame.layers, 3 * (h + k + 1)))
+    net = fit_output(frame, *asked(frame.layers, 3 * (width + 1)))
     parameters = sum(W.numel() + len(b) for W, b in net)
     x, y, sigma = asked(net[:-1], math.ceil(options.surplus * parameters / len(net[-1][1])))
-    for k in range(options.asks + 1):
+    for asking in range(options.asks + 1):
         net, copies, rms = polish_network(net, x, y, sigma, g, rounds=options.rounds, draws=options.draws)
         unsure = max(((c[l][0] - W).square().mean().sqrt() / W.abs().max()).item() for c in copies for l, (W, _) in enumerate(net)) * parameters**.5
         run.stage("polish", residual=rms, unsure=unsure)
-        if unsure < options.goal or k == options.asks: break
+        if unsure < options.goal or asking == options.asks: break
         new = _spread(search, places, options.candidates // 8)
         spread = (forward(_stacked(copies), new, "relu", 0.) - forward(net, new, "relu", 0.)).square().sum((0, 2)).sqrt() / search.noise(new, forward(net, new, "relu", 0.))
         new = new[spread.topk(math.ceil(options.extra * parameters / len(net[-1][1]))).indices]; more = f(new)
