@@ -51,6 +51,7 @@ class WalkSearch:
     extra: float = .3  # and where the copies disagree most
     goal: float = 1e-10  # relative disagreement of the copies' parameters below which nothing more is asked
     asks: int = 3  # times
+    gain: float = .7  # and only while that disagreement shrinks by this factor
     pairs: int = 4  # answers in which every two units of neighbouring layers are both active
     candidates: int = 40_000  # places looked at for them
     rounds: int = 6  # of the polish
@@ -796,11 +797,13 @@ def recover_relu(
     net = fit_output(frame, *asked(frame.layers, 3 * (width + 1)))
     parameters = sum(W.numel() + len(b) for W, b in net)
     x, y, sigma = asked(net[:-1], math.ceil(options.surplus * parameters / len(net[-1][1])))
+    before = math.inf
     for asking in range(options.asks + 1):
         net, copies, rms = polish_network(net, x, y, sigma, g, rounds=options.rounds, draws=options.draws)
         unsure = max(((c[l][0] - W).square().mean().sqrt() / W.abs().max()).item() for c in copies for l, (W, _) in enumerate(net)) * parameters**.5
         run.stage("polish", residual=rms, unsure=unsure)
-        if unsure < options.goal or asking == options.asks: break
+        if unsure < options.goal or asking == options.asks or unsure > options.gain * before: break
+        before = unsure
         new = _spread(search, places, options.candidates // 8)
         spread = (forward(_stacked(copies), new, "relu", 0.) - forward(net, new, "relu", 0.)).square().sum((0, 2)).sqrt() / search.noise(new, forward(net, new, "relu", 0.))
         new = new[spread.topk(math.ceil(options.extra * parameters / len(net[-1][1]))).indices]; more = f(new)
