@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WalkSearch', 'Frame', 'known_kinks', 'predicted', 'local_kink', 'Lost', 'Walk', 'normal_at', 'settle_frame',
-           'into_signed', 'fit_rows_to_places', 'answers_wanted', 'fit_output', 'polish_network', 'with_silent',
-           'recover_relu']
+           'into_signed', 'fit_rows_to_places', 'answers_wanted', 'fit_output', 'polish_network', 'kinks_between',
+           'rows_behind', 'positive_vectors', 'on_together', 'recover_in_section', 'with_silent', 'recover_relu']
 
 # %% ../nbs/19_walks.ipynb #c002
 import math
@@ -14,12 +14,16 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from .core import Layers
 from .nets import Architecture, forward
 from .peel import hidden, jacobians
 from .certify import Certificate
-from .deep import DeepFailure, Line, central_slopes, certify_deep, sweep_line
+from .lift import Basis
+from .search import Stop
+from .sweep import Noise, find_kinks
+from .deep import (DeepFailure, DeepSearch, Line, Units, _distinct, _output_fit, _with_one, central_slopes, certify_deep, choose_stations, fit_biases,
+    lift_first, measure_jacobians, measure_normals, measure_places, measure_units, null_space_polish, settle_signs, straight_units, sweep_line, triangle)
 
 # %% ../nbs/19_walks.ipynb #c005
 @dataclass(frozen=True)
@@ -30,8 +34,12 @@ class WalkSearch:
     lines: int = 4  # swept before the first layer is sought
     patience: int = 2  # lines without a new unit before lines are aimed
     barren: int = 50  # and before the units still missing in a deeper layer are taken to be those that never switch
+    hiding: int = 4000  # rows drawn for a unit that may have been missed, few of their entries positive
+    climbers: int = 512  # inputs moved to where such rows would be active
+    climb: int = 60  # steps
     ways: int = 32  # directions compared at every step of a walk
     steps: int = 60  # regions crossed on the way to one unit
+    again: int = 1  # time every unit that could not be reached is walked to once more
     lost: int = 3  # failed walks before a kink is given up
     places: int = 6  # far places at which a finished row must predict a kink
     share: float = .9  # of them that must be there
@@ -43,11 +51,16 @@ class WalkSearch:
     extra: float = .3  # and where the copies disagree most
     goal: float = 1e-10  # relative disagreement of the copies' parameters below which nothing more is asked
     asks: int = 3  # times
+    gain: float = .7  # and only while that disagreement shrinks by this factor
     pairs: int = 4  # answers in which every two units of neighbouring layers are both active
     candidates: int = 40_000  # places looked at for them
     rounds: int = 6  # of the polish
     draws: int = 12  # networks drawn for the error bars
-    inputs: int = 100  # most: every step of a walk asks for Jacobians in all of them
+    positive: float = 100.  # length of the hidden vectors with all units on, in units of the length over which the black box bends
+    vectors: int = 400  # positive hidden vectors among which the ends of a line are chosen
+    base: float = 2.  # equations per unknown in the polish of a section: half of the units are off
+    deep: DeepSearch = DeepSearch()  # measurements in a section
+    inputs: int = 100  # most, where walks are needed: every step asks for Jacobians in all of them
 
 @dataclass(frozen=True)
 class Frame:
@@ -275,13 +288,18 @@ class Walk:
 
     def run(self) -> bool:
         "Walk to every unit behind which the boundary is open. False when the boundary is not that of a unit of this layer."
-        done, lost = set(), 0
+        done, lost, again = set(), 0, self.options.again
         try:
-            while (unit := self.open_unit(done)) is not None:
+            while self.N.shape[1] > 1:
+                unit = self.open_unit(done)
+                if unit is None:
+                    if not again or not done: break
+                    done, again = set(), again - 1
+                    if (unit := self.open_unit(done)) is None: break
                 done.add(unit)
                 try: self.to(unit)
                 except Lost as e:
-                    lost += 2 if "turned" in str(e) else 1
+                    lost += "turned" in str(e) or again == self.options.again
                     if lost > self.options.lost: return False
         except Lost: return False
         return True
@@ -381,16 +399,20 @@ class _Search:
 
     def draw(self, *s): return normalize(torch.randn(*s, self.d, generator=self.g, dtype=torch.float64), dim=-1)
 
-    def aim(self, known, steps=150, step=.05, batch=64, decades=3.):
-        "Two inputs between which the hidden vector changes a lot: few of its entries large, or small."
-        rand = lambda *s: torch.rand(*s, generator=self.g, dtype=torch.float64); h = len(known[-1][1])
-        r = self.scale * 10 ** (decades * rand(1)).item(); x = self.draw(batch) * r
-        few = 1 + (4 * rand(batch, 1)**2).long(); c = torch.where(rand(batch, h).argsort(1) < few, 1., -1.) * (.3 + rand(batch, h)); c[1::2] *= -1
-        for _ in range(steps):
-            x.requires_grad_(); z = hidden(known, x, "relu", 0.)
-            up = torch.autograd.grad(((c * z).sum(1) / z.norm(dim=1).clamp_min(1e-9)).sum(), x)[0]
-            x = r * normalize((x + step * r * normalize(up, dim=1)).detach(), dim=1)
-        return x[0], x[1]
+    def aim(self, known):
+        "An input where most of the units that could hide are active: those whose rows are silent on all lines. And one somewhere else."
+        o, g = self.options, self.g; rand = lambda *s: torch.rand(*s, generator=g, dtype=torch.float64)
+        vectors = lambda x: normalize(torch.nn.functional.pad(hidden(known, x, "relu", 0.), (0, 1), value=1.), dim=1)
+        H = vectors(torch.cat([l.at((torch.cat([2 * l.t[:1] - l.t[-1:], l.t]) + torch.cat([l.t, 2 * l.t[-1:] - l.t[:1]])) / 2) for l in self.lines])); n = H.shape[1]
+        few = 1 + (3 * rand(o.hiding, 1)**2).long()  # positive entries
+        C = normalize(torch.where(rand(o.hiding, n).argsort(1) < few, 10 ** (-1.5 * rand(o.hiding, n)), -rand(o.hiding, n)), dim=1)
+        heard = (H @ C.T).amax(0); C = C[heard.argsort()[:max(64, int((heard <= 0).sum()))]]
+        c = C[torch.randint(len(C), (o.climbers,), generator=g)]; r = self.scale * 10 ** (3 * rand(len(c), 1)); x = self.draw(len(c)) * r
+        for _ in range(o.climb):
+            x.requires_grad_(); up = torch.autograd.grad((c * vectors(x)).sum(), x)[0]
+            x = r * normalize((x + .1 * r * normalize(up, dim=1)).detach(), dim=1)
+        i = int((vectors(x) @ C.T > 3e-3).sum(1).argmax())
+        return x[i], self.draw() * r[i]
 
     def sweep(self, known=None, tries=5):
         "One more line; aimed with the help of the known layers, if given."
@@ -568,6 +590,160 @@ def polish_network(
     return layers, [_add(layers, s) for s in steps.T], rms
 
 # %% ../nbs/19_walks.ipynb #c021
+def kinks_between(
+    f: Callable,  # hidden vectors (n, h), all entries positive -> answers
+    ends: Float[Tensor, "2 h"],
+    noise: Callable,  # (hidden vectors, answers) -> standard deviation of an answer
+    *,
+    first: int = 32,  # questions
+    most: int = 2000,  # give up beyond
+) -> Line | None:  # from end to end; its first and last kink are the ends themselves
+    "Every kink between two hidden vectors."
+    x0, u = ends.mean(0), ends[1] - ends[0]; half = u.norm() / 2; along = lambda t: f(x0 + t[:, None] * u / 2)
+    sigma = noise(ends, f(ends)).max().item()
+    found = find_kinks(along, Noise(sigma, 0.), reach=.98, scale=.5, first=first, max_points=most)
+    if not found.complete: return None
+    t = torch.cat([-u.new_ones(1), found.position, u.new_ones(1)]); jump = torch.nn.functional.pad(found.jump, (0, 0, 1, 1))
+    return Line(x0, normalize(u, dim=0), half * t, jump / half, 8 * sigma * half / jump.norm(dim=1), Noise(sigma, 0.))
+
+def rows_behind(
+    f: Callable,  # hidden vectors (n, h), all entries positive -> answers
+    line: Line,
+    kinks: Int[Tensor, "c"],  # which ones; neither the first nor the last
+    noise: Callable,  # (hidden vectors, answers) -> standard deviation of an answer
+    *,
+    step: float = DeepSearch.step,  # first step of the differences, in units of half the piece
+) -> Units:
+    "Rows of the layer behind, from the Jacobians on the two sides of each kink: their difference is an outer product, and what is left of it shows the noise."
+    piece, at = torch.cat([kinks, kinks + 1]).unique(return_inverse=True); a, b = line.t[piece - 1], line.t[piece]
+    P = line.at((a + b) / 2); slope, _ = central_slopes(f, P, torch.minimum(step * (b - a) / 2, .9 * P.amin(1)), noise(P, f(P)))
+    before, after = slope.mT[at].chunk(2); S, V = torch.linalg.svd(after - before, full_matrices=False)[1:]
+    w = V[:, 0] * (V[:, 0] @ line.u).sign()[:, None]; h = line.at(line.t[kinks])
+    jump = ((after - before) @ w[:, :, None])[:, :, 0]; error = S[:, 1:].norm(dim=1) / S[:, 0] / (max(1, S.shape[1] - 1) * w.shape[1])**.5
+    rows = torch.cat([w, -(w * h).sum(1, keepdim=True)], 1); size = rows.norm(dim=1, keepdim=True)
+    std = torch.cat([error[:, None].expand_as(w), torch.hypot(error * h.norm(dim=1), line.std[kinks])[:, None]], 1)
+    return Units(rows / size, std / size, (before + after) / 2, jump / 2 * size)
+
+def positive_vectors(
+    n: int,
+    width: int,
+    g: torch.Generator,
+    *,
+    least: float = .1,  # entry, in units of their root mean square
+    spread: tuple[float, float] = (.5, 3.),  # standard deviations of their logarithm: from all alike to a few large ones
+) -> Float[Tensor, "n width"]:
+    "Vectors of every unevenness, no entry close to zero."
+    rand = torch.rand(n, 1, generator=g, dtype=torch.float64); z = torch.randn(n, width, generator=g, dtype=torch.float64)
+    return normalize(((spread[0] + (spread[1] - spread[0]) * rand) * z).exp(), dim=1) * width**.5 + least
+
+# %% ../nbs/19_walks.ipynb #c025
+def on_together(
+    layers: Layers,
+    chosen: Float[Tensor, "m d"],
+    x: Float[Tensor, "n d"],  # candidates
+    each: int,  # inputs in which every two units of the two hidden layers are both on, where there are such
+) -> Float[Tensor, "M d"]:  # those chosen, and as few more as it takes
+    "Inputs in which every weight between hidden layers matters."
+    def on(x): z = x @ layers[0][0].T + layers[0][1]; return (z > 0).to(x.dtype), (z.clamp_min(0) @ layers[1][0].T + layers[1][1] > 0).to(x.dtype)
+    (a, b), (A, B) = on(chosen), on(x); count, more = a.T @ b, []
+    for _ in range(len(x)):
+        gain = ((A @ (count < each).to(x.dtype)) * B).sum(1); i = int(gain.argmax())
+        if gain[i] == 0: break
+        more.append(i); count += A[i][:, None] * B[i]; A[i] = 0
+    return torch.cat([chosen, x[more]])
+
+def _where_they_switch(ends, g, width, options):
+    "Two vectors between which most of the rows change sign that have not done so yet: `ends` (n, width) where lines ended before."
+    P = positive_vectors(options.vectors, width, g)
+    if not len(ends): return P[:2], P[:2]
+    C = torch.randn(options.hiding, width, generator=g, dtype=P.dtype); share = (C @ ends.T > 0).to(P.dtype).mean(1); off = torch.minimum(share, 1 - share)
+    C = C[off.argsort()[:max(options.climbers // 4, int((off == 0).sum()))]]
+    on = (P @ C.T > 0).to(P.dtype); change = on @ (1 - on).T; i = int((change + change.T).argmax())
+    pair = P[[i // len(P), i % len(P)]]
+    return pair, torch.cat([ends, pair])
+
+def _first_layer(run, f, k, told, reach, eps, g, options):
+    "Rows of all first-layer units, from as many planes as it takes."
+    units = tri = None
+    for _ in range(options.planes):
+        p0 = torch.randn(k, generator=g, dtype=torch.float64) * (reach / k**.5)
+        new = triangle(f, p0, torch.linalg.qr(torch.randn(k, 2, generator=g, dtype=torch.float64))[0].T.contiguous(), reach, eps, g, ends=options.ends)
+        if new is None: continue
+        tri = new; found = measure_units(tri, straight_units(tri, tau=options.tau), measure_normals(f, tri.lines[0], step=options.step, apart=options.apart))
+        found = found.pick(found.std.norm(dim=1) < options.rough); units = _distinct(found if units is None else units.join(found), options.same)
+        run.stage("plane", layer=1, kinks=len(tri.lines[0].t), units=len(units.rows))
+        if len(units.rows) >= told: break
+    if units is None or len(units.rows) != told: raise DeepFailure(f"{0 if units is None else len(units.rows)} units of layer 1 are on straight lines, expected {told}")
+    return units, tri.lines[0].noise
+
+def _settled(units, l, options):
+    "A layer with signs; on its silent side a unit changes nothing."
+    layer = settle_signs(units)
+    if max(layer.spread, abs(layer.slope)) > options.agree * layer.error: raise DeepFailure(f"the units of layer {l} are not silent on one side: one is missing, or they are no ReLU units")
+    return layer
+
+def _proved(f, known, new, draw, noise, options):
+    "The rows whose unit is where they say, at most places where that can be asked."
+    test = measure_places(f, known, new.rows, options.caution * new.std, torch.full((len(new.rows),), options.trials), draw, noise, "relu", 0., choice=4, options=options)
+    right, asked = (v.bincount(minlength=len(new.rows)) for v in (test.unit[test.ok], test.unit))
+    return new.pick(2 * right >= asked)
+
+def recover_in_section(
+    run,  # offers ask, generator(name), stage(name, **detail), arch, oracle
+    length: float,  # over which the black box bends
+    eps: float,  # relative precision of its answers
+    *,
+    bars: float = 10.,  # standard deviations per error bar
+    options: WalkSearch = WalkSearch(),
+) -> tuple[Layers, Certificate, Architecture]:  # layers in the canonical gauge
+    "A ReLU network with many inputs, several outputs and two hidden layers, from scratch. Raises DeepFailure when a check fails."
+    sizes, g, o = run.arch.sizes, run.generator("section"), options.deep; d, h, behind, outputs = sizes
+    basis, x0 = Basis(d, g), torch.randn(d, generator=g, dtype=torch.float64) * (length / d**.5)
+    k = min(d, max(math.ceil(o.wide * h), h + 4)); f = lambda c: run.ask(x0 + c @ basis.rows(0, k))
+    draw = lambda n, k: normalize(torch.randn(n, k, generator=g, dtype=torch.float64), dim=1)
+    around = lambda n, k, hi=3.: draw(n, k) * (length * 10**(1 + (hi - 1) * torch.rand(n, 1, generator=g, dtype=torch.float64)))
+    units, quiet = _first_layer(run, f, k, h, o.center * length, eps, g, o)
+    near, far = quiet.near, quiet.far; noise = lambda x, y: torch.maximum(near + far * x.norm(dim=1), eps * y.abs().amax(1))
+    layer = _settled(units, 1, o); W, b = layer.W, layer.b; known = [(W, b)]; run.stage("layer", layer=1, units=h, error=layer.error)
+    inverse, size = torch.linalg.pinv(W), options.positive * length
+    at = lambda v: (v - b) @ inverse.T  # where the hidden vector is v
+    on, sigma = lambda v: f(at(v)), lambda v, y: noise(at(v), y); positive = lambda n: at(size * positive_vectors(n, h, g))
+    units, ends = None, W.new_zeros(0, h); found = lambda: 0 if units is None else len(units.rows)
+    for _ in range(options.barren):
+        if found() >= behind: break
+        pair, ends = _where_they_switch(ends, g, h, options); line = kinks_between(on, size * pair, sigma)
+        if line is None: continue
+        kinks = torch.arange(1, len(line.t) - 1)
+        if units is not None: z = _with_one(line.at(line.t)) @ units.rows.T; z = _zeros(z, line.t)[1]; kinks = kinks[(line.t[kinks, None] - z).abs().amin(1) > .05 * line.gap[kinks]] if len(z) else kinks
+        if len(kinks):
+            new = rows_behind(on, line, kinks, sigma, step=o.step); new = new.pick(new.std.norm(dim=1) < o.rough)
+            if len(new.rows): new = _proved(f, known, new, positive, noise, o); units = _distinct(new if units is None else units.join(new), o.same)
+        run.stage("line", layer=2, kinks=len(line.t) - 2, tried=len(kinks), units=found())
+    if found() != behind: raise DeepFailure(f"{found()} units of layer 2 were found on {options.barren} lines, expected {behind}")
+    layer2 = _settled(units, 2, o); known.append((layer2.W, layer2.b)); run.stage("layer", layer=2, units=behind, error=layer2.error)
+    coins = lambda n: torch.where(torch.rand(n, h, generator=g) < .5, 1., -1.)
+    mixed = lambda n: torch.cat([around(n // 2, k), at(size * coins(n - n // 2) * positive_vectors(n - n // 2, h, g))])
+    x = mixed(max(2 * behind + 8, math.ceil(3 * o.answers * h / outputs))); y = f(x)
+    out, residual = _output_fit(known, x, y, "relu", 0.)
+    if residual > o.affine * max(l.std.norm(dim=1).max().item() for l in (layer, layer2)): raise DeepFailure(f"behind 2 hidden layers the rest is not affine: relative residual {residual:.0e}")
+    net = [*known, out]; m = math.ceil(options.base * h / outputs); pool = mixed(2 * o.candidates)
+    P, _ = choose_stations(net, pool, noise, m, "relu", 0., cover=0)
+    P = on_together(net, P, pool, options.pairs); P, weight = choose_stations(net, P, noise, len(P), "relu", 0., cover=0, best=len(P))
+    stations = measure_jacobians(f, net, P, weight, noise, "relu", 0.)
+    res = null_space_polish(net, stations, "relu", 0., g, steps=o.newton, draws=o.draws)
+    if not res.moved < o.converged: raise DeepFailure(f"the polish of all layers did not converge: its last step was {res.moved:.0e}")
+    X, Y = torch.cat([x, P]), torch.cat([y, stations.y]); sigma = noise(X, Y)
+    net, rms = fit_biases(res.layers, X, Y, sigma, "relu", 0.)
+    copies = [fit_biases(c, X, Y + max(1., rms) * sigma[:, None] * torch.randn(Y.shape, generator=g, dtype=Y.dtype), sigma, "relu", 0., steps=2)[0] for c in res.draws]
+    run.stage("polish", residual=res.residual, moved=res.moved, biases=rms, points=len(P))
+    c, _ = choose_stations(net, mixed(o.candidates), noise, m, "relu", 0., cover=0)
+    net, copies, rms = lift_first(run.ask, x0, basis, net, copies, c, noise, "relu", 0., g)
+    run.stage("lift", residual=rms)
+    net, cert = certify_deep(run.ask, net, copies, lambda r: near + far * (r + x0.norm()), length, "relu", 0., g, deviations=bars)
+    run.stage("certify", net, residual=cert.residual, bar=cert.relative_bar)
+    return net, cert, Architecture(sizes, "relu")
+
+# %% ../nbs/19_walks.ipynb #c027
 def _spread(search, places, n, near=3., far=2.):
     "Inputs at all distances, and around places where units switch, in random order."
     g, s = search.g, search.scale; rand = lambda m: torch.rand(m, 1, generator=g, dtype=torch.float64)
@@ -599,8 +775,12 @@ def recover_relu(
     bars: float = 10.,  # standard deviations per error bar
     options: WalkSearch = WalkSearch(),
 ) -> tuple[Layers, Certificate, Architecture]:  # layers in the canonical gauge
-    "A ReLU network with two or more hidden layers of known widths, from scratch. Raises DeepFailure when a check fails."
-    sizes, g, f = run.arch.sizes, run.generator("walks"), run.ask
+    "A ReLU network with two or more hidden layers of known widths, from scratch. Raises DeepFailure when a check fails, Stop for shapes out of reach."
+    sizes = run.arch.sizes
+    if len(sizes) == 4 and sizes[-1] > 1 and sizes[0] >= sizes[1] >= sizes[2]: return recover_in_section(run, length, eps, bars=bars, options=options)
+    if sizes[0] > options.inputs:
+        raise Stop("not_converged", f"with more than {options.inputs} inputs, deep networks of ReLU units are reconstructed when they have two hidden layers, none wider than the one before, and several outputs, got {run.arch}.", "Exact(walks=WalkSearch(inputs=...)) tries all the same, with very many queries.")
+    g, f = run.generator("walks"), run.ask
     search, frame, places, silent = _Search(f, sizes[0], options.center * length, eps, g, options), Frame([]), [], []
     for l, told in enumerate(sizes[1:-1]):
         frame, walks = search.layer(frame, told)
@@ -610,18 +790,20 @@ def recover_relu(
         frame = Frame(frame.known, (theta[:, :-1].contiguous(), theta[:, -1]))
         silent.append(told - len(walks))
         run.stage("layer", layer=l + 1, units=len(walks), lines=len(search.lines))
-    places, (h, k) = torch.stack(places), frame.top[0].shape
+    places, width = torch.stack(places), sum(frame.top[0].shape)
     def asked(layers, n):
         x = answers_wanted(layers, _spread(search, places, options.candidates), n, options.pairs); y = f(x)
         return x, y, search.noise(x, y)
-    net = fit_output(frame, *asked(frame.layers, 3 * (h + k + 1)))
+    net = fit_output(frame, *asked(frame.layers, 3 * (width + 1)))
     parameters = sum(W.numel() + len(b) for W, b in net)
     x, y, sigma = asked(net[:-1], math.ceil(options.surplus * parameters / len(net[-1][1])))
-    for k in range(options.asks + 1):
+    before = math.inf
+    for asking in range(options.asks + 1):
         net, copies, rms = polish_network(net, x, y, sigma, g, rounds=options.rounds, draws=options.draws)
         unsure = max(((c[l][0] - W).square().mean().sqrt() / W.abs().max()).item() for c in copies for l, (W, _) in enumerate(net)) * parameters**.5
         run.stage("polish", residual=rms, unsure=unsure)
-        if unsure < options.goal or k == options.asks: break
+        if unsure < options.goal or asking == options.asks or unsure > options.gain * before: break
+        before = unsure
         new = _spread(search, places, options.candidates // 8)
         spread = (forward(_stacked(copies), new, "relu", 0.) - forward(net, new, "relu", 0.)).square().sum((0, 2)).sqrt() / search.noise(new, forward(net, new, "relu", 0.))
         new = new[spread.topk(math.ceil(options.extra * parameters / len(net[-1][1]))).indices]; more = f(new)

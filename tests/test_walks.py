@@ -1,5 +1,6 @@
 "Deep ReLU networks from scratch: one output, layers wider than the one before, units that never switch; and that failures know themselves."
 import math
+from dataclasses import dataclass, field
 
 import pytest
 import torch
@@ -7,10 +8,11 @@ from torch.nn.functional import normalize
 
 from neurome_nb import Architecture, Oracle, parameter_error, reconstruct
 from neurome_nb.core import generator
-from neurome_nb.deep import sweep_line
+from neurome_nb.deep import DeepFailure, sweep_line
 from neurome_nb.nets import forward, init_layers
 from neurome_nb.recipes import Exact
-from neurome_nb.walks import Frame, Walk, WalkSearch, known_kinks, local_kink, normal_at, polish_network, predicted, settle_frame
+from neurome_nb.search import Stop
+from neurome_nb.walks import Frame, Walk, WalkSearch, kinks_between, known_kinks, local_kink, normal_at, on_together, polish_network, positive_vectors, predicted, recover_relu, rows_behind, settle_frame
 
 
 def box(sizes, seed): return init_layers(sizes, generator=generator(seed, "test/walks"))
@@ -102,3 +104,46 @@ def test_the_polish_is_exact_and_keeps_what_it_cannot_see():
     layers, copies, _ = polish_network(blind, x, forward(blind, x, "relu", 0.), torch.full((400,), 1e-15, dtype=torch.float64), g)
     assert (layers[1][0][3] - net[1][0][3]).abs().max() < 1e-6 and torch.stack([c[1][0][3] for c in copies]).std(0).max() > 1e-9
     assert not math.isnan(layers[0][0].sum().item())
+
+
+@dataclass
+class Bare:
+    oracle: Oracle
+    arch: Architecture
+    stages: list = field(default_factory=list)
+    def ask(self, x): return self.oracle(x)
+    def generator(self, name): return generator(0, f"test/{name}")
+    def stage(self, name, layers=None, **detail): self.stages.append((name, detail))
+
+
+@pytest.mark.parametrize("sizes, seed", (((40, 12, 8, 5), 0), ((60, 20, 16, 6), 1), ((120, 20, 12, 4), 2)))
+def test_several_outputs_need_no_walks(sizes, seed):
+    net = box(sizes, seed); f = oracle(net); run = Bare(f, Architecture(sizes, "relu"))
+    layers, cert, _ = recover_relu(run, 1., 2.2e-16)
+    error = parameter_error(layers, net, "relu").max
+    assert error < 1e-10 and f.queries < 10_000 and cert.residual < 30
+    assert error < 10 * max(max(W.max(), b.max()) for W, b in cert.error_bars)
+
+
+def test_a_missing_unit_in_a_section_is_noticed():
+    net = box((40, 12, 8, 5), 0)
+    for sizes in ((40, 11, 8, 5), (40, 13, 8, 5), (40, 12, 7, 5), (40, 12, 9, 5)):
+        with pytest.raises(DeepFailure): recover_relu(Bare(oracle(net), Architecture(sizes, "relu")), 1., 2.2e-16, options=WalkSearch(barren=10))
+
+
+def test_many_inputs_and_one_output_are_out_of_reach():
+    with pytest.raises(Stop) as e: recover_relu(Bare(oracle(box((120, 6, 4, 1), 0)), Architecture((120, 6, 4, 1), "relu")), 1., 2.2e-16)
+    assert e.value.outcome.kind == "not_converged" and "100 inputs" in e.value.outcome.message
+
+
+def test_rows_between_positive_vectors_are_the_next_layers():
+    net = box((20, 8, 6, 3), 6); g = generator(0, "test/walks/positive"); f = lambda h: forward(net[1:], h, "relu", 0.)
+    ends = positive_vectors(2, 8, g); assert (ends > .05).all()
+    line = kinks_between(f, ends, exact); z = line.at(line.t[1:-1]) @ net[1][0].T + net[1][1]
+    assert (z.abs().min(1).values < 1e-9).all() and len(z) == int((((ends @ net[1][0].T + net[1][1]) > 0).sum(0) == 1).sum())
+    units = rows_behind(f, line, torch.arange(1, len(line.t) - 1), exact); true = normalize(torch.cat([net[1][0], net[1][1][:, None]], 1), dim=1)
+    assert (1 - (units.rows @ true.T).abs().max(1).values < 1e-12).all()
+    x = torch.randn(500, 20, generator=g, dtype=torch.float64) * 3; chosen = on_together(net, x[:1], x, 2)
+    h = (chosen @ net[0][0].T + net[0][1]).clamp_min(0); pairs = (h > 0).double().T @ (h @ net[1][0].T + net[1][1] > 0).double()
+    H = (x @ net[0][0].T + net[0][1]).clamp_min(0); possible = (H > 0).double().T @ (H @ net[1][0].T + net[1][1] > 0).double()
+    assert len(chosen) < 30 and (pairs >= possible.clamp_max(2)).all()
