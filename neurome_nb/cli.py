@@ -11,6 +11,7 @@ import argparse, base64, html, importlib.util, io, json, math, os, subprocess, s
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import quote
 import matplotlib.pyplot as plt, torch
 from matplotlib.figure import Figure
 from safetensors import SafetensorError
@@ -192,11 +193,14 @@ def lab(
     module = "voila" if app else "jupyterlab"
     if importlib.util.find_spec(module) is None: raise ImportError(f"neurome lab{' --app' if app else ''} needs {module}: pip install 'neurome_nb[lab]'")
     with tempfile.TemporaryDirectory() as tmp:
-        path = Path(tmp if app else folder) / "neurome_lab.ipynb"
+        path = Path(tmp if app else folder).absolute() / "neurome_lab.ipynb"
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists(): path.write_text(json.dumps(lab_notebook(app), indent=1), encoding="utf-8")
         args = [sys.executable, "-m", module, str(path)] + ([f"--port={port}"] if port else []) + ([] if browser else ["--no-browser"])
-        if not app and hasattr(os, "geteuid") and os.geteuid() == 0: args.append("--allow-root")  # as in containers; the server listens on this machine only
+        if not app:
+            root = Path.cwd() if path.is_relative_to(Path.cwd()) else path.parent  # what the file browser can reach
+            args += [f"--ServerApp.root_dir={root}", f"--LabApp.default_url=/lab/tree/{quote(path.relative_to(root).as_posix())}"]
+            if hasattr(os, "geteuid") and os.geteuid() == 0: args.append("--allow-root")  # as in containers; the server listens on this machine only
         config = Path(tmp) / "labconfig" / "page_config.json"
         config.parent.mkdir()
         config.write_text('{"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": true}}')  # neither asks for nor fetches news
