@@ -196,10 +196,10 @@ def lab(
         path = Path(tmp if app else folder).absolute() / "neurome_lab.ipynb"
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists(): path.write_text(json.dumps(lab_notebook(app), indent=1), encoding="utf-8")
-        args = [sys.executable, "-m", module, str(path)] + ([f"--port={port}"] if port else []) + ([] if browser else ["--no-browser"])
+        args = [sys.executable, "-m", module] + ([f"--port={port}"] if port else []) + ([] if browser else ["--no-browser"])
         if not app:
             root = Path.cwd() if path.is_relative_to(Path.cwd()) else path.parent  # what the file browser can reach
-            args += [f"--ServerApp.root_dir={root}", f"--LabApp.default_url=/lab/tree/{quote(path.relative_to(root).as_posix())}"]
+            args += [f"--ServerApp.root_dir={root}", f"--LabApp.default_url=/doc/tree/{quote(path.relative_to(root).as_posix())}"]  # one document, all of the window
             if hasattr(os, "geteuid") and os.geteuid() == 0: args.append("--allow-root")  # as in containers; the server listens on this machine only
         config = Path(tmp) / "labconfig" / "page_config.json"
         config.parent.mkdir()
@@ -211,7 +211,7 @@ def lab(
             (template / "conf.json").write_text('{"base_template": "lab"}')
             (template / "index.html.j2").write_text(APP_TEMPLATE)
             env["JUPYTER_PATH"] = os.pathsep.join(filter(None, (tmp, env.get("JUPYTER_PATH"))))
-            args.append("--template=neurome")
+            args += [str(path), "--template=neurome"]
         return subprocess.call([*args, *more], env=env)
 
 # %% ../nbs/60_cli.ipynb #c026
