@@ -177,7 +177,7 @@ def lab_notebook(
     app: bool = False,  # True: cells run by themselves, so nothing is said about running them
 ) -> dict:  # as JSON can hold it
     "A notebook with the three widgets."
-    how = "" if app else "\n\nFirst run the cells: menu *Run*, *Run All Cells*."
+    how = "" if app else "\n\nWait until the line at the bottom says *Idle*, then run the cells: menu *Run*, *Run All Cells*."
     cells = [dict(cell_type=kind, id=f"lab{i}", metadata={}, source=text + (how if i == 0 else ""), **(dict(execution_count=None, outputs=[]) if kind == "code" else {})) for i, (kind, text) in enumerate(LAB_CELLS)]
     return dict(cells=cells, metadata=dict(kernelspec=dict(display_name="Python 3", language="python", name="python3")), nbformat=4, nbformat_minor=5)
 

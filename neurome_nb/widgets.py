@@ -565,7 +565,7 @@ class ReconstructionLab(Explorer):
         if view.errors: plot_errors(view.errors, names=not students, ax=axes["C"]).set(title="parameter error", ylabel="balanced gauge")
         else: axes["C"].set_axis_off()
         if view.errors and result and result.layers:
-            for strip in plot_weights(result, truth, shape, units=min(8, len(truth[0][1])), ax=axes["W"]).child_axes: strip.set_title(strip.get_title(), fontsize=9, pad=3)
+            for strip in plot_weights(result, truth, shape, units=min(8, len(truth[0][1])), ax=axes["W"]).child_axes: strip.set_title(strip.get_title(), fontsize=8, pad=2)
         else: axes["W"].set_axis_off()
         plot_gallery(view.asked, shape, columns=4, own=not students, ax=axes["G"])
         for name in "ABC":
