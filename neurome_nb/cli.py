@@ -204,7 +204,8 @@ def lab(
         config = Path(tmp) / "labconfig" / "page_config.json"
         config.parent.mkdir()
         config.write_text('{"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": true}}')  # neither asks for nor fetches news
-        env = dict(os.environ, JUPYTER_CONFIG_PATH=os.pathsep.join(filter(None, (tmp, os.environ.get("JUPYTER_CONFIG_PATH")))))
+        threads = {"OMP_NUM_THREADS": "1"}  # the lab's matrices are small: threads that wait for each other made a run take up to eight times as long
+        env = threads | dict(os.environ, JUPYTER_CONFIG_PATH=os.pathsep.join(filter(None, (tmp, os.environ.get("JUPYTER_CONFIG_PATH")))))
         if app:
             template = Path(tmp) / "voila" / "templates" / "neurome"
             template.mkdir(parents=True)

@@ -241,21 +241,21 @@ def _row(*controls): return w.HBox(controls, layout=w.Layout(flex_flow="row wrap
 
 # %% ../nbs/31_widgets.ipynb #c010
 LAB_PRESETS = {  # sizes, data, and what else to set: few units need more students, since one missing unit is a local optimum
-    "64-32-10, trained on 8×8 digits": ("64-32-10", "digits", dict(members=6)),
-    "20-10-3, random weights": ("20-10-3", "random weights", dict(members=12)),
-    "784-32-10, trained on MNIST digits": ("784-32-10", "mnist", dict(recipe="sweep")),  # minutes by the committee recipe
-    "784-128-10, trained on MNIST digits": ("784-128-10", "mnist", dict(recipe="sweep")),
+    "64-32-10, 8×8 digits": ("64-32-10", "digits", dict(members=6)),
+    "20-10-3, random": ("20-10-3", "random weights", dict(members=12)),
+    "784-32-10, MNIST": ("784-32-10", "mnist", dict(recipe="sweep")),  # minutes by the committee recipe
+    "784-128-10, MNIST": ("784-128-10", "mnist", dict(recipe="sweep")),
     "other sizes": None,
 }
 LAB_RECIPES = {
-    "committee: students that disagree": "committee",
-    "exact: units found by a line sweep": "sweep",
-    "exact: units found by a committee": "exact_committee",
+    "committee of students": "committee",
+    "exact, by line sweep": "sweep",
+    "exact, by committee": "exact_committee",
 }
 LAB_ADVICE = {  # what to move in the lab when a run did not recover the network
     "committee": "Here: raise the population size or the queries per round, take another seed, or choose a recipe that begins with 'exact'.",
-    "sweep": "Here: choose 'exact: units found by a committee', or take another seed.",
-    "exact_committee": "Here: raise the population size, choose 'exact: units found by a line sweep', or take another seed.",
+    "sweep": "Here: choose 'exact, by committee', or take another seed.",
+    "exact_committee": "Here: raise the population size, choose 'exact, by line sweep', or take another seed.",
 }
 _USES = {"committee": ("members", "query_epochs", "queries", "rounds", "lr"), "sweep": (), "exact_committee": ("members",)}
 
@@ -666,7 +666,7 @@ class SymmetryExplorer(Explorer):
             ax.set_title(title, fontsize=10)
 
 # %% ../nbs/31_widgets.ipynb #c028
-SECTION_PRESETS = {"20-10-3, random weights": ((20, 10, 3), None), "64-32-10, trained on 8×8 digits": ((64, 32, 10), "digits"), "2-8-1, random weights": ((2, 8, 1), None)}
+SECTION_PRESETS = {"20-10-3, random": ((20, 10, 3), None), "64-32-10, 8×8 digits": ((64, 32, 10), "digits"), "2-8-1, random": ((2, 8, 1), None)}
 
 class SectionExplorer(Explorer):
     "A plane through a black box: the sweep's finds and the committee's guesses."

@@ -198,10 +198,11 @@ def test_lab_starts_a_server_on_a_notebook(argv, module, tmp_path, monkeypatch):
 
 def test_the_lab_of_a_folder_below_shows_the_notebooks_too(tmp_path, monkeypatch):
     called = []
-    monkeypatch.setattr(cli.subprocess, 'call', lambda args, env: called.extend(args) or 0)
+    monkeypatch.setattr(cli.subprocess, 'call', lambda args, env: called.extend([*args, env['OMP_NUM_THREADS']]) or 0)
+    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
     monkeypatch.chdir(tmp_path)
     assert cli.main(['lab', '--folder', 'out here']) == 0
-    assert f'--ServerApp.root_dir={tmp_path}' in called and '--LabApp.default_url=/doc/tree/out%20here/neurome_lab.ipynb' in called
+    assert called[-1] == '1' and f'--ServerApp.root_dir={tmp_path}' in called and '--LabApp.default_url=/doc/tree/out%20here/neurome_lab.ipynb' in called
 
 def test_lab_leaves_an_existing_notebook_alone(tmp_path, monkeypatch):
     (tmp_path/'neurome_lab.ipynb').write_text('{"mine": 1}')

@@ -224,7 +224,7 @@ def test_presets_fill_the_fields_and_fields_leave_presets():
     for name, preset in widgets.LAB_PRESETS.items():
         lab.preset.value = name
         if preset: assert (lab.sizes.value, lab.data.value) == preset[:2] and {k: getattr(lab, k).value for k in preset[2]} == preset[2]
-    lab.preset.value = '20-10-3, random weights'
+    lab.preset.value = '20-10-3, random'
     lab.sizes.value = '21-10-3'
     assert lab.preset.value == 'other sizes' and lab.sizes.value == '21-10-3'
     assert "black_box((21, 10, 3), 'leaky_relu', data=None" in lab.code.value
