@@ -3,6 +3,7 @@
 .PHONY: help env system demo test slow export write check check-export check-clean check-outputs check-readme check-layers check-wheel readme bench lab clean
 BIN := .venv/bin
 STAMP := .venv/.stamp
+LAB := .venv/.lab
 # Two tests at a time, each on one thread: threads of two processes that wait for the same cores make both ten times slower.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 SYSTEM := chromium dataset-fashion-mnist
@@ -12,7 +13,9 @@ help:  ## this list
 
 env: $(STAMP)  ## create .venv with everything pinned (PYTHON and TORCH_ARGS choose interpreter and torch build)
 $(STAMP): settings.ini setup.py constraints.txt tools/env.sh
-	@tools/env.sh
+	@tools/env.sh dev
+$(LAB): settings.ini setup.py constraints.txt tools/env.sh
+	@tools/env.sh lab,data
 
 system:  ## Debian packages some tests use (a browser, Fashion-MNIST); needs root
 	@if [ "$$(id -u)" = 0 ]; then dpkg -s $(SYSTEM) >/dev/null 2>&1 || { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $(SYSTEM) >/dev/null; }; \
@@ -55,7 +58,7 @@ check-wheel: env  ## the wheel works in an empty environment
 bench: env  ## the table of results in the README (resumable; hours), and how fast a batched population is
 	@$(BIN)/python tools/bench.py && $(BIN)/python tools/speed.py
 
-lab: env  ## open the widgets and the notebooks in JupyterLab (`make lab APP=--app`: as an app)
+lab: $(LAB)  ## open the widgets and the notebooks in JupyterLab (`make lab APP=--app`: as an app); installs only what that needs
 	@$(BIN)/neurome lab --folder out $(APP)
 
 clean:  ## remove what was built, but not .venv

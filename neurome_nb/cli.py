@@ -11,6 +11,7 @@ import argparse, base64, html, importlib.util, io, json, math, os, subprocess, s
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import quote
 import matplotlib.pyplot as plt, torch
 from matplotlib.figure import Figure
 from safetensors import SafetensorError
@@ -176,7 +177,7 @@ def lab_notebook(
     app: bool = False,  # True: cells run by themselves, so nothing is said about running them
 ) -> dict:  # as JSON can hold it
     "A notebook with the three widgets."
-    how = "" if app else "\n\nFirst run the cells: menu *Run*, *Run All Cells*."
+    how = "" if app else "\n\nWait until the line at the bottom says *Idle*, then run the cells: menu *Run*, *Run All Cells*."
     cells = [dict(cell_type=kind, id=f"lab{i}", metadata={}, source=text + (how if i == 0 else ""), **(dict(execution_count=None, outputs=[]) if kind == "code" else {})) for i, (kind, text) in enumerate(LAB_CELLS)]
     return dict(cells=cells, metadata=dict(kernelspec=dict(display_name="Python 3", language="python", name="python3")), nbformat=4, nbformat_minor=5)
 
@@ -192,22 +193,26 @@ def lab(
     module = "voila" if app else "jupyterlab"
     if importlib.util.find_spec(module) is None: raise ImportError(f"neurome lab{' --app' if app else ''} needs {module}: pip install 'neurome_nb[lab]'")
     with tempfile.TemporaryDirectory() as tmp:
-        path = Path(tmp if app else folder) / "neurome_lab.ipynb"
+        path = Path(tmp if app else folder).absolute() / "neurome_lab.ipynb"
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists(): path.write_text(json.dumps(lab_notebook(app), indent=1), encoding="utf-8")
-        args = [sys.executable, "-m", module, str(path)] + ([f"--port={port}"] if port else []) + ([] if browser else ["--no-browser"])
-        if not app and hasattr(os, "geteuid") and os.geteuid() == 0: args.append("--allow-root")  # as in containers; the server listens on this machine only
+        args = [sys.executable, "-m", module] + ([f"--port={port}"] if port else []) + ([] if browser else ["--no-browser"])
+        if not app:
+            root = Path.cwd() if path.is_relative_to(Path.cwd()) else path.parent  # what the file browser can reach
+            args += [f"--ServerApp.root_dir={root}", f"--LabApp.default_url=/doc/tree/{quote(path.relative_to(root).as_posix())}"]  # one document, all of the window
+            if hasattr(os, "geteuid") and os.geteuid() == 0: args.append("--allow-root")  # as in containers; the server listens on this machine only
         config = Path(tmp) / "labconfig" / "page_config.json"
         config.parent.mkdir()
         config.write_text('{"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": true}}')  # neither asks for nor fetches news
-        env = dict(os.environ, JUPYTER_CONFIG_PATH=os.pathsep.join(filter(None, (tmp, os.environ.get("JUPYTER_CONFIG_PATH")))))
+        threads = {"OMP_NUM_THREADS": "1"}  # the lab's matrices are small: threads that wait for each other made a run take up to eight times as long
+        env = threads | dict(os.environ, JUPYTER_CONFIG_PATH=os.pathsep.join(filter(None, (tmp, os.environ.get("JUPYTER_CONFIG_PATH")))))
         if app:
             template = Path(tmp) / "voila" / "templates" / "neurome"
             template.mkdir(parents=True)
             (template / "conf.json").write_text('{"base_template": "lab"}')
             (template / "index.html.j2").write_text(APP_TEMPLATE)
             env["JUPYTER_PATH"] = os.pathsep.join(filter(None, (tmp, env.get("JUPYTER_PATH"))))
-            args.append("--template=neurome")
+            args += [str(path), "--template=neurome"]
         return subprocess.call([*args, *more], env=env)
 
 # %% ../nbs/60_cli.ipynb #c026

@@ -69,8 +69,8 @@ class Disagreement(Ascent):
         drops = {round(share * self.steps) for share in self.drops}
         for step in range(self.steps):
             if step in drops: adam.param_groups[0]["lr"] /= 10
-            (x.grad,) = torch.autograd.grad(disagreement(members(x), self.distance, self.normalize).sum(), x)
-            x.grad.neg_()
+            (uphill,) = torch.autograd.grad(disagreement(members(x), self.distance, self.normalize).sum(), x)
+            x.grad = -uphill.contiguous()  # the fused step reads memory in order, whatever the strides
             adam.step()
         return x.detach().double()
 

@@ -242,18 +242,23 @@ def draw_errors(
     if any(groups): ax.legend(fontsize=7)
     return ax
 
+def _lines(runs, key, x, y, ax, **look):
+    "One line per run, one colour per value of `key`, each once in the legend."
+    ax = new_axes(size=(5.6, 3.6)) if ax is None else ax
+    for i, name in enumerate(_names(runs, key)):
+        for j, r in enumerate(r for r in runs if r[key] == name):
+            ax.plot([x(c) for c in r["curve"]], [y(c) for c in r["curve"]], color=COLOURS[i % len(COLOURS)], ls="-" if i < len(COLOURS) else "--", label=None if j else name or "runs", **look)
+    ax.legend(fontsize=7)
+    return ax
+
 def draw_curves(
     runs: Sequence[dict],  # of one experiment
     experiment: Experiment,
     ax: Axes | None = None,
 ) -> Axes:
     "Largest error against queries: one colour per row, one line per seed."
-    ax = new_axes(size=(5.6, 3.6)) if ax is None else ax
-    for i, label in enumerate(_names(runs)):
-        for j, r in enumerate(r for r in runs if r["label"] == label):
-            ax.plot([c["queries"] for c in r["curve"]], [_finite(c["max"]) for c in r["curve"]], color=COLOURS[i % len(COLOURS)], ls="-" if i < len(COLOURS) else "--", lw=1, label=None if j else label)
+    ax = _lines(runs, "label", lambda c: c["queries"], lambda c: _finite(c["max"]), ax, lw=1)
     ax.set(yscale="log", xlabel="queries", ylabel="largest error, balanced gauge", title=experiment.title)
-    ax.legend(fontsize=7)
     return ax
 
 def draw_max_and_mean(
@@ -262,12 +267,9 @@ def draw_max_and_mean(
     ax: Axes | None = None,
 ) -> Axes:
     "The ratio of largest to mean error while the largest falls: a falling line would mean that the largest falls faster."
-    ax = new_axes(size=(5.6, 3.6)) if ax is None else ax
-    for i, group in enumerate(_names(runs, "group")):
-        for j, r in enumerate(r for r in runs if r["group"] == group and r["outcome"] == "recovered"):
-            ax.plot([c["mean"] for c in r["curve"]], [c["max"] / c["mean"] for c in r["curve"]], ".-", ms=3, lw=.7, color=COLOURS[i % len(COLOURS)], alpha=.7, label=None if j else group or "runs")
+    ax = _lines([r for r in runs if r["outcome"] == "recovered"], "group", lambda c: c["mean"], lambda c: c["max"] / c["mean"], ax, marker=".", ms=3, lw=.7, alpha=.7)
     ax.set(xscale="log", yscale="log", xlabel="mean error", ylabel="largest error / mean error", title=experiment.title)
-    ax.invert_xaxis(); ax.legend(fontsize=7)
+    ax.invert_xaxis()
     return ax
 
 def rates(

@@ -9,13 +9,17 @@ __all__ = ['LAB_PRESETS', 'LAB_RECIPES', 'LAB_ADVICE', 'SECTION_PRESETS', 'Stopp
 # %% ../nbs/31_widgets.ipynb #c002
 import base64, io, itertools, math, threading, time, weakref
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 import ipywidgets as w
 import torch
 from IPython import get_ipython
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import imsave
 from matplotlib.ticker import NullFormatter
 from torch import Tensor
 from jaxtyping import Float
@@ -47,7 +51,7 @@ def sentence(
 class Task:
     "Work in a thread that can be paused and stopped, and that says what went wrong."
     def __init__(self,
-        work: Callable[["Task"], None],  # calls `check` several times a second
+        work: Callable[["Task"], None],  # calls `check` several times a second, or `meanwhile`
         ended: Callable[["Task"], None] = lambda task: None,  # called in the thread when the work is over
         alive: Callable[[], bool] = lambda: True,  # False: nobody is looking any more, so stop
     ):
@@ -59,11 +63,32 @@ class Task:
 
     def check(self):
         "Wait while paused; raise `Stopped` when the work should end."
-        if not self._go.is_set():
-            paused = time.perf_counter()
-            while not self._go.wait(.1) and self.alive(): pass
-            self._waited += time.perf_counter() - paused
+        paused = None if self._go.is_set() else time.perf_counter()
+        try: self._hold()
+        finally:
+            if paused: self._waited += time.perf_counter() - paused
+
+    def _hold(self):
+        while not self._go.wait(.1) and self.alive(): pass
         if self._stop.is_set() or not self.alive(): raise Stopped
+
+    def meanwhile(self,
+        work: Callable[[Callable[[], None]], object],  # gets a check to call when it can; may go on for seconds without
+        tick: Callable[[], None] = lambda: None,  # called all the while
+        grace: float = .4,  # seconds in which stopped work may still hand over what it has
+    ) -> object:  # what `work` returns
+        "Check while something works that cannot: when stopped, do not wait for its end."
+        future = Future()
+        def run():
+            try: future.set_result(work(self._hold))
+            except BaseException as e: future.set_exception(e)
+        threading.Thread(target=run, name="neurome", daemon=True).start()
+        while not future.done():
+            try: self.check(); tick()
+            except Stopped:
+                if not wait([future], grace).done: raise
+            wait([future], .05)
+        return future.result()
 
     def pause(self):
         "Wait at the next check."
@@ -109,11 +134,11 @@ def _cell():
     parent = getattr(get_ipython(), "get_parent", dict)() or {}
     return parent.get("metadata", {}).get("cellId"), parent.get("header", {}).get("msg_id")
 
-def _png(figure):
+def _png(figure, **options):
     "A figure as bytes."
     with _DRAWING:
         buffer = io.BytesIO()
-        FigureCanvasAgg(figure).print_png(buffer)
+        FigureCanvasAgg(figure).print_png(buffer, pil_kwargs=options)
         return buffer.getvalue()
 
 class Picture(Figure):
@@ -149,16 +174,20 @@ class Explorer:
         self.draw(figure)
         return figure
 
+    def frame(self) -> bytes:  # PNG, packed loosely: it has to be quick, not small
+        "The picture as it is now."
+        return _png(self.figure(), compress_level=1)
+
     def show(self):
         "Draw, and send the picture to the page."
-        self.picture.value = _png(self.figure())
+        self.picture.value = self.frame()
 
     def paint(self):
         "Send a new picture soon, from a thread: what sliders ask for while one is being made becomes a single one."
         def work():
             while self._alive():
                 self._wish = False
-                self.picture.value = _png(self.figure())
+                self.show()
                 with self._wishing:
                     if self._wish: continue
                     self._painter = None
@@ -211,22 +240,22 @@ def _grid(*controls): return w.GridBox(controls, layout=w.Layout(grid_template_c
 def _row(*controls): return w.HBox(controls, layout=w.Layout(flex_flow="row wrap", align_items="center"))
 
 # %% ../nbs/31_widgets.ipynb #c010
-LAB_PRESETS = {  # sizes, data, and the recipe where only one is quick
-    "64-32-10, trained on 8×8 digits": ("64-32-10", "digits", None),
-    "20-10-3, random weights": ("20-10-3", "random weights", None),
-    "784-32-10, trained on MNIST digits": ("784-32-10", "mnist", "sweep"),
-    "784-128-10, trained on MNIST digits": ("784-128-10", "mnist", "sweep"),
+LAB_PRESETS = {  # sizes, data, and what else to set: few units need more students, since one missing unit is a local optimum
+    "64-32-10, 8×8 digits": ("64-32-10", "digits", dict(members=6)),
+    "20-10-3, random": ("20-10-3", "random weights", dict(members=12)),
+    "784-32-10, MNIST": ("784-32-10", "mnist", dict(recipe="sweep")),  # minutes by the committee recipe
+    "784-128-10, MNIST": ("784-128-10", "mnist", dict(recipe="sweep")),
     "other sizes": None,
 }
 LAB_RECIPES = {
-    "committee: students that disagree": "committee",
-    "exact: units found by a line sweep": "sweep",
-    "exact: units found by a committee": "exact_committee",
+    "committee of students": "committee",
+    "exact, by line sweep": "sweep",
+    "exact, by committee": "exact_committee",
 }
 LAB_ADVICE = {  # what to move in the lab when a run did not recover the network
     "committee": "Here: raise the population size or the queries per round, take another seed, or choose a recipe that begins with 'exact'.",
-    "sweep": "Here: choose 'exact: units found by a committee', or take another seed.",
-    "exact_committee": "Here: raise the population size, choose 'exact: units found by a line sweep', or take another seed.",
+    "sweep": "Here: choose 'exact, by committee', or take another seed.",
+    "exact_committee": "Here: raise the population size, choose 'exact, by line sweep', or take another seed.",
 }
 _USES = {"committee": ("members", "query_epochs", "queries", "rounds", "lr"), "sweep": (), "exact_committee": ("members",)}
 
@@ -349,8 +378,8 @@ class ReconstructionLab(Explorer):
     def _chosen(self, change):
         if not LAB_PRESETS[change.new]: return
         self._filling = True
-        self.sizes.value, self.data.value, recipe = LAB_PRESETS[change.new]
-        self.recipe.value = recipe or self.recipe.value
+        self.sizes.value, self.data.value, more = LAB_PRESETS[change.new]
+        for name, value in more.items(): getattr(self, name).value = value
         self._filling = False
 
     def _edited(self, change):
@@ -423,25 +452,29 @@ class ReconstructionLab(Explorer):
         view = self.view
         arch = Architecture(_sizes(settings.sizes), settings.activation)
         if len(arch.sizes) < 3: raise ValueError(f"sizes: expected at least one hidden layer, got {settings.sizes}")
-        def training(): task.check(); self._report(task)
-        box = black_box(arch.sizes, settings.activation, data=settings.data, seed=settings.seed, after_epoch=training)
-        view.box, oracle = box, box.oracle()
-        answer = oracle.f
-        def asked(x):
-            task.check()
-            view.queries = oracle.queries
-            if not view.curves: view.asked = x[:: max(1, len(x) // 16)][:16].double()
-            self._report(task)
-            return answer(x)
-        oracle.f = asked
-        result = (self._committee if settings.recipe == "committee" else self._exact)(task, settings, oracle, box)
+        if settings.data: view.doing = f"training the black box on {settings.data} (once: it is kept for the next time)"
+        make = lambda check: black_box(arch.sizes, settings.activation, data=settings.data, seed=settings.seed, after_epoch=check)
+        view.box = box = task.meanwhile(make, lambda: self._report(task))
+        result = (self._committee if settings.recipe == "committee" else self._exact)(task, settings, box)
         view.queries = result.queries
         if result.layers or not task._stop.is_set(): view.result = result
         task.check()
         self.bar.value = self.bar.max
 
-    def _committee(self, task, settings, oracle, box):
-        view, arch, options, history, latest = self.view, box.architecture, settings.committee, [], None
+    def _oracle(self, box, check):
+        "The black box: whenever it is asked, the view hears of it and the run may end."
+        view, oracle = self.view, box.oracle()
+        answer = oracle.f
+        def asked(x):
+            check()
+            view.queries = oracle.queries
+            if not view.curves: view.asked = x[:: max(1, len(x) // 16)][:16].double()
+            return answer(x)
+        oracle.f = asked
+        return oracle
+
+    def _committee(self, task, settings, box):
+        view, arch, options, history, latest, oracle = self.view, box.architecture, settings.committee, [], None, self._oracle(box, task.check)
         every = max(1, options.query_epochs // 20)  # a curve needs no more than 20 points
         def watch(phase, members, step, x):
             nonlocal latest
@@ -464,10 +497,16 @@ class ReconstructionLab(Explorer):
         r = run_committee(oracle, arch, options, seed=settings.seed, progress=False, stage=stage, watch=watch)
         return Reconstruction(r.layers, arch, r.queries, task.seconds, tuple(history), r.outcome, r.certificate)
 
-    def _exact(self, task, settings, oracle, box):
-        view = self.view
-        view.doing = "asking"
-        result, (X, _) = reconstruct(oracle, box.architecture, recipe=settings.exact, seed=settings.seed, progress=False), oracle.log()
+    def _exact(self, task, settings, box):
+        view, X = self.view, torch.empty(0)
+        def work(check):
+            nonlocal X
+            oracle = self._oracle(box, check)
+            result = reconstruct(oracle, box.architecture, recipe=settings.exact, seed=settings.seed, progress=False)
+            X = oracle.log()[0]
+            return result
+        view.doing = "asking and solving"
+        result = task.meanwhile(work, lambda: self._report(task))
         view.asked = X[torch.linspace(0, len(X) - 1, min(16, len(X))).long()] if len(X) else None
         if result.layers: view.errors = stage_errors(result, box.layers)
         return result
@@ -526,7 +565,7 @@ class ReconstructionLab(Explorer):
         if view.errors: plot_errors(view.errors, names=not students, ax=axes["C"]).set(title="parameter error", ylabel="balanced gauge")
         else: axes["C"].set_axis_off()
         if view.errors and result and result.layers:
-            for strip in plot_weights(result, truth, shape, units=min(8, len(truth[0][1])), ax=axes["W"]).child_axes: strip.set_title(strip.get_title(), fontsize=9, pad=3)
+            for strip in plot_weights(result, truth, shape, units=min(8, len(truth[0][1])), ax=axes["W"]).child_axes: strip.set_title(strip.get_title(), fontsize=8, pad=2)
         else: axes["W"].set_axis_off()
         plot_gallery(view.asked, shape, columns=4, own=not students, ax=axes["G"])
         for name in "ABC":
@@ -627,7 +666,7 @@ class SymmetryExplorer(Explorer):
             ax.set_title(title, fontsize=10)
 
 # %% ../nbs/31_widgets.ipynb #c028
-SECTION_PRESETS = {"20-10-3, random weights": ((20, 10, 3), None), "64-32-10, trained on 8×8 digits": ((64, 32, 10), "digits"), "2-8-1, random weights": ((2, 8, 1), None)}
+SECTION_PRESETS = {"20-10-3, random": ((20, 10, 3), None), "64-32-10, 8×8 digits": ((64, 32, 10), "digits"), "2-8-1, random": ((2, 8, 1), None)}
 
 class SectionExplorer(Explorer):
     "A plane through a black box: the sweep's finds and the committee's guesses."
@@ -650,7 +689,8 @@ class SectionExplorer(Explorer):
         self.reset_button = _button("Reset", "refresh", "Forget the guesses", self.reset)
         super().__init__(_grid(self.preset, self.angle, self.seed, self.offset, self.members, self.rounds), _row(self.run_button, self.pause_button, self.stop_button, self.reset_button, self.truth))
         for c in (self.preset, self.seed): c.observe(lambda _: self.reset(), "value")
-        for c in (self.angle, self.offset, self.truth): c.observe(lambda _: self.update(), "value")
+        for c in (self.angle, self.offset): c.observe(lambda _: self.moved(), "value")
+        self.truth.observe(lambda _: self.update(), "value")
         self.reset()
 
     queries_per_round = 60  # that the students choose
@@ -734,20 +774,45 @@ class SectionExplorer(Explorer):
         kinks = find_kinks(f, measure_noise(f, torch.finfo(torch.float64).eps))
         return replace(kinks, position=kinks.position * self.radius, t=kinks.t * self.radius), oracle.queries
 
-    def update(self):
-        "Say what was found, and draw."
+    def moved(self):
+        "Sweep along the dashed line, say what was found, and draw."
         self._kinks, asked = self.sweep()
-        n = len(self._kinks.position)
-        text = f"The sweep finds {n} of {len(self.lines)} units along the dashed line ({int((self._kinks.position.abs() < self.radius).sum())} of them in the picture) with {asked} queries."
+        inside = int((self._kinks.position.abs() < self.radius).sum())
+        text = f"The sweep finds {len(self._kinks.position)} of {len(self.lines)} units along the dashed line ({inside} of them in the picture) with {asked} queries. Move the line with the two sliders, or with the arrow keys."
         if self.guesses is not None:
             text += f"<br>Committee: {'paused, ' if self.busy and self.task.state == 'paused' else ''}round {self.rounds_done}, {len(self.asked):,} queries in the plane, loss {self.loss:.1e}."
         self.say(text)
         self.paint()
 
+    def update(self):
+        "The same when more than the line has changed."
+        self._still = None
+        self.moved()
+
+    def frame(self):
+        "The picture as it is now; what stays while the line moves is drawn once."
+        with _DRAWING:
+            if (still := self._still) is None:
+                figure = Picture(figsize=self.size, dpi=100)
+                axes, canvas = self.backdrop(figure), FigureCanvasAgg(figure)
+                canvas.draw()
+                self._still = still = axes, canvas, *map(canvas.copy_from_bbox, (figure.bbox, *(ax.get_legend().get_window_extent() for ax in axes)))
+            axes, canvas, background, *legends = still
+            canvas.restore_region(background)
+            for artist in self.line_artists(*axes): artist.axes.draw_artist(artist); artist.remove()
+            for legend in legends: canvas.restore_region(legend)
+            buffer = io.BytesIO()
+            imsave(buffer, canvas.buffer_rgba(), format="png", pil_kwargs=dict(compress_level=1))
+            return buffer.getvalue()
+
     def draw(self, figure):
         "The plane, and the answers along the line."
+        self.line_artists(*self.backdrop(figure))
+
+    def backdrop(self, figure: Figure) -> tuple[Axes, Axes]:
+        "All that stays while the line moves: the answers in the plane, where units switch and are believed to switch, axes and legends."
         left, right = figure.subplots(1, 2, width_ratios=(1, 1.1), gridspec_kw=dict(left=.065, right=.985, bottom=.11, top=.975, wspace=.2))
-        R, kinks, (p, u) = self.radius, self._kinks, self.line()
+        R = self.radius
         plot_section(self.shade, R, 80, styled(left))
         if self.truth.value: plot_hyperplanes(self.lines, R, COLOURS[6], .55, "a unit switches", left, lw=.9)
         if (pop := self.guesses) is not None:
@@ -756,19 +821,27 @@ class SectionExplorer(Explorer):
                 strong = effect[i].argsort(descending=True)
                 plot_hyperplanes(pop.rows[i, strong], R, COLOURS[(0, 2, 3, 4, 5, 1)[i]], (effect[i, strong] / effect[i].max()).clamp(0, 1).sqrt(), f"guess {i + 1}" if i < 3 else None, left, lw=1.8)
             left.plot(*self.asked.T.numpy(), ".", ms=2, color=COLOURS[4], label="queries")
-        ends = torch.stack([p - 3 * R * u, p + 3 * R * u])
-        left.plot(*ends.T.numpy(), "--", color=COLOURS[1], lw=1.5)
-        found = p + kinks.position[:, None] * u
-        left.plot(*found.T.numpy(), "o", color=COLOURS[1], ms=6, mec="white", label="found by the sweep")
-        left.set(xlim=(-R, R), ylim=(-R, R))
+        left.plot([], [], "o", color=COLOURS[1], ms=6, mec="white", label="found by the sweep")
+        left.set(xlim=(-R, R), ylim=(-R, R), xlabel="along the plane's first direction (input units)", ylabel="along its second direction (input units)")
         left.legend(fontsize=7, loc="upper left", framealpha=.9)
-        t = torch.linspace(-R, R, 400, dtype=torch.float64)
-        y, inside = self.shade(p + t[:, None] * u), kinks.position[kinks.position.abs() < R]
-        at = self.shade(p + inside[:, None] * u)
-        styled(right).set(xlabel="position along the dashed line", ylabel="output", xlim=(-R, R))
-        for i in range(min(3, y.shape[1])):
-            right.plot(t.numpy(), y[:, i].numpy(), color=COLOURS[(0, 2, 3)[i]], lw=1.3, label=f"output {i + 1}")
-            right.plot(inside.numpy(), at[:, i].numpy(), "o", color=COLOURS[1], ms=5, mec="white", zorder=3)
-        asked, low = kinks.t[kinks.t.abs() < R].tolist(), (1.06 * y[:, :3].min() - .06 * y[:, :3].max()).item()
-        right.plot(asked, [low] * len(asked), "|", color="#666666", ms=7, label="asked")
-        right.legend(fontsize=7)
+        t = torch.linspace(-R, R, 60, dtype=torch.float64)  # the axes stand still, too
+        y = self.shade(torch.cartesian_prod(t, t))[:, :3]
+        low, high = y.min().item(), y.max().item()
+        styled(right).set(xlabel="position along the dashed line (input units)", ylabel="output (logit)", xlim=(-R, R), ylim=(1.15 * low - .15 * high, 1.03 * high - .03 * low))
+        for i in range(y.shape[1]): right.plot([], [], color=COLOURS[(0, 2, 3)[i]], lw=1.3, label=f"output {i + 1}")
+        right.plot([], [], "|", color="#666666", ms=7, label="asked")
+        right.legend(fontsize=7, loc="upper right")
+        return left, right
+
+    def line_artists(self, left: Axes, right: Axes) -> list[Artist]:
+        "The dashed line with its kinks on both axes."
+        R, kinks, (p, u) = self.radius, self._kinks, self.line()
+        new = left.plot(*torch.stack([p - 3 * R * u, p + 3 * R * u]).T.numpy(), "--", color=COLOURS[1], lw=1.5)
+        new += left.plot(*(p + kinks.position[:, None] * u).T.numpy(), "o", color=COLOURS[1], ms=6, mec="white")
+        t, inside = torch.linspace(-R, R, 400, dtype=torch.float64), kinks.position[kinks.position.abs() < R]
+        for x, look in ((t, {}), (inside, dict(marker="o", ls="", ms=5, mec="white"))):
+            for i, values in enumerate(self.shade(p + x[:, None] * u)[:, :3].T):
+                new += right.plot(x.numpy(), values.numpy(), color=COLOURS[1] if look else COLOURS[(0, 2, 3)[i]], lw=1.3, **look)
+        asked = kinks.t[kinks.t.abs() < R].numpy()
+        new += right.plot(asked, 0 * asked + .04, "|", color="#666666", ms=7, transform=right.get_xaxis_transform())
+        return new

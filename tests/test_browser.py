@@ -114,7 +114,7 @@ def try_the_lab(visit, name):
     assert (members, epochs) == ('8', '10')
     code = page.locator('textarea').first
     until(lambda: 'members=8,' in code.input_value() and 'query_epochs=10,' in code.input_value(), 10, 'the code follows the sliders')
-    page.get_by_label('black box').first.select_option('20-10-3, random weights')
+    page.get_by_label('black box').first.select_option('20-10-3, random')
     visit.slide('rounds', 20)                              # long enough to be stopped
     until(lambda: '(20, 10, 3)' in code.input_value() and 'rounds=32' in code.input_value(), 10)
     visit.button('Run').click()
@@ -125,8 +125,8 @@ def try_the_lab(visit, name):
     until(lambda: 'stopped' in visit.said(), 10, 'it stops')
     until(lambda: page.locator('img').first.get_attribute('src') != seen, 10, 'the picture is drawn')
     visit.shoot(f'{name}_stopped')
-    page.get_by_label('black box').first.select_option('64-32-10, trained on 8×8 digits')
-    page.get_by_label('recipe').first.select_option('exact: units found by a line sweep')
+    page.get_by_label('black box').first.select_option('64-32-10, 8×8 digits')
+    page.get_by_label('recipe').first.select_option('exact, by line sweep')
     until(lambda: visit.button('Run').is_enabled(), 10)
     visit.button('Run').click()
     until(lambda: 'recovered' in visit.said(), 60, 'the next run ends well')

@@ -184,7 +184,7 @@ def test_interruption_and_other_outcomes_have_their_own_codes(tmp_path, capsys, 
 def test_lab_starts_a_server_on_a_notebook(argv, module, tmp_path, monkeypatch):
     called = []
     def call(args, env):
-        called.append((args, json.loads(Path(args[3]).read_text())))
+        called.append((args, json.loads(next(p for p in (*map(Path, args[3:]), tmp_path/'new'/'neurome_lab.ipynb') if p.suffix == '.ipynb' and p.exists()).read_text())))
         return 0
     monkeypatch.setattr(cli.subprocess, 'call', call)
     assert cli.main([*argv, '--folder', str(tmp_path/'new')]) == 0
@@ -192,8 +192,17 @@ def test_lab_starts_a_server_on_a_notebook(argv, module, tmp_path, monkeypatch):
     assert args[1:3] == ['-m', module] and '--port=8123' in args and '--no-browser' in args
     nbformat.validate(nbformat.from_dict(notebook))
     assert (tmp_path/'new').exists() == (module == 'jupyterlab')
+    if module == 'jupyterlab': assert f'--ServerApp.root_dir={tmp_path/"new"}' in args and '--LabApp.default_url=/doc/tree/neurome_lab.ipynb' in args
     for c in notebook['cells']:
         if c['cell_type'] == 'code': compile(c['source'], 'cell', 'exec')
+
+def test_the_lab_of_a_folder_below_shows_the_notebooks_too(tmp_path, monkeypatch):
+    called = []
+    monkeypatch.setattr(cli.subprocess, 'call', lambda args, env: called.extend([*args, env['OMP_NUM_THREADS']]) or 0)
+    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(['lab', '--folder', 'out here']) == 0
+    assert called[-1] == '1' and f'--ServerApp.root_dir={tmp_path}' in called and '--LabApp.default_url=/doc/tree/out%20here/neurome_lab.ipynb' in called
 
 def test_lab_leaves_an_existing_notebook_alone(tmp_path, monkeypatch):
     (tmp_path/'neurome_lab.ipynb').write_text('{"mine": 1}')

@@ -69,3 +69,14 @@ def test_d_optimal_is_greedy():
         M = M + torch.outer(a, a)
         assert torch.logdet(M) > gain.max() - 1e-6
     assert len(chosen.unique(dim=0)) == 8
+
+def test_a_climb_goes_along_the_gradient_also_when_its_memory_is_not_in_order():
+    "Members that append a 1 to their inputs, as those on a section do, give gradients with gaps between the rows."
+    Z = torch.randn(3, 3, 2, generator=generator(2, "t"), dtype=torch.float64)
+    lengthened = lambda x: torch.cat([x, torch.ones_like(x[:, :1])], 1) @ Z
+    climb = Disagreement(start=Uniform(1.), steps=1, lr=.01, drops=(), normalize=False)
+    x = climb.start(40, 2, generator=generator(0, "t")).requires_grad_()
+    uphill, = torch.autograd.grad(disagreement(lengthened(x), normalize=False).sum(), x)
+    assert not uphill.is_contiguous()
+    step = climb(40, 2, generator=generator(0, "t"), members=lengthened) - x.detach()
+    assert torch.equal(step.sign(), uphill.sign())

@@ -1,14 +1,18 @@
 "Widgets without a browser: what the controls say is what is done, and nothing is left running."
+import io
 import threading
 import time
+from dataclasses import replace
 
 import matplotlib
 matplotlib.use('agg')
 import ipywidgets as w
+import matplotlib.pyplot as plt
 import pytest
 import torch
 
 from neurome_nb import widgets
+from neurome_nb.blackbox import DATASETS
 from neurome_nb.population import Committee
 from neurome_nb.recipes import Reconstruction
 from neurome_nb.widgets import ReconstructionLab, SectionExplorer, SymmetryExplorer, Task, sentence
@@ -24,8 +28,7 @@ def until(condition, seconds=20.):
 def nothing_left(request, monkeypatch):
     "Threads end; and pictures, which take half a second each, are made only where a test looks at them."
     if not request.node.get_closest_marker('drawn'):
-        monkeypatch.setattr(widgets.Explorer, 'figure', lambda self: None)
-        monkeypatch.setattr(widgets, '_png', lambda figure: b'not drawn')
+        for kind in (widgets.Explorer, SectionExplorer): monkeypatch.setattr(kind, 'frame', lambda self: b'not drawn')
     yield
     for one in list(widgets._OPEN): one.close()
     until(lambda: not threads())
@@ -141,14 +144,49 @@ def test_stop_during_exact(recipe):
     lab.run(); lab.stop()
     assert lab.wait(5) and lab.task.state == 'stopped' and lab.result is None and lab.export_button.disabled
 
-def test_stop_while_the_black_box_is_trained(monkeypatch, tmp_path):
+@pytest.mark.parametrize('pause', [0., 2.5])             # seconds that loading takes, as an import does, and nothing can interrupt
+def test_stop_while_the_black_box_is_trained(pause, monkeypatch, tmp_path):
+    loading = threading.Event()
+    def load(seed):
+        loading.set(); time.sleep(pause)
+        return torch.randn(20_000, 64), torch.zeros(20_000, dtype=torch.int64)
     monkeypatch.setenv('NEUROME_CACHE', str(tmp_path))
-    pytest.importorskip('sklearn.datasets')               # loading it takes seconds that nothing can interrupt
+    monkeypatch.setitem(DATASETS, 'digits', replace(DATASETS['digits'], load=load))
     lab = small(sizes='64-32-10', data='digits')
     lab.run()
-    until(lambda: threads())
-    time.sleep(.2); lab.stop()
-    assert lab.wait(2) and lab.task.state == 'stopped' and not list(tmp_path.iterdir())
+    assert loading.wait(10)
+    start = time.perf_counter()
+    lab.stop(); until(lambda: not lab.busy)
+    assert time.perf_counter() - start < 1 and lab.wait(1) and lab.task.state == 'stopped' and not lab.run_button.disabled
+    until(lambda: not threads())                          # what was left to end by itself has ended,
+    assert not list(tmp_path.iterdir())                   # and a network that is not trained to the end is not kept
+
+def test_meanwhile_hands_on_results_and_errors_and_waits():
+    ticks, seen = [], []
+    task = Task(lambda t: seen.append(t.meanwhile(lambda check: time.sleep(.3) or 5, lambda: ticks.append(1))))
+    assert task.wait(5) and task.state == 'done' and seen == [5] and len(ticks) > 2
+    task = Task(lambda t: t.meanwhile(lambda check: 1/0))
+    assert task.wait(5) and task.state == 'failed' and isinstance(task.error, ZeroDivisionError)
+    steps = []
+    def work(check):
+        while True: check(); steps.append(1); time.sleep(.005)
+    task = Task(lambda t: t.meanwhile(work))
+    until(lambda: steps)
+    task.pause(); time.sleep(.2); n = len(steps); time.sleep(.2)
+    assert len(steps) == n and task.state == 'paused'
+    task.resume(); until(lambda: len(steps) > n)
+    task.stop()
+    assert task.wait(1) and task.state == 'stopped'
+
+def test_what_was_found_in_time_is_handed_over():
+    def work(check):
+        try:
+            while True: check(); time.sleep(.01)
+        except KeyboardInterrupt: return 'so far'
+    found = []
+    task = Task(lambda t: found.append(t.meanwhile(work)))
+    time.sleep(.1); task.stop(); task.wait(2)
+    assert found == ['so far']
 
 def test_pause_and_resume():
     lab = small(rounds=55)
@@ -185,9 +223,8 @@ def test_presets_fill_the_fields_and_fields_leave_presets():
     lab = ReconstructionLab()
     for name, preset in widgets.LAB_PRESETS.items():
         lab.preset.value = name
-        if preset: assert (lab.sizes.value, lab.data.value, lab.recipe.value) == (*preset[:2], preset[2] or 'committee')
-        lab.recipe.value = 'committee'
-    lab.preset.value = '20-10-3, random weights'
+        if preset: assert (lab.sizes.value, lab.data.value) == preset[:2] and {k: getattr(lab, k).value for k in preset[2]} == preset[2]
+    lab.preset.value = '20-10-3, random'
     lab.sizes.value = '21-10-3'
     assert lab.preset.value == 'other sizes' and lab.sizes.value == '21-10-3'
     assert "black_box((21, 10, 3), 'leaky_relu', data=None" in lab.code.value
@@ -277,6 +314,17 @@ def test_the_sweep_finds_every_unit_wherever_the_line_is():
         p, u = s.line()
         true = (-(s.lines[:, :2] @ p + s.lines[:, 2]) / (s.lines[:, :2] @ u)).sort().values
         assert torch.allclose(s._kinks.position, true, rtol=1e-6, atol=1e-9)
+
+@pytest.mark.drawn
+def test_a_moved_line_is_the_same_picture_as_one_drawn_afresh():
+    s = SectionExplorer()
+    s.angle.value, s.offset.value = 110, -.4
+    until(lambda: s._painter is None)
+    def pixels(png): return torch.tensor(plt.imread(io.BytesIO(png), format='png')[..., :3])
+    quick, whole = pixels(s.frame()), pixels(s.figure()._repr_png_())
+    assert quick.shape == whole.shape and ((quick - whole).abs().amax(2) > .1).float().mean() < .01   # lines over axes and under legends, or the other way round
+    s.offset.value = .4
+    assert ((pixels(s.frame()) - quick).abs().amax(2) > .1).float().mean() > .005
 
 def test_section_run_stop_and_again():
     s = SectionExplorer()
