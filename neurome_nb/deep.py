@@ -41,6 +41,8 @@ class DeepSearch:
     tau: float = 20.  # a difference of more than tau standard deviations is real
     planes: int = 12  # planes or lines tried per layer
     tries: int = 40  # lines asked per layer, at most
+    barren: int = 1  # lines in a row that bring nothing, before one is drawn through inputs
+    natural: int = 2  # lines drawn through inputs per layer, at most
     extra: int = 3  # lines more when all units are found and some of their rows are not fine
     lines: int = 40  # lines looked at for each that is asked
     around: float = .2  # a line passes its starting point at this share of its distance from the origin
@@ -218,16 +220,18 @@ def central_slopes(
     noise: Float[Tensor, "m"],  # of an answer
     *,
     blur: float = 0.,  # relative changes of the slope that do not count
+    along: Float[Tensor, "m r n"] | None = None,  # directions of unit length instead of the coordinates
     tau: float = 3.,  # a second difference of more than 4 tau standard deviations is a kink crossed
     tries: int = 12,  # each with a third of the step
-) -> tuple[Float[Tensor, "m n o"], Float[Tensor, "m n"]]:  # derivative along every coordinate, and the step it was measured with
+) -> tuple[Float[Tensor, "m r o"], Float[Tensor, "m r"]]:  # derivative along every coordinate or direction, and the step it was measured with
     "Jacobians from central differences inside the straight piece."
-    (m, n), y0 = P.shape, f(P); o = y0.shape[1]; eye = torch.eye(n, dtype=P.dtype)
+    if along is None: along = torch.eye(P.shape[1], dtype=P.dtype).expand(len(P), -1, -1)
+    (m, n), y0 = along.shape[:2], f(P); o = y0.shape[1]
     s = step[:, None].repeat(1, n); slope, todo = torch.zeros(m, n, o, dtype=P.dtype), torch.ones(m, n, dtype=torch.bool)
     for _ in range(tries):
         i, j = todo.nonzero(as_tuple=True)
         if not len(i): break
-        move = s[i, j][:, None] * eye[j]
+        move = s[i, j][:, None] * along[i, j]
         up, down = f(torch.cat([P[i] + move, P[i] - move])).chunk(2)
         crossed = (up + down - 2 * y0[i]).abs().amax(1) > 4 * tau * noise[i] + blur * (up - down).abs().amax(1)
         slope[i, j] = (up - down) / (2 * s[i, j][:, None])
@@ -797,6 +801,18 @@ def _candidates(line, beside, kinks, known, activation, slope):
     at = torch.hypot((std * h).norm(dim=1), line.std[kinks])
     return Units(rows / size, torch.cat([std, at[:, None]], 1) / size, beside.mean[kinks] @ inverse, line.jump[kinks] / 2 * size)
 
+def _measure_beside(f, line, kinks, known, activation, slope, step):
+    "Normals of these kinks alone, along the directions in which the known layers' hidden vector moves."
+    M = jacobians(known, line.at(line.t[kinks]), activation, slope); V = torch.linalg.svd(M, full_matrices=False)[2]
+    room = line.gap[kinks].clamp_max(line.t.abs().max()); P = line.at(torch.cat([line.t[kinks] - .4 * room, line.t[kinks] + .4 * room]))
+    noise = line.noise(torch.cat([line.t[kinks], line.t[kinks]]), f(P))
+    J, s = central_slopes(f, P, step * room.repeat(2), noise, along=V.repeat(2, 1, 1)); before, after = J.chunk(2)
+    jump = line.jump[kinks]; size = jump.square().sum(1, keepdim=True); normal = torch.einsum("cro,co->cr", after - before, jump) / size
+    off = (after - before - normal[:, :, None] * jump[:, None]).square().mean((1, 2)).sqrt()
+    out = lambda v: torch.full((len(line.t), *v.shape[1:]), torch.nan, dtype=v.dtype).index_copy(0, kinks, v)
+    std = torch.maximum(off, (noise / s.median(1).values).view(2, -1).norm(dim=0))[:, None] / size.sqrt()
+    return Normals(out(torch.einsum("cr,crn->cn", normal, V)), out(std.expand(-1, len(line.u))), out(torch.einsum("cro,crn->con", (before + after) / 2, V)), off.median().item())
+
 def _apart(a, b): return (a.rows[:, None] - (a.rows @ b.rows.T).sign()[:, :, None] * b.rows).norm(dim=2)
 
 def _alike(a, b, tau): return _apart(a, b) < tau * torch.hypot(a.std.norm(dim=1)[:, None], b.std.norm(dim=1))
@@ -846,14 +862,22 @@ def _next_layer(run, f, known, told, pool, natural, eps, noise, errors, activati
             new = new.pick(good); units = _distinct(new if units is None else units.join(new), options.same)
         run.stage("line", layer=l, kinks=len(line.t), tried=tries, units=len(rows()))
     for line, beside in pool: judge(line, _candidates(line, beside, seen(line, known)[1], known, activation, slope))
-    late = 0
+    late = barren = natural_lines = 0
     for _ in range(options.tries):
         if len(fine()) == told or late > options.extra: return units
-        late += len(rows()) == told
+        late += len(rows()) == told; n = len(fine())
+        if barren > options.barren and natural_lines < options.natural:  # kinks at natural places: few of them of this layer, but measured well
+            (a, b), barren, natural_lines = natural(2), 0, natural_lines + 1
+            line = sweep_line(f, a, torch.nn.functional.normalize(b - a, dim=0), (b - a).norm().item() / 4, eps, ends=options.ends[:2])
+            if line is None: continue
+            kinks = seen(line, known)[1]
+            if len(kinks): judge(line, _candidates(line, _measure_beside(f, line, kinks, known, activation, slope, options.step), kinks, known, activation, slope))
+            continue
         rest, line = _draw_line(f, known, natural, eps, errors, patience, activation, slope, g, options)
         if line is None: patience *= 4; continue
-        normals, kinks = seen(line, []); n = len(rows())
+        normals, kinks = seen(line, [])
         if len(kinks): judge(line, _candidates(line, measure_normals(rest, line, known=normals, step=options.step, apart=options.apart), kinks, [], activation, slope))
+        barren = barren + 1 if len(fine()) == n else 0
         if told is None and len(rows()) == len(fine()) == n > 0: return units
     if len(rows()) == told: return units
     raise DeepFailure(f"{len(rows())} units of layer {l} were found, expected {told or 'no new ones'}")

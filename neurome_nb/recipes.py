@@ -243,7 +243,6 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
     if deep and smooth: raise Stop("not_converged", "deep networks of smooth units are not reconstructed yet.")
     walked = deep and arch.activation == "relu"
     if walked and None in arch.sizes: raise Stop("not_converged", f"deep networks of ReLU units are reconstructed when their widths are given, got {arch}.", "Give every width in arch.sizes.")
-    if walked and arch.sizes[0] > opt.walks.inputs: raise Stop("not_converged", f"deep networks of ReLU units are reconstructed up to {opt.walks.inputs} inputs, got {arch.sizes[0]}.", "Exact(walks=WalkSearch(inputs=...)) tries all the same, with very many queries.")
     if deep and run.far: raise Stop("not_converged", "deep networks with rounded or noisy answers are not reconstructed yet.")
     for run.attempt in range(opt.attempts):
         try:
