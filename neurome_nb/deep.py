@@ -459,7 +459,7 @@ def refine_rows(
     start = torch.cat([layer.W, layer.b[:, None]], 1); rows = start.clone()
     test = measure_places(f, known, rows, options.caution * layer.std, torch.full((len(rows),), options.trials), draw, noise, activation, slope, errors=errors, options=options)
     off = (test.h * rows[test.unit]).sum(1).abs() / torch.hypot(test.std, (test.h * layer.std[test.unit]).norm(dim=1))
-    off = torch.zeros(len(rows), dtype=rows.dtype).scatter_reduce(0, test.unit[test.ok], off[test.ok], "amax")
+    off = torch.stack([off[test.ok & (test.unit == i)].nanmedian() if (test.ok & (test.unit == i)).any() else off.new_zeros(()) for i in range(len(rows))])
     prior = std = layer.std * torch.where(off > 0, 5 * off, options.caution).clamp_min(1.)[:, None]; std = std.clone()  # rows may be worse than they seem
     weak = (std.norm(dim=1) > precise).nonzero()[:, 0]; need = math.ceil(options.places * start.shape[1]) + options.spare
     A, sigma = torch.zeros(len(weak), need, start.shape[1], dtype=rows.dtype), torch.full((len(weak), need), math.inf, dtype=rows.dtype)
@@ -899,6 +899,7 @@ def polish_later(
     unknowns: int = DeepSearch.unknowns,
     steps: int = DeepSearch.newton,
     draws: int = DeepSearch.draws,
+    ridge: float = 1e-12,  # holds what nothing determines, the lengths of rows
 ) -> tuple[Layers, list[Layers], float]:  # layers, others that would explain the answers as well, residual in units of what noise and rows allow
     "The last layers, as many as have so many parameters together, from answers and from what is known of their rows: Gauss-Newton, one factorization."
     act = ACTIVATIONS[activation]; sizes = [W.numel() + len(b) for W, b in layers]
@@ -918,7 +919,8 @@ def polish_later(
     J = torch.cat(J, 2).div(sigma[:, None, None]).flatten(0, 1)
     known = torch.cat([s.flatten() for s in stds[first:]]); prior = torch.cat([known, known.new_full((J.shape[1] - len(known),), math.inf)])
     A = J.T @ J; A.diagonal().add_(prior ** -2)
-    scale = A.diagonal().rsqrt(); L = torch.linalg.cholesky(A * scale[:, None] * scale)
+    scale = A.diagonal().rsqrt(); A = A * scale[:, None] * scale
+    A.diagonal().add_(ridge); L = torch.linalg.cholesky(A)
     solve = lambda r: torch.cholesky_solve(r * scale[:, None], L) * scale[:, None]
     join = lambda net: torch.cat([torch.cat([W, b[:, None]], 1).flatten() for W, b in net])
     def split(p): return [(q[:, :-1], q[:, -1]) for q in (v.view(len(b), -1) for v, (W, b) in zip(p.split(sizes[first:]), free))]
