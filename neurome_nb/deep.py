@@ -59,7 +59,7 @@ class DeepSearch:
     caution: float = 10.  # a row as first measured may be off by this many of its standard deviations: false kinks disturb all of its entries alike
     false: float = 10.  # false kinks may be this many times as strong as half of them are
     fine: float = 5e-5  # a row with a larger relative error is measured again on the next line
-    rough: float = 1e-3  # a row with a larger relative error predicts nothing and counts as not found
+    rough: float = 3e-3  # a row with a larger relative error predicts nothing and counts as not found
     agree: float = 1e4  # the slopes that units show may differ by this many times the error of their rows
     affine: float = 300.  # the rest counts as affine when its relative residual is below this many times the error of the rows
     base: float = 1.35  # equations per unknown in the null space polish
@@ -69,6 +69,7 @@ class DeepSearch:
     other: int = 500  # and as many per layer with drawn hidden vectors
     answers: float = 6.  # fresh answers times outputs per bias
     converged: float = 1e-8  # largest relative last step of the polish
+    explained: float = 4.  # largest residual of the polish of the last layers
     unknowns: int = 6000  # parameters of the last layers that are polished together
     newton: int = 6  # most steps of the null space polish
     draws: int = 12  # networks drawn for the error bars
@@ -900,38 +901,40 @@ def polish_later(
     steps: int = DeepSearch.newton,
     draws: int = DeepSearch.draws,
     ridge: float = 1e-12,  # holds what nothing determines, the lengths of rows
+    factorizations: int = 6,  # at most: rows that are still far off switch other units than they should
+    agree: float = 2.,  # residual at which no other is needed
 ) -> tuple[Layers, list[Layers], float]:  # layers, others that would explain the answers as well, residual in units of what noise and rows allow
-    "The last layers, as many as have so many parameters together, from answers and from what is known of their rows: Gauss-Newton, one factorization."
+    "The last layers, as many as have so many parameters together, from answers and from what is known of their rows, by the Gauss-Newton method."
     act = ACTIVATIONS[activation]; sizes = [W.numel() + len(b) for W, b in layers]
     first = max(1, next(l for l in range(len(layers)) if sum(sizes[l:]) <= unknowns or l == len(layers) - 1)); n, o = y.shape
     fixed, free = layers[:first], layers[first:]
     moved = [_perturbed(fixed, stds, g) for _ in range(draws)]
     shift = torch.stack([forward([*m, *free], x, activation, slope) for m in moved]) - forward(layers, x, activation, slope)
     sigma = torch.hypot(noise(x, y), shift.square().mean((0, 2)).sqrt())
-    h, D, inputs = hidden(fixed, x, activation, slope), [], []
-    for W, b in free:
-        z = h @ W.T + b
-        inputs.append(_with_one(h)); D.append(act.derivative(z, slope)); h = act.fn(z, slope)
-    back = torch.eye(o, dtype=x.dtype).expand(n, o, o); J = []
-    for l in reversed(range(len(free))):
-        J.insert(0, (back[:, :, :, None] * inputs[l][:, None, None, :]).flatten(2))
-        if l: back = (back @ free[l][0]) * D[l - 1][:, None, :]
-    J = torch.cat(J, 2).div(sigma[:, None, None]).flatten(0, 1)
-    known = torch.cat([s.flatten() for s in stds[first:]]); prior = torch.cat([known, known.new_full((J.shape[1] - len(known),), math.inf)])
-    A = J.T @ J; A.diagonal().add_(prior ** -2)
-    scale = A.diagonal().rsqrt(); A = A * scale[:, None] * scale
-    A.diagonal().add_(ridge); L = torch.linalg.cholesky(A)
-    solve = lambda r: torch.cholesky_solve(r * scale[:, None], L) * scale[:, None]
-    join = lambda net: torch.cat([torch.cat([W, b[:, None]], 1).flatten() for W, b in net])
+    start = p = torch.cat([torch.cat([W, b[:, None]], 1).flatten() for W, b in free])
+    known = torch.cat([s.flatten() for s in stds[first:]]); prior = torch.cat([known, known.new_full((len(p) - len(known),), math.inf)])
     def split(p): return [(q[:, :-1], q[:, -1]) for q in (v.view(len(b), -1) for v, (W, b) in zip(p.split(sizes[first:]), free))]
-    start = p = join(free)
-    for _ in range(steps):
-        r = ((y - forward([*fixed, *split(p)], x, activation, slope)) / sigma[:, None]).flatten()
-        p = p + solve((J.T @ r - (p - start) / prior.square())[:, None])[:, 0]
-    r = ((y - forward([*fixed, *split(p)], x, activation, slope)) / sigma[:, None]).flatten()
+    def derivative(layers):
+        h, D, inputs, parts, back = hidden(fixed, x, activation, slope), [], [], [], torch.eye(o, dtype=x.dtype).expand(n, o, o)
+        for W, b in layers:
+            z = h @ W.T + b
+            inputs.append(_with_one(h)); D.append(act.derivative(z, slope)); h = act.fn(z, slope)
+        for l in reversed(range(len(layers))):
+            parts.insert(0, (back[:, :, :, None] * inputs[l][:, None, None, :]).flatten(2))
+            if l: back = (back @ layers[l][0]) * D[l - 1][:, None, :]
+        return torch.cat(parts, 2).div(sigma[:, None, None]).flatten(0, 1)
+    miss = lambda p: ((y - forward([*fixed, *split(p)], x, activation, slope)) / sigma[:, None]).flatten()
+    rms = lambda p: miss(p).square().mean().sqrt().item()
+    for _ in range(factorizations):
+        J = derivative(split(p)); A = J.T @ J; A.diagonal().add_(prior ** -2)
+        scale = A.diagonal().rsqrt(); A = A * scale[:, None] * scale
+        A.diagonal().add_(ridge); L = torch.linalg.cholesky(A); before = rms(p)
+        solve = lambda r: torch.cholesky_solve(r * scale[:, None], L) * scale[:, None]
+        for _ in range(steps): p = p + solve((J.T @ miss(p) - (p - start) / prior.square())[:, None])[:, 0]
+        if rms(p) < agree or rms(p) > before / 2: break
     by_noise = torch.randn(draws, n, o, generator=g, dtype=x.dtype) * noise(x, y)[:, None]; by_rows = torch.randn(draws, len(p), generator=g, dtype=x.dtype) / prior
     other = p + solve(J.T @ ((by_noise - shift) / sigma[:, None]).flatten(1).T + by_rows.T).T
-    return [*fixed, *split(p)], [[*m, *split(q)] for m, q in zip(moved, other)], r.square().mean().sqrt().item()
+    return [*fixed, *split(p)], [[*m, *split(q)] for m, q in zip(moved, other)], rms(p)
 
 @dataclass(frozen=True)
 class _Noise:
@@ -984,7 +987,7 @@ def recover_deep(
     while True:
         layer = settle_signs(units)
         if not known and arch.activation is None and layer.slope > 1e-3: slope = layer.slope  # not told: as measured
-        if max(layer.spread, abs(layer.slope - slope)) > options.agree * layer.error: raise DeepFailure(f"the units of layer {len(known) + 1} disagree about their slope: one is missing, or it is no {activation}")
+        if max(layer.spread, abs(layer.slope - slope)) > max(options.agree * layer.error, options.uneven * layer.worst): raise DeepFailure(f"the units of layer {len(known) + 1} disagree about their slope: one is missing, or it is no {activation}")
         known.append((layer.W, layer.b)); layers.append(layer)
         if len(known) == 1:  # places where units of the first layer switch often, those of later layers included
             near, far = (v * k**.5 * layer.b.abs().median() for v in options.reach)
@@ -992,7 +995,7 @@ def recover_deep(
         error = max(l.error for l in layers)
         out, residual = _output_fit(known, x, y, activation, slope)
         run.stage("layer", layer=len(known), units=len(layer.b), error=layer.error, rest=residual)
-        straight = residual < options.affine * error
+        straight = residual < max(options.affine * error, max(l.worst for l in layers))
         if straight or len(known) == (len(told) if told else options.deepest): break
         if len(known) > 1: refine()
         units = _next_layer(run, f, known, told[len(known)] if told else None, pool, natural, eps, noise, [x.std for x in layers], activation, slope, g, options)
@@ -1003,8 +1006,11 @@ def recover_deep(
         m = math.ceil(options.base * min(options.unknowns, sum(l.std.numel() for l in layers[1:])) / y.shape[1] / len(known))
         rows = lambda l: torch.cat([layers[l].W, layers[l].b[:, None]], 1)
         P = torch.cat([mixed(known[:l], natural(m), rows(l)[torch.randint(len(known[l][1]), (m,), generator=g)], activation, slope, g) for l in range(len(known))])
-        net, copies, rms = polish_later([*known, out], [l.std for l in layers], torch.cat([x, P]), torch.cat([y, f(P)]), noise, activation, slope, g, unknowns=options.unknowns, steps=options.newton, draws=options.draws)
-        run.stage("polish", rest=residual, residual=rms)
+        net, X, Y = [*known, out], torch.cat([x, P]), torch.cat([y, f(P)])
+        for unknowns in (options.unknowns // 8, options.unknowns):  # the very last ones first: they are known worst
+            net, copies, rms = polish_later(net, [l.std for l in layers], X, Y, noise, activation, slope, g, unknowns=unknowns, steps=options.newton, draws=options.draws)
+            run.stage("polish", rest=residual, residual=rms)
+        if rms > options.explained: raise DeepFailure(f"the layers found do not explain the answers: residual {rms:.0e} in units of what noise and rows allow")
     else: net, copies, rms = _exact(run, f, [*known, out], x, y, noise, around, k, activation, slope, g, options)
     m = math.ceil(options.base * len(known[0][1]) / y.shape[1])
     c, _ = choose_stations(net, around(options.candidates, k), noise, m, activation, slope, cover=0)
