@@ -70,7 +70,7 @@ class DeepSearch:
     answers: float = 6.  # fresh answers times outputs per bias
     converged: float = 1e-8  # largest relative last step of the polish
     explained: float = 4.  # largest residual of the polish of the last layers
-    unknowns: int = 6000  # parameters of the last layers that are polished together
+    unknowns: int = 2500  # parameters of the last layers that are polished together
     newton: int = 6  # most steps of the null space polish
     draws: int = 12  # networks drawn for the error bars
     deepest: int = 12  # hidden layers looked for when their number is not told
@@ -852,15 +852,20 @@ def _next_layer(run, f, known, told, pool, natural, eps, noise, errors, activati
     def seen(line, before):  # what known units explain, and what not
         normals = _known_normals(line, before, (fine()[:, :-1], fine()[:, -1]), activation, slope)
         return normals, normals[:, 0].isnan().nonzero()[:, 0]
+    def test(new):  # kinks found where the rows predict them, and looked for
+        tried = measure_places(f, known, new.rows, options.caution * new.std, torch.full((len(new.rows),), options.trials), draw, noise, activation, slope, errors=errors, choice=options.choice, options=options)
+        return [x.bincount(minlength=len(new.rows)) for x in (tried.unit[tried.ok], tried.unit)]
     def judge(line, new):  # which candidates are this layer's
         nonlocal units, waiting
         tries = len(new.rows); new = new.pick(new.std.norm(dim=1) < options.rough)
         if len(new.rows):
-            tried = measure_places(f, known, new.rows, options.caution * new.std, torch.full((len(new.rows),), options.trials), draw, noise, activation, slope, errors=errors, choice=options.choice, options=options)
-            right, asked = (x.bincount(minlength=len(new.rows)) for x in (tried.unit[tried.ok], tried.unit))
+            right, asked = test(new)
             open = asked < 3; waiting = new.pick(open) if waiting is None else waiting.join(new.pick(open))
-            good = torch.where(open, _alike(new, waiting, options.tau).sum(1) > 1, 2 * right > asked)  # open: its kinks cannot be reached; one that two kinks show alike is taken
+            good = torch.where(open, _alike(new, waiting, options.tau).sum(1) > 1, 4 * right > 3 * asked)  # open: its kinks cannot be reached; one that two kinks show alike is taken
             new = new.pick(good); units = _distinct(new if units is None else units.join(new), options.same)
+            if told and len(units.rows) > told:  # a test can be passed by chance, hardly twice
+                right, asked = test(units); units = units.pick((asked < 3) | (4 * right > 3 * asked))
+                if len(units.rows) > told: raise DeepFailure(f"{len(units.rows)} units of layer {l} were found, expected {told}")
         run.stage("line", layer=l, kinks=len(line.t), tried=tries, units=len(rows()))
     for line, beside in pool: judge(line, _candidates(line, beside, seen(line, known)[1], known, activation, slope))
     late = barren = natural_lines = 0
@@ -977,9 +982,9 @@ def recover_deep(
     beside = measure_normals(f, tri.lines[0], step=options.step, apart=options.apart); pool = [(tri.lines[0], beside)]
     units = measure_units(tri, triples, beside)
     x = around(max(2 * h + 8, math.ceil(options.answers * 3 * h / tri.lines[0].jump.shape[1])), k); y = f(x)
-    def refine():  # until no row is much worse than the others of its layer
+    def refine(first=0):  # until no row is much worse than the others of its layer
         for l in range(len(refined), len(known)):
-            for again in range(options.passes):
+            for again in range(first, options.passes):
                 layers[l] = refine_rows(f, known[:l], layers[l], lambda rows: mixed(known[:l], natural(len(rows)), rows, activation, slope, g), noise, activation, slope, precise=max(options.precise, options.uneven * layers[l].error if again else 0.), errors=[x.std for x in layers[:l]], options=options)
                 if layers[l].worst < options.uneven * layers[l].error: break
             known[l] = layers[l].W, layers[l].b; refined.append(l)
@@ -1006,10 +1011,18 @@ def recover_deep(
         m = math.ceil(options.base * min(options.unknowns, sum(l.std.numel() for l in layers[1:])) / y.shape[1] / len(known))
         rows = lambda l: torch.cat([layers[l].W, layers[l].b[:, None]], 1)
         P = torch.cat([mixed(known[:l], natural(m), rows(l)[torch.randint(len(known[l][1]), (m,), generator=g)], activation, slope, g) for l in range(len(known))])
-        net, X, Y = [*known, out], torch.cat([x, P]), torch.cat([y, f(P)])
-        for unknowns in (options.unknowns // 8, options.unknowns):  # the very last ones first: they are known worst
-            net, copies, rms = polish_later(net, [l.std for l in layers], X, Y, noise, activation, slope, g, unknowns=unknowns, steps=options.newton, draws=options.draws)
+        X, Y = torch.cat([x, P]), torch.cat([y, f(P)])
+        def polish(unknowns):
+            net, copies, rms = polish_later([*known, out], [l.std for l in layers], X, Y, noise, activation, slope, g, unknowns=unknowns, steps=options.newton, draws=options.draws)
             run.stage("polish", rest=residual, residual=rms)
+            return net, copies, rms
+        for _ in range(options.passes):  # rows that predict no kinks yet: from answers first
+            if layers[-1].worst < options.uneven * layers[-1].error: break
+            (*_, (W, b), out), copies, rms = polish(options.unknowns // 3); rows = lambda W, b: torch.nn.functional.normalize(torch.cat([W, b[:, None]], 1), dim=1)
+            row = rows(W, b); std = torch.stack([rows(*c[-2]) - row for c in copies]).square().mean(0).sqrt() * max(1., rms)
+            layers[-1] = replace(layers[-1], W=row[:, :-1], b=row[:, -1], std=torch.minimum(std, layers[-1].std)); known[-1] = layers[-1].W, layers[-1].b; refined.pop(); refine(1)
+            out, residual = _output_fit(known, X, Y, activation, slope)
+        net, copies, rms = polish(options.unknowns)
         if rms > options.explained: raise DeepFailure(f"the layers found do not explain the answers: residual {rms:.0e} in units of what noise and rows allow")
     else: net, copies, rms = _exact(run, f, [*known, out], x, y, noise, around, k, activation, slope, g, options)
     m = math.ceil(options.base * len(known[0][1]) / y.shape[1])
