@@ -69,6 +69,7 @@ class DeepSearch:
     other: int = 500  # and as many per layer with drawn hidden vectors
     answers: float = 6.  # fresh answers times outputs per bias
     converged: float = 1e-8  # largest relative last step of the polish
+    doubtful: int = 3  # answers per entry of a row of the last layer that predicts no kinks
     explained: float = 4.  # largest residual of the polish of the last layers
     unknowns: int = 2500  # parameters of the last layers that are polished together
     newton: int = 6  # most steps of the null space polish
@@ -371,9 +372,9 @@ def _wide_apart(h, beside, n):
 def _blur(layers, errors, x, activation, slope):
     "Variance of the hidden vectors behind these layers, from the errors of their rows."
     act, var = ACTIVATIONS[activation], torch.zeros_like(x)
-    for (W, b), e in zip(layers, errors):
+    for l, (W, b) in enumerate(layers):
         z = x @ W.T + b
-        var = act.derivative(z, slope).square() * (var @ W.square().T + _with_one(x).square() @ e.square().T); x = act.fn(z, slope)
+        var = act.derivative(z, slope).square() * (var @ W.square().T + (_with_one(x).square() @ errors[l].square().T if errors else 0.)); x = act.fn(z, slope)
     return var
 
 @dataclass(frozen=True)
@@ -1009,8 +1010,11 @@ def recover_deep(
     if len(known) > 2:
         refine(); out, residual = _output_fit(known, x, y, activation, slope)
         m = math.ceil(options.base * min(options.unknowns, sum(l.std.numel() for l in layers[1:])) / y.shape[1] / len(known))
-        rows = lambda l: torch.cat([layers[l].W, layers[l].b[:, None]], 1)
-        P = torch.cat([mixed(known[:l], natural(m), rows(l)[torch.randint(len(known[l][1]), (m,), generator=g)], activation, slope, g) for l in range(len(known))])
+        def beside(l, unit):  # points on either side of where these units switch
+            row = torch.cat([layers[l].W, layers[l].b[:, None]], 1)[unit]; at = switches(known[:l + 1], unit, mixed(known[:l], natural(len(unit)), row, activation, slope, g), activation, slope)
+            return at.x + (at.room * (2 * torch.rand(len(unit), generator=g, dtype=torch.float64) - 1))[:, None] * at.u
+        weak = (layers[-1].std.norm(dim=1) > options.uneven * layers[-1].error).nonzero()[:, 0]
+        P = torch.cat([*(beside(l, torch.randint(len(b), (m,), generator=g)) for l, (_, b) in enumerate(known)), beside(len(known) - 1, weak.repeat_interleave(options.doubtful * layers[-1].std.shape[1]))])
         X, Y = torch.cat([x, P]), torch.cat([y, f(P)])
         def polish(unknowns):
             net, copies, rms = polish_later([*known, out], [l.std for l in layers], X, Y, noise, activation, slope, g, unknowns=unknowns, steps=options.newton, draws=options.draws)

@@ -707,7 +707,7 @@ def recover_in_section(
     layer = _settled(units, 1, o); W, b = layer.W, layer.b; known = [(W, b)]; run.stage("layer", layer=1, units=h, error=layer.error)
     inverse, size = torch.linalg.pinv(W), options.positive * length
     at = lambda v: (v - b) @ inverse.T  # where the hidden vector is v
-    on, sigma = lambda v: f(at(v)), lambda v, y: noise(at(v), y); positive = lambda n: at(size * positive_vectors(n, h, g))
+    on, sigma = lambda v: f(at(v)), lambda v, y: noise(at(v), y); positive = lambda rows: at(size * positive_vectors(len(rows), h, g))
     units, ends = None, W.new_zeros(0, h); found = lambda: 0 if units is None else len(units.rows)
     for _ in range(options.barren):
         if found() >= behind: break

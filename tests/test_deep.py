@@ -63,7 +63,7 @@ def test_rows_find_their_kinks_and_wrong_ones_do_not():
     net, g = box((12, 10, 8, 6, 3), 4), generator(0, "test/deep/places")
     A, layer = second_layer(net, 1e-8, g); wrong = torch.randn(8, 11, generator=g, dtype=torch.float64)
     rows = torch.cat([A, wrong / wrong.norm(dim=1, keepdim=True)])
-    found = measure_places(oracle(net), net[:1], rows, torch.full_like(rows, 1e-8), torch.full((16,), 6), lambda n: 5 * torch.randn(n, 12, generator=g, dtype=torch.float64), NOISE, "leaky_relu", .01)
+    found = measure_places(oracle(net), net[:1], rows, torch.full_like(rows, 1e-8), torch.full((16,), 6), lambda rows: 5 * torch.randn(len(rows), 12, generator=g, dtype=torch.float64), NOISE, "leaky_relu", .01)
     right, asked = (x.bincount(minlength=16) for x in (found.unit[found.ok], found.unit))
     assert (2 * right > asked)[:8].all() and not (2 * right > asked)[8:].any()
 
@@ -71,5 +71,5 @@ def test_rows_find_their_kinks_and_wrong_ones_do_not():
 def test_rows_through_many_places_are_right_to_the_last_digits():
     net, g = box((12, 10, 8, 6, 3), 4), generator(0, "test/deep/refine"); f = oracle(net)
     A, layer = second_layer(net, 1e-7, g)
-    better = refine_rows(f, net[:1], layer, lambda n: 5 * torch.randn(n, 12, generator=g, dtype=torch.float64), NOISE, "leaky_relu", .01)
+    better = refine_rows(f, net[:1], layer, lambda rows: 5 * torch.randn(len(rows), 12, generator=g, dtype=torch.float64), NOISE, "leaky_relu", .01)
     assert (torch.cat([better.W, better.b[:, None]], 1) - A).norm(dim=1).max() < 1e-11 and f.queries < 1000
