@@ -126,6 +126,7 @@ class Exact:
     coarse_spread: float = .3  # the same for answers coarser than `precise`
     coarse_margin: float = 2.35  # steps of the first lift stay this many typical coefficients inside a piece while the signs are open; one in fifty of the nearest units is crossed, which the second round mends
     crossing: float = .4  # the same once the signs are known: at the end of a step three of ten such units are on the other side; much less, and directions go astray
+    lost: float = .1  # steps cross kinks only if, whichever way they go, every entry of a row stays known to within this many typical ones: the second round can mend that
     second: float = .3  # equations per unknown in the second round of a lift from coarse answers
     third: float = .16  # and in steps that go where a unit is known worst
     sharp: float = 1e-8  # error bars of a row, in units of its typical entry, above which its unit is asked alone

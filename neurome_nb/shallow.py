@@ -104,15 +104,17 @@ def _lift(run: Run, found: Found, on: _OnSection, share: float = 1 / 8) -> _Whol
             m += 1
     def long(base): return design(math.ceil(opt.second * h / o), slopes, length=base.c.norm(dim=1).median().item(), known=information(model, base, slopes))
     def more(start, n, slopes):
-        if not coarse: base = stand(slopes)
-        elif slopes is None or not kinked: base = stand(slopes, margin=opt.coarse_margin)
-        else: base = min((stand(slopes, margin=margin) for margin in (opt.crossing, opt.coarse_margin)), key=lambda b: worst_std(model, b + long(b), slopes, size, g))
+        nonlocal second
+        base, second = stand(slopes, **({"margin": opt.coarse_margin if slopes is None else opt.crossing} if coarse else {})), None
+        if coarse and kinked and slopes is not None:
+            second = long(base)
+            if not worst_std(model, base + second, slopes, size, run.generator("directions")) < opt.lost: base, second = stand(slopes, margin=opt.coarse_margin), None
         directions = lambda i, j: found.basis.rows(start + i, start + j)
         res = lift(on.ask, found.x0, on.U, model, directions, n, base, slopes=slopes, samples=on.samples, keep=coarse)
         if coarse: again.append((directions, res, base))
         else: add(res)
         return res
-    done, slopes, signs = k, None, None
+    done, slopes, signs, second = k, None, None, None
     if free:  # directions with a free linear map until the signs are clear, then without
         first = min(d - k, max(0, math.ceil(1.3 * h / o) + 4))
         if d - k < 2 * first or not kinked: first = d - k
@@ -130,7 +132,7 @@ def _lift(run: Run, found: Found, on: _OnSection, share: float = 1 / 8) -> _Whol
     if coarse and kinked: done = k; again.clear()  # the first ones once more, with steps that may cross kinks: theirs were short
     if done < d: more(done, d - done, slopes)
     if again:  # a second round, with steps as long as the points are far from the origin (at the end of much longer ones all units are on the same side, whatever the point), and more for what is known worst
-        second = long(again[-1][2])
+        second = second or long(again[-1][2])
         for directions, res, first in again: add(sharpen(on.ask, found.x0, on.U, model, directions, res, first, second, size, found.noise, slopes=slopes, samples=on.samples, more=round(opt.third * h / o)))
     rows, std = torch.cat(rows, 1), torch.stack(var).sum(0).div(d).sqrt()
     weak = [i for i in std.div(size).topk(min(opt.pairs, h, int(share * h / o / 2))).indices.tolist() if opt.bars * std[i] > opt.sharp * size[i]] if kinked and h <= d and not coarse else []
