@@ -42,10 +42,14 @@ def _polish(run: Run, found: Found, least: float = .3) -> tuple[Found, _OnSectio
     found, polished = replace(found, noise=Noise(f * found.noise.near, f * found.noise.far, found.noise.least)), polished.scaled(f)
     model, samples, ask = polished.model, polished.samples, run.ask
     (h, o), U = model.out.shape, found.basis.rows(0, found.C.shape[1])
-    run.stage("polish", section=(model.rows, found.x0, U), residual=polished.rms[-1], steps=len(polished.rms) - 1)
+    again = any(s.name == "polish" and s.detail["units"] == h for s in run.history)
+    run.stage("polish", section=(model.rows, found.x0, U), units=h, residual=polished.rms[-1], steps=len(polished.rms) - 1)
     if not polished.rms[-1] < run.options.residual: raise Retry(f"the residual on the section is {polished.rms[-1]:.0f} times the noise: a unit is missing, or the network is deeper")
     told = run.arch.sizes[1] if run.arch.sizes else None
-    if told not in (None, h): raise Stop("out_of_family", f"{h} units explain every answer on a section, where the architecture has {told}.", "Correct arch.sizes, or leave the width None.")
+    if told not in (None, h):
+        what = f"{h} units explain every answer on a section, where the architecture has {told}"
+        if h > told: raise Stop("out_of_family", f"{what}.", "Correct arch.sizes, or leave the width None.")
+        if not again: raise Retry(what)  # the others have no effect, unless a line missed them
     if o > h:  # answers lie in the span of the outgoing vectors: h numbers say it all
         span = torch.linalg.qr(model.out.T)[0]
         narrow = lambda m: replace(m, out=m.out @ span, linear=m.linear @ span)
