@@ -375,7 +375,7 @@ class ReconstructionLab(Explorer):
         self.export_button = _button("Export result", "download", "Write the network that was found to a safetensors file", self.export, disabled=True)
         self.file = _control(w.Text, "file", "Where the result is written; a file of that name is replaced", width="320px", value="recovered.safetensors")
         self.link = w.HTML()
-        self.code = w.Textarea(description="as code", tooltip="Paste this into a cell: it does the same without the widget", rows=11, disabled=True,
+        self.code = w.Textarea(description="as code", tooltip="Paste this into a cell: it does the same without the widget", rows=11,
                                style={"description_width": "60px"}, layout=w.Layout(width="auto"))
         self._fixed = [self.preset, self.sizes, self.data, self.activation, self.recipe, self.seed]
         self._tuned = dict(members=self.members, query_epochs=self.query_epochs, queries=self.queries, rounds=self.rounds, lr=self.lr)
@@ -695,7 +695,7 @@ class SectionExplorer(Explorer):
     "A plane through a black box: the sweep's finds and the committee's guesses."
     size = 9., 4.6
     grip = "Drag a ring to turn the line, anything else to move it"
-    ring = .7  # where the rings sit, in half sides of the square: not under the legend
+    ring = .2  # where the rings sit: this share of what is seen of the line away from its ends
     near = .1  # how close to a ring the pointer takes it, in half sides of the square
 
     def __init__(self,
@@ -794,13 +794,11 @@ class SectionExplorer(Explorer):
         return self.offset.value * self.radius * torch.tensor([-u[1], u[0]], dtype=torch.float64), u
 
     def rings(self) -> Float[Tensor, "2 2"]:
-        "Two places on the dashed line, near the edges of the square, that turn it."
-        p, u = self.line()
-        edges = torch.tensor([[-1.], [1.]], dtype=torch.float64) * self.ring * self.radius
-        t = ((edges - p) / torch.where(u.abs() < 1e-9, 1e-9, u)).sort(0).values
-        ends = torch.stack([t[0].max(), t[1].min()])
-        if ends[0] >= ends[1]: ends = edges[:, 0]  # the line passes outside the rings' square
-        return p + ends[:, None] * u
+        "Two places on the dashed line that turn it."
+        (p, u), R = self.line(), self.radius * (1 + 1e-6)  # a line along an edge is seen, too
+        t = ((torch.tensor([[-R], [R]], dtype=torch.float64) - p) / torch.where(u.abs() < 1e-9, 1e-9, u)).sort(0).values
+        first, last = t[0].max(), t[1].min()
+        return p + torch.stack([first + self.ring * (last - first), last - self.ring * (last - first)])[:, None] * u
 
     def dragged(self, x0, y0, x, y):
         "Move the line to the pointer or, if a ring was taken, turn it about the other ring."

@@ -112,12 +112,15 @@ def drag_the_line(visit):
     box, said = sheet.bounding_box(), visit.page.locator('[role=status]').last
     turn = visit.page.locator('.widget-inline-hbox').filter(has=visit.page.locator('label:text-is("move the line")')).locator('.widget-readout')
     before, mouse = turn.inner_text(), visit.page.mouse
+    picture = visit.page.locator('.neurome-pointer img').first
+    seen = picture.get_attribute('src')
     mouse.move(box['x'] + .27*box['width'], box['y'] + .55*box['height'])
     mouse.down()
     for i in range(6): mouse.move(box['x'] + (.27 + .02*i)*box['width'], box['y'] + (.55 + .04*i)*box['height'])
     until(lambda: turn.inner_text() != before, 10, 'the line follows the pointer')
     mouse.up()
     until(lambda: 'The sweep finds 10 of 10 units' in said.inner_text(), 10, 'and the sweep follows the line')
+    until(lambda: picture.get_attribute('src') != seen, 10, 'and so does the picture')
 
 def try_the_lab(visit, name):
     "Move population size and query epochs, run, watch, stop, run again, change the preset, read an error."

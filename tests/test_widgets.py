@@ -352,10 +352,10 @@ def test_the_line_follows_the_pointer():
 
 def test_rings_sit_on_the_line_wherever_it_is():
     s = SectionExplorer()
-    for angle, offset in ((0, 0.), (90, 1.), (45, -1.), (180, .3), (133, .99)):
+    for angle, offset in ((0, 0.), (90, 1.), (45, -1.), (180, 1.), (133, .99)):
         s.angle.value, s.offset.value = angle, offset
         (p, u), rings = s.line(), s.rings()
-        assert ((rings - p) @ torch.stack([-u[1], u[0]])).abs().max() < 1e-9*s.radius and (rings[1] - rings[0]).norm() > .1*s.radius
+        assert ((rings - p) @ torch.stack([-u[1], u[0]])).abs().max() < 1e-9*s.radius and (rings[1] - rings[0]).norm() > .4*s.radius and rings.abs().max() < 1.001*s.radius
 
 def test_section_run_stop_and_again():
     s = SectionExplorer()
