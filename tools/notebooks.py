@@ -8,7 +8,7 @@
 Flags in a cell's first lines, each with its reason: `#| slow: ...` and `#| notest: ...` are not executed (slow ones are with
 --slow; a cell holding nothing but such a flag speaks for the whole notebook), `#| varies: ...` is executed but not compared.
 """
-import argparse, copy, filecmp, io, os, re, shutil, subprocess, sys, tempfile, time
+import argparse, copy, filecmp, io, os, re, resource, shutil, subprocess, sys, tempfile, time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -152,24 +152,30 @@ def differences(stored, fresh):
                 if not same_figure(a, b): yield i, 'the figure differs'
             elif not same_text(str(a), str(b)): yield i, f'the text differs\n    stored: {plain(str(a))[:600]}\n    now:    {plain(str(b))[:600]}'
 
+def clocks():
+    "Time now, and processor time of the kernels that have ended."
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.perf_counter(), used.ru_utime+used.ru_stime
+
 def run(path, slow=False, write=False):
-    "Execute one notebook: its name, seconds, what went wrong, what was left out."
-    name, start = str(path.relative_to(ROOT)), time.perf_counter()
+    "Execute one notebook: its name, seconds, processor seconds, what went wrong, what was left out."
+    name, start = str(path.relative_to(ROOT)), clocks()
+    took = lambda: tuple(b-a for a, b in zip(start, clocks()))
     stored = nbformat.read(path, 4)
-    if why := whole(stored, slow): return name, 0., [], [f'the whole notebook ({why})']
+    if why := whole(stored, slow): return name, 0., 0., [], [f'the whole notebook ({why})']
     try: fresh, left = execute(path, slow)
-    except Exception as e: return name, time.perf_counter()-start, [re.sub(ANSI, '', f'{type(e).__name__}: {e}')], []
+    except Exception as e: return name, *took(), [re.sub(ANSI, '', f'{type(e).__name__}: {e}')], []
     wrong = [] if write else [f'cell {i}: {what}' for i, what in differences(stored, fresh)]
     if write: nbformat.write(tidy(fresh), path)
-    return name, time.perf_counter()-start, wrong, [f'cell {i} ({why})' for i, why in left]
+    return name, *took(), wrong, [f'cell {i} ({why})' for i, why in left]
 
 def run_all(paths, slow=False, write=False):
     "Execute notebooks side by side, report, and return the number that failed."
     failed = passed = 0
     with ProcessPoolExecutor(WORKERS) as pool:
-        for name, seconds, wrong, left in pool.map(run, paths, [slow]*len(paths), [write]*len(paths)):
+        for name, seconds, processor, wrong, left in pool.map(run, paths, [slow]*len(paths), [write]*len(paths)):
             limit = SECONDS[bool(re.match(r'index|nbs/5', name))]
-            print(f'{"FAILED" if wrong else "ok":6} {seconds:6.1f} s  {name}' + (f'  (more than its {limit} s)' if seconds > limit else ''), flush=True)
+            print(f'{"FAILED" if wrong else "ok":6} {seconds:6.1f} s  {name}' + (f'  (more than its {limit} s; {processor:.1f} s of processor time)' if seconds > limit else ''), flush=True)
             for text in left: print(f'         left out: {text}')
             for text in wrong: print(f'         {text}')
             failed, passed = failed + bool(wrong), passed + (not wrong)
