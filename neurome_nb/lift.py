@@ -293,6 +293,7 @@ def lift(
     accept: float = 6.,  # residual, in units of the noise, that a direction may have
     newton: int = 60,  # most Newton steps for smooth units
     retries: int = 3,  # for directions that fail, each with a quarter of the step
+    inside: float = .99,  # share of the way to a kink that steps may go: a kink crossed at the one point on its side leaves no residual, but pulls the estimate onto itself
     keep: bool = False,  # keep the answers for `sharpen`, and leave to it what does not fit
     enough: int = 30,  # equations to spare, over all directions, that say how large the noise is
     least: float = .1,  # of the expected noise
@@ -317,7 +318,7 @@ def lift(
         u = linear_solve(dy) / shrink  # per unit length
         if kinked:
             e = A @ (u * shrink) - (dy * scale[:, None, None]).mT.reshape(m * o, j - i)
-            crossed = torch.stack([(s * u[:h].abs() > z.abs()[:, None]).any(0) for s, z in zip(step, base.z)]).any(0)
+            crossed = torch.stack([(s * u[:h].abs() > inside * z.abs()[:, None]).any(0) for s, z in zip(step, base.z)]).any(0)
             return u, torch.where(crossed, torch.inf, e.square().mean(0).sqrt()), dy
         for _ in range(newton):
             miss = dy - _change(model, shrunk, slopes, u[:h])

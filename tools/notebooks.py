@@ -21,7 +21,7 @@ WORKERS = 2                     # notebooks executed side by side
 CELL_TIMEOUT = 600              # seconds, per cell
 SECONDS = 20, 60                # what an exporting notebook, and any other one, may take; more is reported
 RTOL, ATOL = 1e-3, 1e-9         # how far a printed number may move; one unit in the last printed place is always allowed
-PIXELS = 1e-3                   # share of a figure's pixels that may differ: another CPU may round a line's edge differently
+BLOCK, SHADE, BLOCKS = 8, 24, 5e-3   # figures are compared in blocks of 8 x 8 pixels: this share of them may differ by more than 24 of 255; another CPU rounds a line's edge differently
 MAX_BYTES = 1_000_000           # per notebook
 VARIES = 1/5                    # largest share of code cells that may escape the comparison
 WIDGET = 'application/vnd.jupyter.widget-view+json'
@@ -131,13 +131,15 @@ def same_text(a, b):
     return all(close(x, y) for x, y in zip(NUMBER.findall(a), NUMBER.findall(b), strict=True))
 
 def same_figure(a, b):
-    "Equal pixels, but for a few."
+    "Equal blocks of pixels, but for a few."
     if a.strip() == b.strip(): return True
     import base64
     import numpy as np
     from PIL import Image
-    a, b = (np.asarray(Image.open(io.BytesIO(base64.b64decode(s))).convert('RGB'), dtype=int) for s in (a, b))
-    return a.shape == b.shape and (a != b).any(-1).mean() <= PIXELS
+    a, b = (Image.open(io.BytesIO(base64.b64decode(s))).convert('RGB') for s in (a, b))
+    if a.size != b.size: return False
+    a, b = (np.asarray(im.reduce(BLOCK), dtype=int) for im in (a, b))
+    return (abs(a - b).max(-1) > SHADE).mean() <= BLOCKS
 
 def differences(stored, fresh):
     "What the stored outputs of two notebooks say differently: (cell number, sentence)."
