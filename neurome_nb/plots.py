@@ -148,7 +148,7 @@ def plot_stages(
     ax.bar_label(bars, [f"{q:,} queries" if q else "" for q in spent], padding=4, fontsize=8)
     ax.set_yticks(range(len(history)), [s.name for s in history])
     ax.invert_yaxis()
-    ax.margins(x=.25)
+    ax.margins(x=.4)  # room for the labels
     ax.set_xlabel("seconds")
     return ax
 

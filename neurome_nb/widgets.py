@@ -466,7 +466,7 @@ class ReconstructionLab(Explorer):
             path = Path(self.file.value)
             self.result.save(path)
             data = base64.b64encode(path.read_bytes()).decode()
-            self.link.value = f'written: {path.name}, {path.stat().st_size / 1e6:.2f} MB &nbsp; <a download="{path.name}" href="data:application/octet-stream;base64,{data}">download</a>'
+            self.link.value = f'written: {path.name}, {path.stat().st_size / 1e6:.2f} MB &nbsp; <a style="text-decoration: underline" download="{path.name}" href="data:application/octet-stream;base64,{data}">download</a>'
         except Exception as e: self.say(sentence(e), "alert")
 
     # ---- the run, in its own thread ----
