@@ -183,6 +183,27 @@ def test_an_infinite_loss_is_a_divergence():
     r = run_committee(box(), ARCH, replace(TINY, lr=1e30), progress=False)
     assert r.outcome.kind == 'not_converged' and 'population divergence' in r.outcome.message
 
+def test_a_failing_run_says_what_to_try_while_it_runs(capsys):
+    history, o = [], replace(TINY, rounds=6, patience=2, lr=1e-6)          # hardly learns
+    run_committee(box(), ARCH, o, stage=lambda name, layers, row: history.append(row))
+    seen, shown = [r['signature'] for r in history], capsys.readouterr()
+    assert any(seen) and all(r['advice'] == SIGNATURES.get(r['signature'], '') for r in history)
+    for name in filter(None, set(seen)):
+        starts = sum(now == name != before for before, now in zip(['', *seen], seen))
+        assert shown.out.count(f'{name}. {SIGNATURES[name]}') == starts > 0 and name in shown.err       # a line with advice, and the name in the bar
+    run_committee(box(), ARCH, o, progress=False)
+    assert capsys.readouterr() == ('', '')
+
+def test_the_bar_tells_the_time_that_is_left(capsys):
+    run_committee(box(), ARCH, TINY)
+    assert '<00:0' in capsys.readouterr().err          # tqdm's "elapsed<remaining"
+
+def test_the_detector_follows_its_options():
+    flat = dict(loss=[.3]*8, disagreement=[.29]*8, dispersion=[.5]*8, lr=[1e-3]*8)
+    assert signature(rows(**flat), Committee(flat=1.1)) == '' and signature(rows(**flat), Committee(moved=1e4)) == ''
+    jump = dict(flat, loss=[.1]*7 + [.5])
+    assert signature(rows(**jump), Committee(diverged=4.)) == 'population divergence' != signature(rows(**jump), Committee())
+
 def test_a_single_member_cannot_say_whether_it_is_right():
     r = run_committee(box(), ARCH, replace(TINY, members=1, sampling='uniform'), progress=False)
     assert r.outcome.kind == 'partial' and r.layers and r.certificate is None
