@@ -29,9 +29,58 @@ def test_a_sweep_measures_what_is_missing_only(folder, monkeypatch):
     assert results('sweep', changed, folder) == []
     assert not list((folder/'sweep').glob('*.checkpoint')) and not list((folder/'sweep').glob('*.part'))
 
+def package(tmp_path, monkeypatch, **modules):
+    "Pretend that the package has these modules."
+    for name, text in modules.items(): (tmp_path/f'{name}.py').write_text(text)
+    monkeypatch.setattr(experiments, 'files', lambda _: tmp_path)
+    experiments._definitions.cache_clear(); experiments.code_of.cache_clear()
+
+def test_the_digest_of_the_code_follows_what_is_reached(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments, 'CODE', {'committee': (('population.run_committee',), ('answers',))})
+    parts = dict(population='from .nets import forward as f\nfrom .answers import log\nLIMIT = 3\ndef run_committee(): "Run."; log(); return f(LIMIT)\ndef other(): return 1\n', nets='def forward(x): return x\n', answers='def log(): pass\n')
+    def digest(**changed):
+        package(tmp_path, monkeypatch, **{**parts, **changed})
+        return experiments.code_of('committee')
+    try:
+        first = digest()
+        assert first == digest(population=parts['population'].replace('"Run."', '"Do it."').replace('return 1', 'return 2') + '# more\n') == digest(answers='def log(): print()\n')
+        assert first != digest(nets='def forward(x): return -x\n') and first != digest(population=parts['population'].replace('LIMIT = 3', 'LIMIT = 4'))
+    finally: experiments._definitions.cache_clear(); experiments.code_of.cache_clear()
+
+def test_the_code_of_a_recipe_is_its_own():
+    for recipe, inside, outside in (('committee', 'population', 'sweep'), ('exact', 'sweep', 'population')):
+        seen, real = [], experiments._definitions
+        experiments.code_of.cache_clear()
+        with pytest.MonkeyPatch.context() as m:
+            m.setattr(experiments, '_definitions', lambda module: seen.append(module) or real(module))
+            experiments.code_of(recipe)
+        assert inside in seen and (recipe == 'exact' or outside not in seen)
+        assert set(seen) <= {p.stem for p in experiments.Path(experiments.__file__).parent.glob('*.py')} - {'experiments', 'blackbox'}
+
+def test_runs_of_earlier_code_are_shown_and_measured_anew(tmp_path, monkeypatch):
+    calls, measure = [], experiments.measure
+    monkeypatch.setattr(experiments, 'measure', lambda row, seed, **k: calls.append((row.label, seed)) or measure(row, seed, **k))
+    run('sweep', SWEEP, tmp_path, progress=False)
+    assert len(calls) == 4 and 'earlier code' not in report('sweep', SWEEP, tmp_path)
+    code = experiments.code_of
+    monkeypatch.setattr(experiments, 'code_of', lambda recipe: 'new' if recipe == 'exact' else code(recipe))
+    assert len(results('sweep', SWEEP, tmp_path)) == 4 and '2 runs were measured with earlier code' in report('sweep', SWEEP, tmp_path)
+    run('sweep', SWEEP, tmp_path, progress=False, stale=False)
+    assert len(calls) == 4
+    run('sweep', SWEEP, tmp_path, progress=False)
+    assert calls[4:] == [('exact', 0), ('exact', 1)] and 'earlier code' not in report('sweep', SWEEP, tmp_path)
+
+def test_what_another_experiment_measured_is_not_measured_again(folder, tmp_path, monkeypatch):
+    import shutil
+    shutil.copytree(folder/'sweep', tmp_path/'sweep')
+    monkeypatch.setattr(experiments, 'measure', lambda *a, **k: pytest.fail('measured again'))
+    again = Experiment('the same under another name', (replace(SWEEP.rows[0], label='x', group='g'),), (0, 1))
+    runs = run('again', again, tmp_path, progress=False)
+    assert [(r['label'], r['group'], r['seed']) for r in runs] == [('x', 'g', 0), ('x', 'g', 1)] and runs[0]['balanced_max'] == results('sweep', SWEEP, tmp_path)[0]['balanced_max']
+
 def test_rows_hold_what_reproduces_them(folder):
     for r in results('sweep', SWEEP, folder):
-        assert r['machine'] and r['date'] and r['threads'] >= 1 and r['queries'] > 0 and r['bound'] > 0
+        assert r['machine'] and r['date'] and r['code'] and r['threads'] >= 1 and r['cpu_seconds'] >= 0 and r['queries'] > 0 and r['bound'] > 0
         assert (len(r['curve']) == 3) == (r['recipe'] == 'committee')
     good = [r for r in results('sweep', SWEEP, folder) if r['label'] == 'exact']
     assert all(succeeded(r) and r['outcome'] == 'recovered' for r in good)
