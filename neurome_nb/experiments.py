@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CODE', 'ANSWERS', 'CHANGES', 'COLUMNS', 'SMALL', 'EXPERIMENTS', 'FULL', 'code_of', 'Row', 'score', 'curve', 'machine',
            'measure', 'Experiment', 'results', 'current', 'run', 'tidy', 'succeeded', 'draw_errors', 'draw_curves',
-           'draw_max_and_mean', 'rates', 'table', 'report', 'stored']
+           'draw_max_and_mean', 'draw_dials', 'rates', 'table', 'report', 'stored']
 
 # %% ../nbs/40_experiments.ipynb #c002
 import ast
@@ -338,6 +338,27 @@ def draw_max_and_mean(
     ax.invert_xaxis()
     return ax
 
+def draw_dials(
+    runs: Sequence[dict],  # whose groups are "recipe: dial", and whose labels are the dial's values
+    experiment: Experiment,
+    axes: Sequence[Axes] | None = None,  # one per dial
+) -> Axes:  # the first
+    "Largest error against each dial of the training, one colour per recipe; rings are runs that did not call themselves recovered."
+    dials, recipes = _names([dict(dial=r["group"].split(": ")[1]) for r in runs], "dial"), _names(runs, "recipe")
+    axes = new_axes(1, len(dials), size=(2.2, 3.)) if axes is None else axes
+    axes = [axes] if isinstance(axes, Axes) else list(axes)
+    for ax, dial in zip(axes, dials):
+        labels = [row.label for row in experiment.rows if row.group == f"{recipes[0]}: {dial}"]
+        for i, recipe in enumerate(recipes):
+            mine = [r for r in runs if r["group"] == f"{recipe}: {dial}"]
+            for r in mine: ax.plot(labels.index(r["label"]) + .2 * (i - (len(recipes) - 1) / 2), _finite(r["balanced_max"]), "o", ms=4, color=COLOURS[i], mfc=COLOURS[i] if r["outcome"] == "recovered" else "none", alpha=.8)
+        ax.set(yscale="log", ylim=(1e-15, 30.), xlabel=dial)
+        ax.set_xticks(range(len(labels)), labels, rotation=45)
+    for i, recipe in enumerate(recipes): axes[0].plot([], [], "o", ms=4, color=COLOURS[i], label=recipe)
+    axes[0].set(ylabel="largest error, balanced gauge"); axes[0].legend(fontsize=7)
+    axes[0].figure.suptitle(experiment.title, fontsize=9)
+    return axes[0]
+
 def rates(
     runs: Sequence[dict],  # with curves
     below: float = 1e-2,  # from the round on in which the mean error is below this
@@ -405,9 +426,17 @@ _TRAINED = {  # the ways people train, as arguments of `black_box`
     "decay": {str(w): dict(weight_decay=w) for w in (1e-4, 1e-2)},
     "data": {"fashion": dict(data="fashion", epochs=5), "random": dict(data=None)},
 }
+_DIALS = {  # how far training may be from standard practice: argument of `black_box`, its usual value, others
+    "epochs": ("epochs", 25, (0, 1, 5, 250, 2500)), "learning rate": ("lr", 1e-3, (1e-4, 1e-2, 1e-1)), "weight decay": ("weight_decay", 0., (1e-3, 1e-2, 1e-1)),
+    "dropout": ("dropout", 0., (.5, .8, .95)), "rows per step": ("batch", 32, (4, 256, 1024)),
+}
 _SLOW = {"epochs": {"1000": dict(epochs=1000), "5000": dict(epochs=5000)}, "data": {"kmnist": dict(data="kmnist"), "cifar10": dict(data="cifar10"), "cifar100": dict(data="cifar100")}}
 
 def _trained(box, recipe, options, *tables): return tuple(Row(label, {**box(), **kw} if box is not _mnist else _mnist(**kw), recipe, options, group) for t in tables for group, ways in t.items() for label, kw in ways.items())
+
+def _practice(box, recipe, options):
+    "One row per value of each dial, all other dials as usual."
+    return tuple(Row(f"{v:g}", box(**({} if v == usual else {name: v})), recipe, options, f"{recipe}: {dial}") for dial, (name, usual, others) in _DIALS.items() for v in sorted((usual, *others)))
 
 def _programme(box, committee, seeds, exact_tables):
     "The experiments on one size of network."
@@ -425,6 +454,7 @@ def _programme(box, committee, seeds, exact_tables):
         "width": Experiment("hidden units", tuple(Row(str(h), box(hidden=(h,)), "committee", committee) for h in (16, 32, 64)), seeds[:3]),
         "depth": Experiment("hidden layers", tuple(Row("-".join(map(str, h)), box(hidden=h), "committee", committee) for h in ((32,), (32, 16), (32, 24, 16))), seeds[:3]),
         "training": Experiment("how the black box was trained", _trained(box, "committee", committee, {k: v for k, v in _TRAINED.items() if k != "data"}), seeds[:1]),
+        "practice": Experiment("recovery as training leaves standard practice", _practice(box, "exact", None) + _practice(box, "committee", committee), seeds[:3], draw_dials),
         "data": Experiment("data sets", tuple(Row(str(d or "random"), _mnist(hidden=(32,), data=d), "committee", committee) for d in ("mnist", "fashion", None)), seeds[:1]),
     }
 

@@ -96,6 +96,21 @@ def test_tidy_report_and_figures(folder):
     for draw in (draw_errors, draw_curves, draw_max_and_mean): draw(runs, SWEEP)
     plt.close('all')
 
+def test_dials_have_an_axis_each(folder):
+    rows = tuple(replace(SWEEP.rows[i], label=v, group=f'{SWEEP.rows[i].recipe}: {dial}') for i in (1, 0) for dial in ('epochs', 'dropout') for v in ('0', '5'))
+    found = {r['recipe']: r for r in results('sweep', SWEEP, folder)}
+    ax = experiments.draw_dials([dict(found[r.recipe], label=r.label, group=r.group) for r in rows], Experiment('dials', rows))
+    axes = ax.figure.axes
+    assert [a.get_xlabel() for a in axes] == ['epochs', 'dropout'] and all([t.get_text() for t in a.get_xticklabels()] == ['0', '5'] for a in axes)
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ['exact', 'committee']
+    hollow = [line.get_markerfacecolor() == 'none' for line in axes[1].lines]
+    assert hollow == [False, False, True, True]                # recovered by exact; not by so short a run of the committee
+    plt.close('all')
+
+def test_the_usual_training_is_one_black_box():
+    usual = [r for r in EXPERIMENTS['practice'].rows if 'committee' in r.group and r.box == EXPERIMENTS['side_by_side'].rows[0].box]
+    assert len(usual) == 5 and {r.digest for r in usual} == {EXPERIMENTS['side_by_side'].rows[0].digest}
+
 def test_an_interrupted_sweep_goes_on(tmp_path, monkeypatch):
     calls, measure = [], experiments.measure
     def cut(*a, **k):
