@@ -31,7 +31,7 @@ from .core import generator, progress_bar
 from .nets import Architecture, counting_bound
 from .oracle import Oracle
 from .plots import COLOURS, error_and_bar, new_axes
-from .population import Committee
+from .population import SAMPLING, Committee
 from .recipes import Exact, Reconstruction, reconstruct
 
 # %% ../nbs/40_experiments.ipynb #c024
@@ -243,6 +243,12 @@ def _measure(row, seed, path):
         checkpoint.rmdir()
     return res
 
+def _lacking(row):
+    "Why the data of a row cannot be had here; empty if they can."
+    try: DATASETS[row.box["data"]].load(0) if row.box.get("data") else None
+    except (FileNotFoundError, ImportError) as e: return str(e)
+    return ""
+
 def run(
     name: str,  # of the experiment; names its folder
     experiment: Experiment,
@@ -251,7 +257,7 @@ def run(
     stale: bool = True,  # measure anew what earlier code gave; False: only what is not there
     progress: bool = True,  # show progress bars
 ) -> list[dict]:
-    "Measure what is missing, and return everything. What is measured is kept at once, so the sweep can be stopped and continued; what another experiment has measured already is taken from there."
+    "Measure what is missing, and return everything. What is measured is kept at once, so the sweep can be stopped and continued; what another experiment has measured already is taken from there. Rows whose data are not here are left out, with a sentence."
     done = {(r["group"], r["label"], r["seed"]) for r in results(name, experiment, folder) if current(r) or not stale}
     known = {_key(r): r for r in (json.loads(p.read_text()) for p in Path(folder).glob("*/*.json"))}
     todo = [(row, seed) for seed in experiment.seeds for row in experiment.rows if (row.group, row.label, seed) not in done]  # one seed of every row first
@@ -260,6 +266,9 @@ def run(
         bar.set_postfix_str(f"{row.group} {row.label} seed {seed}")
         path = Path(folder) / name / row.file(seed)
         path.parent.mkdir(parents=True, exist_ok=True)
+        if lacking := _lacking(row):
+            bar.write(f"{row.group} {row.label}, seed {seed}, is left out: {lacking}")
+            continue
         res = known.get((row.digest, seed, code_of(row.recipe))) or _measure(row, seed, path)
         _keep(dict(res, label=row.label, group=row.group), path)
         known[_key(res)] = res
@@ -415,7 +424,6 @@ SMALL = dict(members=8, rounds=15, queries=500, epochs=45, lr=5e-3, decay_from=9
 def _digits(activation="leaky_relu", hidden=(32,), **kw): return dict(sizes=(64, *hidden, 10), activation=activation, data="digits", **kw)
 def _mnist(activation="leaky_relu", hidden=(128,), data="mnist", **kw): return dict(sizes=(3072 if data and data.startswith("cifar") else 784, *hidden, 100 if data == "cifar100" else 10), activation=activation, data=data, **kw)
 
-_BOTH = ("leaky_relu", "tanh")
 _TRAINED = {  # the ways people train, as arguments of `black_box`
     "optimizer": {"adam": {}, "sgd": dict(optimizer="sgd"), "momentum": dict(optimizer="momentum"), "rmsprop": dict(optimizer="rmsprop"), "adagrad": dict(optimizer="adagrad"), "adadelta": dict(optimizer="adadelta"),
                   "rprop": dict(optimizer="rprop", batch=5000, epochs=100), "adamw": dict(optimizer="adamw", weight_decay=1e-2)},
@@ -432,35 +440,56 @@ _DIALS = {  # how far training may be from standard practice: argument of `black
 }
 _SLOW = {"epochs": {"1000": dict(epochs=1000), "5000": dict(epochs=5000)}, "data": {"kmnist": dict(data="kmnist"), "cifar10": dict(data="cifar10"), "cifar100": dict(data="cifar100")}}
 
-def _trained(box, recipe, options, *tables): return tuple(Row(label, {**box(), **kw} if box is not _mnist else _mnist(**kw), recipe, options, group) for t in tables for group, ways in t.items() for label, kw in ways.items())
+def _trained(box, recipe, options, *tables):
+    "One row per way to train."
+    return tuple(Row(label, made := box(**kw), recipe, options(made), group) for t in tables for group, ways in t.items() for label, kw in ways.items())
 
 def _practice(box, recipe, options):
     "One row per value of each dial, all other dials as usual."
-    return tuple(Row(f"{v:g}", box(**({} if v == usual else {name: v})), recipe, options, f"{recipe}: {dial}") for dial, (name, usual, others) in _DIALS.items() for v in sorted((usual, *others)))
+    return tuple(Row(f"{v:g}", made := box(**({} if v == usual else {name: v})), recipe, options(made), f"{recipe}: {dial}") for dial, (name, usual, others) in _DIALS.items() for v in sorted((usual, *others)))
 
-def _programme(box, committee, seeds, exact_tables):
+def _side_by_side(box, options):
+    methods = {"recipe committee": ("committee", options), "exact, by sweep": ("exact", lambda _: dict(search="sweep")), "exact, by committee": ("exact", lambda _: dict(search="committee")),
+               "random sampling": ("committee", lambda made: {**options(made), "sampling": "uniform"})}
+    return tuple(Row(label, box(a), recipe, given(box(a)), a) for label, (recipe, given) in methods.items() for a in ("leaky_relu", "tanh"))
+
+def _programme(
+    box,  # arguments that differ from the usual ones -> those of `black_box`
+    options,  # these -> options of recipe `committee`
+    seeds,
+    tables,  # ways to train
+    widths,  # hidden units of one layer
+    depths,  # hidden units of several
+):
     "The experiments on one size of network."
-    vary = lambda label, **kw: Row(label, box(), "committee", {**committee, **kw})
-    steps = committee.get("query_epochs", 2000)
+    usual = options(box())
+    vary = lambda label, **kw: Row(label, box(), "committee", {**usual, **kw})
+    boxes = lambda named: tuple(Row(label, made, "committee", options(made)) for label, made in named.items())
+    few, steps, default = seeds[:3], usual.get("query_epochs", Committee.query_epochs), lambda _: None
     return {
-        "side_by_side": Experiment("four methods, the same black boxes", tuple(Row(label, box(a), recipe, options, a) for label, recipe, options in (
-            ("recipe committee", "committee", committee), ("exact, by sweep", "exact", dict(search="sweep")), ("exact, by committee", "exact", dict(search="committee")),
-            ("random sampling", "committee", {**committee, "sampling": "uniform"})) for a in _BOTH), seeds),
-        "exact_training": Experiment("recipe exact, however the black box was trained", _trained(_mnist, "exact", None, *exact_tables)),
-        "sampling": Experiment("error against queries", tuple(vary(s, sampling=s) for s in ("committee", "gaussian", "uniform", "training", "expanded", "easy", "hard")), seeds[:3], draw_curves),
-        "activations": Experiment("activations", tuple(Row(a, box(a), "committee", committee) for a in ("leaky_relu", "tanh", "relu", "sigmoid", "gelu", "silu", "elu", "softplus")), seeds[:3]),
-        "population": Experiment("members of the population", tuple(vary(str(n), members=n) for n in (2, 4, 8, 16)), seeds[:3], draw_curves),
-        "query_epochs": Experiment("steps of the query generator", tuple(vary(str(n), query_epochs=n) for n in (0, steps // 5, steps, 4 * steps)), seeds[:3], draw_curves),
-        "width": Experiment("hidden units", tuple(Row(str(h), box(hidden=(h,)), "committee", committee) for h in (16, 32, 64)), seeds[:3]),
-        "depth": Experiment("hidden layers", tuple(Row("-".join(map(str, h)), box(hidden=h), "committee", committee) for h in ((32,), (32, 16), (32, 24, 16))), seeds[:3]),
-        "training": Experiment("how the black box was trained", _trained(box, "committee", committee, {k: v for k, v in _TRAINED.items() if k != "data"}), seeds[:1]),
-        "practice": Experiment("recovery as training leaves standard practice", _practice(box, "exact", None) + _practice(box, "committee", committee), seeds[:3], draw_dials),
-        "data": Experiment("data sets", tuple(Row(str(d or "random"), _mnist(hidden=(32,), data=d), "committee", committee) for d in ("mnist", "fashion", None)), seeds[:1]),
+        "side_by_side": Experiment("four methods, the same black boxes", _side_by_side(box, options), seeds),
+        "exact_training": Experiment("recipe exact, however the black box was trained", _trained(_mnist, "exact", default, *tables), few),
+        "sampling": Experiment("error against queries", tuple(vary(s, sampling=s) for s in SAMPLING), few, draw_curves),
+        "activations": Experiment("activations", boxes({a: box(a) for a in ("leaky_relu", "tanh", "relu", "sigmoid", "gelu", "silu", "elu", "softplus")}), few),
+        "population": Experiment("members of the population", tuple(vary(str(n), members=n) for n in (2, 4, 8, 16)), few, draw_curves),
+        "query_epochs": Experiment("steps of the query generator", tuple(vary(str(n), query_epochs=n) for n in (0, steps // 5, steps, 4 * steps)), few, draw_curves),
+        "width": Experiment("hidden units", boxes({str(h): box(hidden=(h,)) for h in widths}), few),
+        "depth": Experiment("hidden layers", boxes({"-".join(map(str, h)): box(hidden=h) for h in depths}), few),
+        "training": Experiment("how the black box was trained", _trained(box, "committee", options, {k: v for k, v in _TRAINED.items() if k != "data"}), seeds[:1]),
+        "practice": Experiment("recovery as training leaves standard practice", _practice(box, "exact", default) + _practice(box, "committee", options), few, draw_dials),
+        "data": Experiment("data sets", boxes({d or "random": _mnist(hidden=(32,), data=d) for d in ("mnist", "fashion", None)}), seeds[:1]),
     }
 
-EXPERIMENTS = _programme(_digits, SMALL, tuple(range(10)), (_TRAINED,))
-FULL = _programme(_mnist, {}, tuple(range(3)), (_TRAINED, _SLOW))
+def _paper(box):
+    "The paper's number of queries per round; all else is the default."
+    d, *hidden, _ = box["sizes"]
+    queries = 60_000 if len(hidden) > 1 else 50_000 if d > 784 else 30_000 if hidden[0] > 128 else 15_000 if box["activation"] == "tanh" else Committee.queries
+    return {} if queries == Committee.queries else dict(queries=queries)
+
+EXPERIMENTS = _programme(_digits, lambda box: SMALL, tuple(range(10)), (_TRAINED,), (16, 32, 64), ((32,), (32, 16), (32, 24, 16)))
 EXPERIMENTS["quick"] = replace(EXPERIMENTS["side_by_side"], title="four methods, one seed each: minutes", seeds=(0,))
+FULL = _programme(_mnist, _paper, tuple(range(3)), (_TRAINED, _SLOW), (64, 128, 256), ((128,), (128, 64), (128, 80, 40, 32, 16)))
+FULL["data"] = replace(FULL["data"], rows=tuple(Row(d or "random", made := _mnist(data=d), "committee", _paper(made)) for d in ("mnist", "mnist60k", "fashion", "kmnist", "cifar10", "cifar100", None)))
 
 # %% ../nbs/40_experiments.ipynb #c015
 def stored(

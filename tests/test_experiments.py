@@ -70,6 +70,14 @@ def test_runs_of_earlier_code_are_shown_and_measured_anew(tmp_path, monkeypatch)
     run('sweep', SWEEP, tmp_path, progress=False)
     assert calls[4:] == [('exact', 0), ('exact', 1)] and 'earlier code' not in report('sweep', SWEEP, tmp_path)
 
+def test_rows_without_their_data_are_left_out(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('NEUROME_DATA', str(tmp_path/'nowhere'))
+    away = Row('away', dict(sizes=(784, 4, 10), activation='tanh', data='kmnist'), 'exact')
+    runs = run('sweep', replace(SWEEP, rows=(away, SWEEP.rows[1]), seeds=(0,)), tmp_path, progress=False)
+    assert [r['label'] for r in runs] == ['exact']
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 1 and 'away, seed 0, is left out' in said[0] and 'put its files into' in said[0]
+
 def test_what_another_experiment_measured_is_not_measured_again(folder, tmp_path, monkeypatch):
     import shutil
     shutil.copytree(folder/'sweep', tmp_path/'sweep')
@@ -152,3 +160,7 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(EXPERIMENTS, 'tiny', SWEEP)
     assert cli.main(['experiment', 'tiny', '--seeds', '1', '--quiet', '--out', str(tmp_path)]) == 0
     assert '| exact | 1/1 | 1/1 |' in capsys.readouterr().out and (tmp_path/'tiny.csv').exists()
+    monkeypatch.setattr(experiments, 'code_of', lambda recipe: 'new')
+    monkeypatch.setattr(experiments, 'measure', lambda *a, **k: pytest.fail('measured again'))
+    assert cli.main(['experiment', 'tiny', '--seeds', '1', '--keep', '--quiet', '--out', str(tmp_path)]) == 0
+    assert '2 runs were measured with earlier code' in capsys.readouterr().out
