@@ -113,8 +113,10 @@ class Row:
 
     @property
     def digest(self) -> str:
-        "Of everything that decides the result except the code, whose digest is `code_of`, and the seed."
-        return hashlib.blake2b(json.dumps([self.box, self.recipe, self.options, *filter(None, (self.answers, self.told, self.budget))], sort_keys=True, default=list).encode(), digest_size=6).hexdigest()
+        "Of everything that decides the result except the code, whose digest is `code_of`, and the seed. An option given its default is no option."
+        usual = Exact if self.recipe == "exact" else Committee
+        options = {k: v for k, v in (self.options or {}).items() if v != getattr(usual, k, None)} or None
+        return hashlib.blake2b(json.dumps([self.box, self.recipe, options, *filter(None, (self.answers, self.told, self.budget))], sort_keys=True, default=list).encode(), digest_size=6).hexdigest()
 
     def file(self, seed: int) -> str:
         name = "_".join(filter(None, (self.group, self.label)))

@@ -115,6 +115,11 @@ def test_dials_have_an_axis_each(folder):
     assert hollow == [False, False, True, True]                # recovered by exact; not by so short a run of the committee
     plt.close('all')
 
+def test_an_option_given_its_default_is_no_option():
+    row = SWEEP.rows[0]
+    assert row.digest == replace(row, options=dict(QUICK, sampling='committee', lr=1e-3)).digest != replace(row, options=dict(QUICK, sampling='uniform')).digest
+    assert SWEEP.rows[1].digest == replace(SWEEP.rows[1], options=dict(search='auto')).digest == replace(SWEEP.rows[1], options={}).digest
+
 def test_the_usual_training_is_one_black_box():
     usual = [r for r in EXPERIMENTS['practice'].rows if 'committee' in r.group and r.box == EXPERIMENTS['side_by_side'].rows[0].box]
     assert len(usual) == 5 and {r.digest for r in usual} == {EXPERIMENTS['side_by_side'].rows[0].digest}
