@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CODE', 'ANSWERS', 'CHANGES', 'COLUMNS', 'SMALL', 'EXPERIMENTS', 'FULL', 'code_of', 'Row', 'score', 'curve', 'machine',
            'measure', 'Experiment', 'results', 'current', 'run', 'tidy', 'succeeded', 'draw_errors', 'draw_curves',
-           'draw_max_and_mean', 'draw_dials', 'rates', 'table', 'report', 'stored']
+           'draw_budgets', 'draw_max_and_mean', 'draw_dials', 'rates', 'table', 'report', 'stored']
 
 # %% ../nbs/40_experiments.ipynb #c002
 import ast
@@ -302,6 +302,8 @@ def _names(runs, key="label"): return list(dict.fromkeys(r[key] for r in runs))
 
 def _finite(x, top=10.): return top if x is None else min(x, top)
 
+def _middle(values): return sorted(values)[len(values) // 2]
+
 def draw_errors(
     runs: Sequence[dict],  # of one experiment
     experiment: Experiment,
@@ -336,6 +338,22 @@ def draw_curves(
     "Largest error against queries: one colour per row, one line per seed."
     ax = _lines(runs, "label", lambda c: c["queries"], lambda c: _finite(c["max"]), ax, lw=1)
     ax.set(yscale="log", xlabel="queries", ylabel="largest error, balanced gauge", title=experiment.title)
+    return ax
+
+def draw_budgets(
+    runs: Sequence[dict],  # of one experiment, whose groups are methods
+    experiment: Experiment,
+    ax: Axes | None = None,
+) -> Axes:
+    "Largest error at the end against the queries asked: a dot per run, a line per method through the medians."
+    ax = new_axes(size=(5.6, 3.6)) if ax is None else ax
+    for i, group in enumerate(_names(runs, "group")):
+        mine, look = [r for r in runs if r["group"] == group], dict(color=COLOURS[i % len(COLOURS)])
+        rows = [[r for r in mine if r["label"] == label] for label in _names(mine)]
+        ax.plot([r["queries"] for r in mine], [_finite(r["balanced_max"]) for r in mine], ".", ms=5, alpha=.6, **look)
+        ax.plot(*([_middle([value(r) for r in row]) for row in rows] for value in (lambda r: r["queries"], lambda r: _finite(r["balanced_max"]))), lw=1, ls="-" if i < len(COLOURS) else "--", label=group, **look)
+    ax.set(xscale="log", yscale="log", xlabel="queries", ylabel="largest error, balanced gauge", title=experiment.title)
+    ax.legend(fontsize=7)
     return ax
 
 def draw_max_and_mean(
@@ -390,15 +408,14 @@ def table(
     "One line per row, in Markdown: queries, errors and seconds are medians over the seeds, the largest error is the worst of the successful ones."
     head = ["row", "success", "says so", "queries", "times the bound", "max error, worst success", "max error, median", "mean error, median", "seconds", "of the CPU"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    med = lambda v: sorted(v)[len(v) // 2]
     for group in _names(runs, "group"):
         for label in _names([r for r in runs if r["group"] == group]):
             mine = [r for r in runs if (r["group"], r["label"]) == (group, label)]
             good = [r for r in mine if succeeded(r)]
             get = lambda k: [math.inf if r[k] is None else r[k] for r in mine]
             cpu = [r["cpu_seconds"] for r in mine if r.get("cpu_seconds") is not None]
-            cells = [" ".join(filter(None, (group, label))), f"{len(good)}/{len(mine)}", f"{sum(r['outcome'] == 'recovered' for r in mine)}/{len(mine)}", f"{med(get('queries')):,}", f"{med([q / b for q, b in zip(get('queries'), get('bound'))]):.1f}",
-                     f"{max(r['balanced_max'] for r in good):.0e}" if good else "-", f"{med(get('balanced_max')):.0e}", f"{med(get('balanced_mean')):.0e}", f"{med(get('seconds')):.0f}", f"{med(cpu):.0f}" if cpu else "-"]
+            cells = [" ".join(filter(None, (group, label))), f"{len(good)}/{len(mine)}", f"{sum(r['outcome'] == 'recovered' for r in mine)}/{len(mine)}", f"{_middle(get('queries')):,}", f"{_middle([q / b for q, b in zip(get('queries'), get('bound'))]):.1f}",
+                     f"{max(r['balanced_max'] for r in good):.0e}" if good else "-", f"{_middle(get('balanced_max')):.0e}", f"{_middle(get('balanced_mean')):.0e}", f"{_middle(get('seconds')):.0f}", f"{_middle(cpu):.0f}" if cpu else "-"]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -455,6 +472,11 @@ def _side_by_side(box, options):
                "random sampling": ("committee", lambda made: {**options(made), "sampling": "uniform"})}
     return tuple(Row(label, box(a), recipe, given(box(a)), a) for label, (recipe, given) in methods.items() for a in ("leaky_relu", "tanh"))
 
+def _sampling(box, options):
+    "Every way to ask, with the usual queries per round and with fewer; passes over them in proportion, so that every run takes as many steps."
+    queries, epochs = (options.get(k, getattr(Committee, k)) for k in ("queries", "epochs"))
+    return tuple(Row(str(queries // n), box, "committee", {**options, "sampling": s, "queries": queries // n, "epochs": epochs * n}, s) for s in SAMPLING for n in (5, 2, 1))
+
 def _programme(
     box,  # arguments that differ from the usual ones -> those of `black_box`
     options,  # these -> options of recipe `committee`
@@ -471,7 +493,7 @@ def _programme(
     return {
         "side_by_side": Experiment("four methods, the same black boxes", _side_by_side(box, options), seeds),
         "exact_training": Experiment("recipe exact, however the black box was trained", _trained(_mnist, "exact", default, *tables), few),
-        "sampling": Experiment("error against queries", tuple(vary(s, sampling=s) for s in SAMPLING), few, draw_curves),
+        "sampling": Experiment("error against queries", _sampling(box(), usual), few, draw_budgets),
         "activations": Experiment("activations", boxes({a: box(a) for a in ("leaky_relu", "tanh", "relu", "sigmoid", "gelu", "silu", "elu", "softplus")}), few),
         "population": Experiment("members of the population", tuple(vary(str(n), members=n) for n in (2, 4, 8, 16)), few, draw_curves),
         "query_epochs": Experiment("steps of the query generator", tuple(vary(str(n), query_epochs=n) for n in (0, steps // 5, steps, 4 * steps)), few, draw_curves),
