@@ -350,8 +350,9 @@ def draw_budgets(
     for i, group in enumerate(_names(runs, "group")):
         mine, look = [r for r in runs if r["group"] == group], dict(color=COLOURS[i % len(COLOURS)])
         rows = [[r for r in mine if r["label"] == label] for label in _names(mine)]
+        middles = [(_middle([r["queries"] for r in row]), _middle([_finite(r["balanced_max"]) for r in row])) for row in rows]
         ax.plot([r["queries"] for r in mine], [_finite(r["balanced_max"]) for r in mine], ".", ms=5, alpha=.6, **look)
-        ax.plot(*([_middle([value(r) for r in row]) for row in rows] for value in (lambda r: r["queries"], lambda r: _finite(r["balanced_max"]))), lw=1, ls="-" if i < len(COLOURS) else "--", label=group, **look)
+        ax.plot(*zip(*middles), lw=1, ls="-" if i < len(COLOURS) else "--", label=group, **look)
     ax.set(xscale="log", yscale="log", xlabel="queries", ylabel="largest error, balanced gauge", title=experiment.title)
     ax.legend(fontsize=7)
     return ax

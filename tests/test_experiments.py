@@ -120,6 +120,13 @@ def test_an_option_given_its_default_is_no_option():
     assert row.digest == replace(row, options=dict(QUICK, sampling='committee', lr=1e-3)).digest != replace(row, options=dict(QUICK, sampling='uniform')).digest
     assert SWEEP.rows[1].digest == replace(SWEEP.rows[1], options=dict(search='auto')).digest == replace(SWEEP.rows[1], options={}).digest
 
+def test_budgets_have_a_line_per_method_through_the_medians():
+    runs = [dict(group=g, label=str(q), queries=15*q, balanced_max=e) for g, scale in (('committee', 1.), ('uniform', 2.)) for q, errors in ((100, (.5, .1, None)), (500, (1e-6, 3e-6, 2e-6))) for e in (None if x is None else scale*x for x in errors)]
+    ax = experiments.draw_budgets(runs, Experiment('budgets', ()))
+    lines = {line.get_label(): line for line in ax.lines if not line.get_label().startswith('_')}
+    assert list(lines) == ['committee', 'uniform'] and list(lines['committee'].get_xdata()) == [1500, 7500] and list(lines['uniform'].get_ydata()) == [1., 4e-6]
+    plt.close('all')
+
 def test_the_usual_training_is_one_black_box():
     usual = [r for r in EXPERIMENTS['practice'].rows if 'committee' in r.group and r.box == EXPERIMENTS['side_by_side'].rows[0].box]
     assert len(usual) == 5 and {r.digest for r in usual} == {EXPERIMENTS['side_by_side'].rows[0].digest}
