@@ -398,12 +398,14 @@ def measure_places(
     *,
     errors: Sequence[Tensor] = (),  # standard deviations of the rows [w | b] of the layers before
     choice: int = 1,  # places looked at per place asked; the sharpest predictions are asked
+    others: Float[Tensor, "more p"] | None = None,  # rows of the same layer that are not asked about, but switch too
     beside: Float[Tensor, "units n p"] | None = None,  # places there are already: instead those are asked that together with these fix a row best
     options: DeepSearch = DeepSearch(),
 ) -> Places:  # those that could be asked: where the prediction is sharper than the room around it
     "Measure the kinks that rows predict; 4 queries per place."
     unit = torch.arange(len(rows)).repeat_interleave(choice * wanted); tau = options.tau
-    at = switches([*known, (rows[:, :-1], rows[:, -1])], unit, draw(rows[unit]), activation, slope)
+    layer = rows if others is None else torch.cat([rows, others])
+    at = switches([*known, (layer[:, :-1], layer[:, -1])], unit, draw(rows[unit]), activation, slope); at = replace(at, room=torch.minimum(at.room, at.x.norm(dim=1)))
     h = _with_one(hidden(known, at.x, activation, slope)); blur = (_blur(known, errors, at.x, activation, slope) * rows[unit, :-1].square()).sum(1).sqrt(); unsure = ((h * std[unit]).norm(dim=1) + blur) / at.rate
     half = torch.minimum(.3 * at.room, torch.maximum(options.bend * at.room, 10 * unsure))
     ready = (at.off < .01 * half) & (6 * unsure <= half)
@@ -431,7 +433,7 @@ def mixed(
     scales: float = 100.,  # how much larger or smaller than natural, at most
 ) -> Float[Tensor, "n dim"]:
     "Every other point replaced by one on the plane of its row, where chance says which units of the last layer are on, and how many: at natural ones, some hardly ever are."
-    if not layers: return x
+    if not layers or not len(x): return x
     W, b = layers[-1]; act = ACTIVATIONS[activation].fn; size = (hidden(layers[:-1], x, activation, slope) @ W.T + b).abs().median()
     draw = lambda *shape: torch.rand(*shape, generator=g, dtype=x.dtype)
     on = draw(len(x), len(b)) < (len(b) / 2) ** -draw(len(x), 1) / 2  # from one unit to half of them
@@ -463,12 +465,12 @@ def refine_rows(
     off = (test.h * rows[test.unit]).sum(1).abs() / torch.hypot(test.std, (test.h * layer.std[test.unit]).norm(dim=1))
     off = torch.stack([off[test.ok & (test.unit == i)].nanmedian() if (test.ok & (test.unit == i)).any() else off.new_zeros(()) for i in range(len(rows))])
     prior = std = layer.std * torch.where(off > 0, 5 * off, options.caution).clamp_min(1.)[:, None]; std = std.clone()  # rows may be worse than they seem
-    weak = (std.norm(dim=1) > precise).nonzero()[:, 0]; need = math.ceil(options.places * start.shape[1]) + options.spare
+    fine = std.norm(dim=1) <= precise; weak = (~fine).nonzero()[:, 0]; need = math.ceil(options.places * start.shape[1]) + options.spare
     A, sigma = torch.zeros(len(weak), need, start.shape[1], dtype=rows.dtype), torch.full((len(weak), need), math.inf, dtype=rows.dtype)
     for _ in range(rounds):
         missing = sigma.isinf().sum(1)
         if not missing.any(): break
-        new = measure_places(f, known, rows[weak], std[weak], missing, draw, noise, activation, slope, errors=errors, choice=options.choice, beside=A, options=options)
+        new = measure_places(f, known, rows[weak], std[weak], missing, draw, noise, activation, slope, errors=errors, choice=options.choice, others=rows[fine], beside=A, options=options)
         if not new.ok.any(): break
         unit, h, error = new.unit[new.ok], new.h[new.ok], new.std[new.ok]; count = unit.bincount(minlength=len(weak))
         free = sigma.isinf().double().sort(dim=1, descending=True, stable=True).indices  # free slots first
