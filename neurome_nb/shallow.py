@@ -14,7 +14,7 @@ from torch import Tensor
 from jaxtyping import Float
 from .core import Layers
 from .nets import ACTIVATIONS, Architecture, SectionModel, counting_bound
-from .lift import BasePoints, Lifted, Signs, assemble, choose_base_points, information, lift, lift_pairs, sharpen, slope_from_size, unit_signs
+from .lift import BasePoints, Lifted, Signs, assemble, choose_base_points, information, lift, lift_pairs, sharpen, slope_from_size, unit_signs, worst_std
 from .polish import Polished, polish_section
 from .search import Found, Retry, Run, Stop, repair, search_by_committee, search_sweep_kinked, search_sweep_smooth
 from .sweep import Noise
@@ -110,8 +110,9 @@ class _Round:
     base: BasePoints
 
 def _checked(lifted: Lifted) -> Lifted:
-    "Raises `Retry` when a direction does not fit."
+    "Raises `Retry` when a direction does not fit, or nothing is known of a unit."
     if lifted.failed: raise Retry(f"{lifted.failed} of {lifted.rows.shape[1]} directions could not be lifted")
+    if not lifted.std.isfinite().all(): raise Retry("the lift says nothing about some units")
     return lifted
 
 def _wider(p: _Problem, lifted: Lifted) -> _Problem:
@@ -120,16 +121,26 @@ def _wider(p: _Problem, lifted: Lifted) -> _Problem:
     def grown(m): return replace(m, rows=torch.cat([m.rows[:, :k], lifted.rows, m.rows[:, k:]], 1), linear=torch.cat([m.linear[:k], lifted.linear, m.linear[k:]]))
     return replace(p, on=replace(on, model=grown(on.model), samples=tuple(map(grown, on.samples)), U=p.found.basis.rows(0, k + lifted.rows.shape[1])))
 
-def _first_round(p: _Problem, start: int, n: int, size: Tensor, slopes: Tensor | None) -> _Round:
-    "Lift n directions from as many base points as that takes: each unit is active at some of them."
+def _stand(p: _Problem, size: Tensor, slopes: Tensor | None, **options) -> BasePoints:
+    "As many base points as the unknowns need, and more while some unit is active at none of them."
     opt, (h, o) = p.options, p.shape
     unknown = h + (o if p.free and slopes is None else 0)
     m = math.ceil(opt.spare * unknown / o) if o < h else 1
-    inside = dict(margin=opt.coarse_margin if slopes is None else opt.crossing) if p.coarse else {}
     while True:
-        base = p.design(m, size, slopes, **inside)
-        if base.smallest > opt.singular or m > opt.crowded * (unknown / o + 2): break
+        base = p.design(m, size, slopes, **options)
+        if base.smallest > opt.singular or m > opt.crowded * (unknown / o + 2): return base
         m += 1
+
+def _long(p: _Problem, base: BasePoints, size: Tensor, slopes: Tensor | None) -> BasePoints:
+    "Points for a second round, with steps as long as those of the first are far from the origin: at the end of much longer ones all units are on the same side, whatever the point."
+    return p.design(math.ceil(p.options.second * p.shape[0] / p.shape[1]), size, slopes, length=base.c.norm(dim=1).median().item(), known=information(p.model, base, slopes))
+
+def _first_round(p: _Problem, start: int, n: int, size: Tensor, slopes: Tensor | None) -> _Round:
+    "Lift n directions. Steps may cross kinks only when the answers are coarse, and where that tells more after the second round."
+    opt, margins = p.options, (p.options.crossing, p.options.coarse_margin)
+    if not p.coarse: base = _stand(p, size, slopes)
+    elif slopes is None or not p.kinked: base = _stand(p, size, slopes, margin=opt.coarse_margin)
+    else: base = min((_stand(p, size, slopes, margin=m) for m in margins), key=lambda b: worst_std(p.model, b + _long(p, b, size, slopes), slopes, size, p.g))
     res = lift(p.on.ask, p.found.x0, p.on.U, p.model, p.directions(start), n, base, slopes=slopes, samples=p.on.samples, keep=p.coarse)
     return _Round(start, res if p.coarse else _checked(res), base)
 
@@ -144,10 +155,10 @@ def _signs(p: _Problem, rows: Tensor, linear: Tensor) -> tuple[Signs, Tensor]:
     return signs, signs.sign * signs.size
 
 def _second_round(p: _Problem, rounds: list[_Round], size: Tensor, slopes: Tensor | None) -> list[Lifted]:
-    "The same directions more exactly: steps as long as the points are far from the origin (at the end of much longer ones all units are on the same side, whatever the point), and more, as far as queries are left, for what is known worst."
+    "The same directions more exactly: long steps, and more, as far as queries are left, for what is known worst."
     if not rounds: return []
-    opt, (h, o), base, n = p.options, p.shape, rounds[-1].base, sum(len(r.lifted.residual) for r in rounds)
-    second = p.design(math.ceil(opt.second * h / o), size, slopes, length=base.c.norm(dim=1).median().item(), known=information(p.model, base, slopes))
+    opt, (h, o), n = p.options, p.shape, sum(len(r.lifted.residual) for r in rounds)
+    second = _long(p, rounds[-1].base, size, slopes)
     left = opt.coarse_queries * counting_bound(Architecture((p.d, h, p.found.Y.shape[1]), p.model.activation)) - p.run.queries
     more = max(round(opt.third * h / o), int(left / n) - len(second.c))
     finish = lambda r: sharpen(p.on.ask, p.found.x0, p.on.U, p.model, p.directions(r.start), r.lifted, r.base, second, size, p.found.noise, slopes=slopes, samples=p.on.samples, more=more)
