@@ -244,7 +244,7 @@ def worst_std(
     slopes: Float[Tensor, "h"],  # signs times the linear part
     size: Float[Tensor, "h"],  # typical |w q| of each row
     g: torch.Generator,  # draws the directions
-    draws: int = 16,  # how many
+    draws: int = 64,  # how many
 ) -> float:
     "The largest standard deviation of an entry, in units of its typical size: in random directions, since these decide which units are on at the ends of the steps."
     u = size * torch.randn(draws, 1, len(size), generator=g, dtype=size.dtype)

@@ -9,7 +9,7 @@ __all__ = ['SEARCHES', 'RECIPES', 'Reconstruction', 'Exact', 'committee_stage', 
 import json
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 import torch
 from torch import nn
@@ -25,7 +25,7 @@ from .afar import Afar, look_far
 from .shallow import name_slope, recover_shallow
 from .population import Committee, run_committee
 from .deep import DeepFailure, DeepSearch, recover_deep
-from .walks import WalkSearch, recover_relu
+from .walks import WalkSearch, recover_relu, with_silent
 from .columns import ColumnSearch, recover_by_columns
 from .certify import Certificate, judge
 from .inside import NotExplained, allowed_region, certify_inside, solve_inside
@@ -136,6 +136,7 @@ class Exact:
     coarse_spread: float = .3  # the same for answers coarser than `precise`
     coarse_margin: float = 2.35  # steps of the first lift stay this many typical coefficients inside a piece while the signs are open; one in fifty of the nearest units is crossed, which the second round mends
     crossing: float = .4  # the same once the signs are known: at the end of a step three of ten such units are on the other side; much less, and directions go astray
+    lost: float = .1  # steps cross kinks only if, whichever way they go, every entry of a row stays known to within this many typical ones: the second round can mend that
     second: float = .3  # equations per unknown in the second round of a lift from coarse answers
     third: float = .16  # and in steps that go where a unit is known worst
     coarse_queries: float = 2.1  # counting bounds that a run with such answers may ask in all: what the search leaves of them goes into these steps, because errors fall with the root of their number
@@ -204,6 +205,8 @@ def _inside(run: Run, region) -> tuple[Layers, Certificate, Architecture, Outcom
         outcome = judge(cert, _tolerance(run))
         if told not in (None, found.sizes[1]) and outcome.recovered:
             outcome = Outcome("unidentifiable", f"{found.sizes[1]} units explain every answer inside the region; the other {told - found.sizes[1]} have no effect there.", "No query inside the region can determine them.")
+            layers, cert = with_silent(layers, cert, [told - found.sizes[1]], "it is off, or without outgoing weights, or has the row of another unit, wherever the region was asked")
+            found = replace(found, sizes=arch.sizes)
         if outcome.recovered and told is None and slope == 0 and isinstance(region, Box):  # a unit that is off wherever a box was asked, but not in some corner, leaves no trace
             outcome = Outcome("unidentifiable", f"{outcome.message[:-1]}, but ReLU units that are off wherever the box was asked would leave no trace.", "Give the width in arch.sizes to have it checked.")
         if outcome.kind != "not_converged": return layers, cert, found, outcome
@@ -268,6 +271,11 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
             elif deep: layers, cert, arch_found = recover_deep(run, length, run.eps, bars=opt.bars, options=opt.deep)
             else: layers, cert, arch_found = recover_shallow(run, smooth, length)
             outcome = judge(cert, tol)
+            unseen = arch.sizes[1] - arch_found.sizes[1] if not deep and arch.sizes and arch.sizes[1] else 0
+            if unseen and outcome.recovered:
+                outcome = Outcome("unidentifiable", f"{arch_found.sizes[1]} units explain every answer; the other {unseen} of {arch} have no effect.", "See certificate.unidentifiable, or correct arch.sizes.")
+                layers, cert = with_silent(layers, cert, [unseen], "no answer depends on it: its outgoing weights are zero, or its row is zero or that of another unit")
+                arch_found = replace(arch_found, sizes=arch.sizes)
             if outcome.kind != "not_converged": return layers, cert, arch_found, outcome
             raise Retry(outcome.message.rstrip("."))
         except (Retry, DeepFailure) as e:

@@ -42,10 +42,14 @@ def _polish(run: Run, found: Found) -> tuple[Found, _OnSection]:
     found, polished = replace(found, noise=Noise(f * found.noise.near, f * found.noise.far, found.noise.least)), polished.scaled(f)
     model, samples, ask = polished.model, polished.samples, run.ask
     (h, o), U = model.out.shape, found.basis.rows(0, found.C.shape[1])
-    run.stage("polish", section=(model.rows, found.x0, U), residual=polished.rms[-1], steps=len(polished.rms) - 1)
+    again = any(s.name == "polish" and s.detail["units"] == h for s in run.history)
+    run.stage("polish", section=(model.rows, found.x0, U), units=h, residual=polished.rms[-1], steps=len(polished.rms) - 1)
     if not polished.rms[-1] < run.options.residual: raise Retry(f"the residual on the section is {polished.rms[-1]:.0f} times the noise: a unit is missing, or the network is deeper")
     told = run.arch.sizes[1] if run.arch.sizes else None
-    if told not in (None, h): raise Stop("out_of_family", f"{h} units explain every answer on a section, where the architecture has {told}.", "Correct arch.sizes, or leave the width None.")
+    if told not in (None, h):
+        what = f"{h} units explain every answer on a section, where the architecture has {told}"
+        if h > told: raise Stop("out_of_family", f"{what}.", "Correct arch.sizes, or leave the width None.")
+        if not again: raise Retry(what)  # the others have no effect, unless a line missed them
     if o > h:  # answers lie in the span of the outgoing vectors: h numbers say it all
         span = torch.linalg.qr(model.out.T)[0]
         narrow = lambda m: replace(m, out=m.out @ span, linear=m.linear @ span)
@@ -108,6 +112,7 @@ class _Round:
     start: int  # number of the first one
     lifted: Lifted
     base: BasePoints
+    second: BasePoints | None = None  # points for a second round, if it is known already where they are best
 
 def _checked(lifted: Lifted) -> Lifted:
     "Raises `Retry` when a direction does not fit, or nothing is known of a unit."
@@ -136,13 +141,14 @@ def _long(p: _Problem, base: BasePoints, size: Tensor, slopes: Tensor | None) ->
     return p.design(math.ceil(p.options.second * p.shape[0] / p.shape[1]), size, slopes, length=base.c.norm(dim=1).median().item(), known=information(p.model, base, slopes))
 
 def _first_round(p: _Problem, start: int, n: int, size: Tensor, slopes: Tensor | None) -> _Round:
-    "Lift n directions. Steps may cross kinks only when the answers are coarse, and where that tells more after the second round."
-    opt, margins = p.options, (p.options.crossing, p.options.coarse_margin)
-    if not p.coarse: base = _stand(p, size, slopes)
-    elif slopes is None or not p.kinked: base = _stand(p, size, slopes, margin=opt.coarse_margin)
-    else: base = min((_stand(p, size, slopes, margin=m) for m in margins), key=lambda b: worst_std(p.model, b + _long(p, b, size, slopes), slopes, size, p.g))
+    "Lift n directions. Steps may cross kinks only when the answers are coarse, and where every entry of a row stays known whichever way they go."
+    opt, second = p.options, None
+    base = _stand(p, size, slopes, **({"margin": opt.coarse_margin if slopes is None else opt.crossing} if p.coarse else {}))
+    if p.coarse and p.kinked and slopes is not None:
+        second = _long(p, base, size, slopes)
+        if not worst_std(p.model, base + second, slopes, size, p.run.generator("directions")) < opt.lost: base, second = _stand(p, size, slopes, margin=opt.coarse_margin), None
     res = lift(p.on.ask, p.found.x0, p.on.U, p.model, p.directions(start), n, base, slopes=slopes, samples=p.on.samples, keep=p.coarse)
-    return _Round(start, res if p.coarse else _checked(res), base)
+    return _Round(start, res if p.coarse else _checked(res), base, second)
 
 def _signs(p: _Problem, rows: Tensor, linear: Tensor) -> tuple[Signs, Tensor]:
     "Signs of the units, and what they make of the linear map: signs times the exact size of a slope that is told or named. Raises `Retry` when they stay open."
@@ -158,7 +164,7 @@ def _second_round(p: _Problem, rounds: list[_Round], size: Tensor, slopes: Tenso
     "The same directions more exactly: long steps, and more, as far as queries are left, for what is known worst."
     if not rounds: return []
     opt, (h, o), n = p.options, p.shape, sum(len(r.lifted.residual) for r in rounds)
-    second = _long(p, rounds[-1].base, size, slopes)
+    second = rounds[-1].second or _long(p, rounds[-1].base, size, slopes)
     left = opt.coarse_queries * counting_bound(Architecture((p.d, h, p.found.Y.shape[1]), p.model.activation)) - p.run.queries
     more = max(round(opt.third * h / o), int(left / n) - len(second.c))
     finish = lambda r: sharpen(p.on.ask, p.found.x0, p.on.U, p.model, p.directions(r.start), r.lifted, r.base, second, size, p.found.noise, slopes=slopes, samples=p.on.samples, more=more)

@@ -142,6 +142,24 @@ def test_wrong_width_is_named(width):
     r = run(GOOD, Architecture((20, width, 3), "leaky_relu"), recipe=Exact(search="sweep"))
     assert not r.outcome.recovered and "8 units" in str(r.outcome) and r.queries < 1500
 
+def without_effect(how, name):
+    "TRUE with a unit that no answer depends on."
+    (W, b), (V, c) = [(W.clone(), b.clone()) for W, b in TRUE]
+    if how == "zero outgoing weights": V[:, 2] = 0
+    elif how == "equal rows": W[2], b[2] = W[5], b[5]
+    else: W[2] = 0
+    return answers([(W, b), (V, c)], name)
+
+@pytest.mark.parametrize("name", ["leaky_relu", "relu", "tanh"])
+@pytest.mark.parametrize("how", ["zero outgoing weights", "equal rows", "zero row"])
+def test_units_without_effect_are_named(how, name):
+    r = run(without_effect(how, name), Architecture((20, 8, 3), name))
+    assert r.outcome.kind == "unidentifiable" and "7 units explain every answer" in str(r.outcome) and r.queries < 2000
+    assert [(l, u) for l, u, _ in r.certificate.unidentifiable] == [(0, 7)] and "outgoing weights are zero" in r.certificate.unidentifiable[0][2]
+    x = torch.randn(50, 20, generator=generator(0, "test/x"), dtype=torch.float64)
+    assert [W.shape for W, _ in r.layers] == [(8, 20), (3, 8)] and (forward(r.layers, x, name) - without_effect(how, name)(x)).abs().max() < 1e-11
+    assert r.certificate.error_bars[0][0][7].isinf().all() and r.certificate.error_bars[0][0][:7].isfinite().all()
+
 @pytest.mark.parametrize("true, told", [
     ("tanh", "gelu"),
     ("gelu", "tanh")])
