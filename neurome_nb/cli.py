@@ -173,7 +173,7 @@ LAB_CELLS = (
     ("code", "lab = ReconstructionLab()\nlab"),
     ("markdown", "## The same function with other weights\n\nMove the sliders: where the activation has that symmetry, the weights change and the function does not."),
     ("code", "SymmetryExplorer()"),
-    ("markdown", "## A plane through a black box\n\nMove the dashed line with the sliders and watch the kinks; let a committee guess where the units switch."),
+    ("markdown", "## A plane through a black box\n\nDrag the dashed line, by a ring to turn it, and watch the kinks; let a committee guess where the units switch."),
     ("code", "SectionExplorer()"),
 )
 
@@ -236,6 +236,7 @@ def _sizes(text):
     except ValueError: raise argparse.ArgumentTypeError(f"expected sizes like 784-128-10 or 784-?-10, got {text!r}") from None
 
 def _demo(args):
+    if "OMP_NUM_THREADS" not in os.environ: torch.set_num_threads(1)  # the demo's matrices are small: threads that wait for each other make it ten times slower on a busy machine
     scores, fig = demo(args.out, quick=args.quick, seed=args.seed, progress=not args.quiet)
     plt.close(fig)
     return int(any(s["outcome"] != "recovered" for s in scores.values()))
@@ -273,7 +274,7 @@ def _experiment(args):
     experiment = programme[args.name]
     if args.seeds: experiment = replace(experiment, seeds=tuple(range(args.seeds)))
     name = args.name + ("_full" if args.full else "")
-    try: run_experiment(name, experiment, args.out, progress=not args.quiet)
+    try: run_experiment(name, experiment, args.out, stale=not args.keep, progress=not args.quiet)
     finally: print(report(name, experiment, args.out))
     return 0
 
@@ -309,10 +310,11 @@ def _parser():
     for sub in (c, r, a):
         sub.add_argument("--seed", type=int, default=0, metavar="N", help="decides everything random (default: 0)")
         sub.add_argument("--quiet", action="store_true", help="no progress bars")
-    e = command("experiment", _experiment, "measure one of the sweeps that compare methods; what is measured already is not measured again")
+    e = command("experiment", _experiment, "measure one of the sweeps that compare methods; what the same code has measured already is not measured again")
     e.add_argument("name", metavar="NAME", help="one of " + ", ".join({**EXPERIMENTS, **TRUST}))
     e.add_argument("--full", action="store_true", help="at the paper's size, for a GPU")
     e.add_argument("--seeds", type=int, metavar="N", help="the first N seeds (default: those of the experiment)")
+    e.add_argument("--keep", action="store_true", help="keep what earlier code has measured, and measure only what is missing")
     e.add_argument("--out", default="nbs/experiments", metavar="DIR", help="folder of the results (default: nbs/experiments)")
     e.add_argument("--quiet", action="store_true", help="no progress bars")
     t = command("report", _report, "what a saved reconstruction says about itself")

@@ -26,6 +26,7 @@ from .shallow import name_slope, recover_shallow
 from .population import Committee, run_committee
 from .deep import DeepFailure, DeepSearch, recover_deep
 from .walks import WalkSearch, recover_relu, with_silent
+from .columns import ColumnSearch, recover_by_columns
 from .certify import Certificate, judge
 from .inside import NotExplained, allowed_region, certify_inside, clipped_inputs, solve_inside
 
@@ -112,11 +113,15 @@ class Exact:
     committee: CommitteeSearch = CommitteeSearch()  # options of the search by committee
     deep: DeepSearch = DeepSearch()  # options of the search in networks with more than one hidden layer
     walks: WalkSearch = WalkSearch()  # and of that in such networks with ReLU units
+    columns: ColumnSearch = ColumnSearch()  # and with two hidden layers, the first wider than the input, and several outputs
     section_size: int = 1536  # numbers per unit and section dimension that the polish may hold: units times dimensions
-    section_dims: tuple[int, int] = (3, 6)  # fewest and most dimensions of a section
+    section_dims: tuple[int, int] = (2, 6)  # fewest and most dimensions of a section
+    beyond: float = 1.5  # its points off the line, in units of the hidden units: where kinks crowd, the line alone leaves outgoing weights in doubt
+    quiet: float = .3  # of the expected noise: a polished section with a smaller residual is not trusted to be that exact
     surplus: float = 2.  # equations per unknown in the section's polish
     spare: float = 1.04  # equations per unknown in the lift
     singular: float = 1e-7  # a lift whose smallest singular value, relative to the largest, is below this gets another base point
+    crowded: float = 4.  # base points, in units of what the equations need and two more, at which it stops asking for them
     far_kinked: float = 1e7  # distance of a far line, in units of the bending length, for rounded corners
     far_steps: float = 3e6  # the same for steps
     residual: float = 30.  # of a polished section, in units of the noise, above which a unit must be missing
@@ -124,14 +129,21 @@ class Exact:
     least: int = 12  # points of a section per dimension, at least
     unsaturated: float = 15.  # largest pre-activation of smooth units at points that are to say something about them: there every row of the table is within 1e-6 of its asymptote
     spread: float = 1e-3  # by which units may disagree about the linear part that their signs make
+    signs: float = 1.3  # equations per sign in the directions that leave the linear map free
+    spare_signs: int = 4  # further such directions: one output has so few equations per direction that some signs hang by a thread
+    slope: float = 1e-4  # by which a measured slope may differ from the one told
+    coarse_slope: float = 3e-3  # the same for answers coarser than `precise`
+    named: float = .01  # of that: what may separate it from a ReLU's or |z|'s to be called so
     coarse_spread: float = .3  # the same for answers coarser than `precise`
     coarse_margin: float = 2.35  # steps of the first lift stay this many typical coefficients inside a piece while the signs are open; one in fifty of the nearest units is crossed, which the second round mends
     crossing: float = .4  # the same once the signs are known: at the end of a step three of ten such units are on the other side; much less, and directions go astray
     lost: float = .1  # steps cross kinks only if, whichever way they go, every entry of a row stays known to within this many typical ones: the second round can mend that
     second: float = .3  # equations per unknown in the second round of a lift from coarse answers
     third: float = .16  # and in steps that go where a unit is known worst
+    coarse_queries: float = 2.1  # counting bounds that a run with such answers may ask in all: what the search leaves of them goes into these steps, because errors fall with the root of their number
     sharp: float = 1e-8  # error bars of a row, in units of its typical entry, above which its unit is asked alone
     pairs: int = 8  # such units at most
+    alone: float = .125  # queries that they may cost, in units of the lift's
     snapshot: int = 5_000_000  # networks up to this many parameters are kept in the history
     bars: float = 10.  # error bars are this many standard deviations: rounding errors are not independent, as the standard deviations take them to be
 
@@ -222,6 +234,11 @@ def _check_depth(run):
     if told and few > told + run.options.lines[0] + run.options.lines[1] * told:
         raise Stop("out_of_family", f"{few} to {many} units switch along a line, where the architecture has {told}.", "Correct arch.sizes, or leave the width None.")
 
+def _expands(arch: Architecture) -> bool:
+    "Two hidden layers, the first wider than the input, and several outputs: kinks of the second layer are told by their jumps."
+    sizes = arch.sizes
+    return sizes is not None and None not in sizes and len(sizes) == 4 and sizes[1] > sizes[0] and sizes[-1] > 1
+
 def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]:
     "The recipe `exact`."
     arch, opt = run.arch, run.options
@@ -261,7 +278,8 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
     if deep and run.far: raise Stop("not_converged", "deep networks with rounded or noisy answers are not reconstructed yet.")
     for run.attempt in range(opt.attempts):
         try:
-            if walked: layers, cert, arch_found = recover_relu(run, length, run.eps, bars=opt.bars, options=opt.walks)
+            if deep and _expands(arch): layers, cert, arch_found = recover_by_columns(run, length, run.eps, bars=opt.bars, options=opt.columns)
+            elif walked: layers, cert, arch_found = recover_relu(run, length, run.eps, bars=opt.bars, options=opt.walks)
             elif deep: layers, cert, arch_found = recover_deep(run, length, run.eps, bars=opt.bars, options=opt.deep)
             else: layers, cert, arch_found = recover_shallow(run, smooth, length)
             outcome = judge(cert, tol)

@@ -312,6 +312,27 @@ def test_single_precision():
     r = reconstruct(oracle, Architecture((20, 6, 4), "leaky_relu"), progress=False)
     assert r.outcome.recovered and parameter_error(r.layers, [(W.double(), b.double()) for W, b in layers]).max < 1e-4
 
+def test_single_precision_with_no_direction_beside_the_section():
+    layers = [(W.float(), b.float()) for W, b in net((6, 5, 4))]
+    r = reconstruct(Oracle(lambda x: forward(layers, x, "leaky_relu"), 6, dtype=torch.float32), Architecture((6, 5, 4), "leaky_relu"), progress=False)
+    assert r.outcome.recovered and parameter_error(r.layers, [(W.double(), b.double()) for W, b in layers]).max < 1e-5
+
+def test_what_is_left_of_the_queries_sharpens_coarse_answers():
+    layers = [(W.float(), b.float()) for W, b in net((60, 32, 10))]
+    def error(**options):
+        oracle = Oracle(lambda x: forward(layers, x, "leaky_relu"), 60, dtype=torch.float32)
+        r = reconstruct(oracle, Architecture((60, 32, 10), "leaky_relu"), recipe=Exact(**options), progress=False)
+        assert r.outcome.recovered
+        return parameter_error(r.layers, [(W.double(), b.double()) for W, b in layers]).balanced.mean, r.queries
+    (few, asked), (many, more) = error(coarse_queries=0.), error(coarse_queries=12.)
+    assert more > asked and many < .7 * few, (few, asked, many, more)
+
+def test_outgoing_weights_of_crowded_kinks():
+    "Two hundred units on one line: some kinks are so close that the line alone tells little about their outgoing weights."
+    layers = init_layers((300, 200, 20), generator=generator(0, "blackbox/crowded"))
+    r = run(answers(layers), Architecture((300, 200, 20), "leaky_relu"), d=300, seed=0)
+    assert r.outcome.recovered and parameter_error(r.layers, layers).max < 2e-13 and r.certificate.relative_bar < 2e-11
+
 @pytest.mark.parametrize("name", ["leaky_relu", "relu"])
 @pytest.mark.parametrize("sizes", [(20, 8, 3), (30, 10, 1)], ids=str)
 def test_few_base_points_in_single_precision(name, sizes):
