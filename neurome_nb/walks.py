@@ -45,7 +45,7 @@ class WalkSearch:
     places: int = 6  # far places at which a finished row must predict a kink
     share: float = .9  # of them that must be there
     hits: float = .9  # of the kinks it predicts on lines, where they can be seen
-    same: float = 1e-7  # rows with a cosine closer to one than this are one unit
+    same: float = 1e-4  # rows with a cosine closer to one than this are one unit
     signs: float = 1e-3  # largest part of the free linear map that the signs may leave unexplained
     refits: int = 4  # rounds in which rows are fitted to all places they explain
     surplus: float = 1.5  # answers per parameter in the polish
@@ -82,12 +82,14 @@ class Frame:
         h = hidden(self.known, x, "leaky_relu", self.leak); one = torch.ones(len(x), 1, dtype=x.dtype)
         return torch.cat([*([(h @ self.top[0].T + self.top[1]).abs()] if self.top else []), h, one], 1)
 
-    def slope(self, x: Float[Tensor, "d"]) -> Float[Tensor, "d p"]:
+    def slopes(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d p"]:
         "Derivative of phi."
-        M, zero = jacobians(self.known, x[None], "leaky_relu", self.leak)[0], torch.zeros(1, len(x), dtype=x.dtype)
-        if not self.top: return torch.cat([M, zero]).T
-        z = hidden(self.known, x[None], "leaky_relu", self.leak)[0] @ self.top[0].T + self.top[1]
-        return torch.cat([z.sign()[:, None] * (self.top[0] @ M), M, zero]).T
+        M, zero = jacobians(self.known, x, "leaky_relu", self.leak), torch.zeros(len(x), 1, x.shape[1], dtype=x.dtype)
+        if not self.top: return torch.cat([M, zero], 1).mT
+        z = hidden(self.known, x, "leaky_relu", self.leak) @ self.top[0].T + self.top[1]
+        return torch.cat([z.sign()[:, :, None] * (self.top[0] @ M), M, zero], 1).mT
+
+    def slope(self, x: Float[Tensor, "d"]) -> Float[Tensor, "d p"]: return self.slopes(x[None])[0]
 
     def switches(self, x: Float[Tensor, "d"]) -> tuple[Float[Tensor, "u"], Float[Tensor, "u d"]]:
         "Pre-activations of all known units, and their gradients."
@@ -688,9 +690,11 @@ def first_layer(
     eps: float,  # relative precision of the answers
     g: torch.Generator,
     options: DeepSearch,
-) -> tuple[Units, list[tuple[Line, Normals]]]:  # signs free, and a line of every plane with the normals beside it
+    *,
+    tests: int = 0,  # lines elsewhere, on most of which a unit must switch where its row says: in small networks boundaries of deeper units are straight over three lines
+) -> tuple[Units, list[tuple[Line, Normals | None]]]:  # signs free; a line of every plane with the normals beside it, and the lines of the tests
     "Rows of all first-layer units, from as many planes as it takes. Raises DeepFailure when it is another number."
-    units, pool = None, []
+    units, pool, others = None, [], []
     for _ in range(options.planes):
         p0 = torch.randn(k, generator=g, dtype=torch.float64) * (reach / k**.5)
         tri = triangle(f, p0, torch.linalg.qr(torch.randn(k, 2, generator=g, dtype=torch.float64))[0].T.contiguous(), reach, eps, g, ends=options.ends)
@@ -699,9 +703,19 @@ def first_layer(
         found = measure_units(tri, straight_units(tri, tau=options.tau), beside)
         found = found.pick(found.std.norm(dim=1) < options.rough); units = _distinct(found if units is None else units.join(found), options.same)
         run.stage("plane", layer=1, kinks=len(tri.lines[0].t), units=len(units.rows))
+        if len(units.rows) < told: continue
+        while len(others) < tests:
+            x0, u = normalize(torch.randn(2, k, generator=g, dtype=torch.float64), dim=1)
+            if line := sweep_line(f, reach * x0, u, reach, eps, ends=options.ends[:1]): others.append(line)
+        if tests: units = units.pick(2 * sum(_meets(line, units.rows) for line in others) > tests)
         if len(units.rows) >= told: break
     if units is None or len(units.rows) != told: raise DeepFailure(f"{0 if units is None else len(units.rows)} units of layer 1 are on straight lines, expected {told}")
-    return units, pool
+    return units, pool + [(line, None) for line in others]
+
+def _meets(line, rows, share=.05):
+    "Which planes meet the line at a kink, as closely as this share of the distance to the next one: 1. or 0."
+    t = -(rows[:, :-1] @ line.x0 + rows[:, -1]) / (rows[:, :-1] @ line.u); off, k = (line.t - t[:, None]).abs().min(1)
+    return (off < share * line.gap[k]).to(t.dtype)
 
 def _settled(units, l, options):
     "A layer with signs; on its silent side a unit changes nothing."
@@ -730,7 +744,7 @@ def recover_in_section(
     draw = lambda n, k: normalize(torch.randn(n, k, generator=g, dtype=torch.float64), dim=1)
     around = lambda n, k, hi=3.: draw(n, k) * (length * 10**(1 + (hi - 1) * torch.rand(n, 1, generator=g, dtype=torch.float64)))
     units, pool = first_layer(run, f, k, h, o.center * length, eps, g, o)
-    quiet = pool[-1][0].noise; near, far = quiet.near, quiet.far; noise = lambda x, y: torch.maximum(near + far * x.norm(dim=1), eps * y.abs().amax(1))
+    quiet = pool[0][0].noise; near, far = quiet.near, quiet.far; noise = lambda x, y: torch.maximum(near + far * x.norm(dim=1), eps * y.abs().amax(1))
     layer = _settled(units, 1, o); W, b = layer.W, layer.b; known = [(W, b)]; run.stage("layer", layer=1, units=h, error=layer.error)
     inverse, size = torch.linalg.pinv(W), options.positive * length
     at = lambda v: (v - b) @ inverse.T  # where the hidden vector is v
