@@ -30,12 +30,13 @@ class ColumnSearch:
     barren: int = 6  # lines that show no new unit before units still missing are taken for those that never switch
     column: float = 1e-5  # jumps of unit length closer than this have one direction
     precise: float = 1e-4  # a normal with a larger relative error says nothing
+    aside: float = .3  # length of what is added to a normal for the direction of a line that is to cross its unit again
     walked: int = 64  # open weights of all units together that are walked to, one by one: about as many queries as one line more
     starts: int = 3  # kinks from which a unit is walked along, at most
     spare: float = 1.3  # equations per unknown of a row
     clear: float = 1e-5  # a row is determined when the best one explains its kinks this much better than the second best
     outliers: float = 1e3  # typical misses above which a kink is not its unit's
-    passes: int = 4  # in which such kinks are left out
+    passes: int = 4  # in which kinks that miss more than is typical count less
     deep: DeepSearch = DeepSearch()  # measurements on lines
     walks: WalkSearch = WalkSearch()  # the last polish
 
@@ -101,15 +102,15 @@ def rows_from_kinks(
 ) -> Rows:
     "The row that agrees best with each unit's kinks."
     kinks, unit = kinks.pick(unit < units), unit[unit < units]; A, scale = _equations(frame, kinks); p = len(scale)
-    A = A / A.norm(dim=(1, 2), keepdim=True); each = A.mT @ A; use = torch.ones(len(unit), dtype=A.dtype)
-    for _ in range(passes):
-        gram = A.new_zeros(units, p, p).index_add_(0, unit, use[:, None, None] * each)
-        S, V = torch.linalg.eigh(gram); theta = V[:, :, 0]
-        miss = (A @ theta[unit][:, :, None])[:, :, 0].norm(dim=1)
-        typical = torch.stack([m.nanmedian() for m in torch.where(unit == torch.arange(units)[:, None], miss, torch.nan)])
-        wrong = (use > 0) & (miss > outliers * typical[unit].clamp_min(torch.finfo(A.dtype).eps))
-        if not wrong.any(): break
-        use[wrong] = 0
+    A = A / A.norm(dim=(1, 2), keepdim=True); each, use = A.mT @ A, torch.ones(len(unit), dtype=A.dtype)
+    def solve():
+        S, V = torch.linalg.eigh(A.new_zeros(units, p, p).index_add_(0, unit, use[:, None, None] * each))
+        miss = (A @ V[unit, :, :1])[:, :, 0].norm(dim=1)
+        return S, V, V[:, :, 0], miss, torch.stack([m.nanmedian() for m in torch.where(unit == torch.arange(units)[:, None], miss, torch.nan)])[unit].maximum(kinks.std)
+    for _ in range(passes):  # kinks that miss more than is typical of their unit count less and less, in the end not at all
+        *_, miss, typical = solve(); use = (1 + (miss / typical).square()) ** -2
+    *_, miss, typical = solve(); use = (miss < outliers * typical).to(A.dtype)
+    S, V, theta, miss, _ = solve()
     misfit = torch.maximum(A.new_zeros(units).index_add_(0, unit, use * miss.square()), torch.finfo(A.dtype).eps * S[:, -1])  # a second row as good would not show below
     left = (misfit[:, None] > clear**2 * S).sum(1).tolist()
     return Rows(normalize(theta / scale, dim=1), (misfit / S[:, 1].clamp_min(1e-300)).sqrt(), unit[use > 0].bincount(minlength=units), [torch.linalg.qr(v[:, :n] / scale[:, None])[0] for v, n in zip(V, left)])
@@ -125,6 +126,13 @@ def _walked(f, frame, kinks, rows, done, unit, noise, g, options):
         else: return None
         theta[u] = walk.theta
     return theta
+
+def _toward(kinks, unit, done, aside, g):
+    "A line near a kink of the open unit with the fewest of them: it crosses that unit's boundary somewhere else."
+    draw = lambda: normalize(torch.randn(kinks.x.shape[1], generator=g, dtype=torch.float64), dim=0)
+    count = torch.where(done, len(unit), unit.bincount()[:len(done)]); mine = (unit == count.argmin()).nonzero()[:, 0]
+    i = mine[torch.randint(len(mine), (1,), generator=g)][0]; x, n, v = kinks.x[i], kinks.normal[i], draw()
+    return x + x.norm() * normalize(v - (v @ n) * n, dim=0), normalize(n + aside * draw(), dim=0)
 
 def second_layer(
     run,  # offers ask, stage(name, **detail)
@@ -144,8 +152,9 @@ def second_layer(
         return rows, (rows.clear < options.clear) & (rows.kinks >= math.ceil(options.spare * rows.theta.shape[1] / (d + 1)))
     for i in range(options.lines):
         while i == len(lines):
-            x0, u = normalize(torch.randn(2, d, generator=g, dtype=torch.float64), dim=1)
-            if line := sweep_line(run.ask, reach * x0, u, reach, eps, ends=o.ends[:1]): lines.append((line, None))
+            if not frame.top and (seen == told or i % 2) and not done.all(): x0, u = _toward(kinks, unit, done, options.aside, g)
+            else: x0, u = normalize(torch.randn(2, d, generator=g, dtype=torch.float64), dim=1); x0 = reach * x0
+            if line := sweep_line(run.ask, x0, u, reach, eps, ends=o.ends[:1]): lines.append((line, None))
         line, beside = lines[i]
         if beside is None: beside = measure_normals(run.ask, line, known=known_normals(line, first), step=o.step, apart=o.apart)
         new = unexplained(line, beside, first, options.precise); kinks = new if kinks is None else kinks.join(new)

@@ -34,6 +34,7 @@ class WalkSearch:
     spread: float = 1.5  # and at least this many times the median distance of the kinks on a first line
     lines: int = 4  # swept before the first layer is sought
     patience: int = 2  # lines without a new unit before lines are aimed
+    stuck: int = 12  # and before the search is begun anew, while the signs of the layer in front are open: a unit of it is missing or wrong
     barren: int = 50  # and before the units still missing in a deeper layer are taken to be those that never switch
     hiding: int = 4000  # rows drawn for a unit that may have been missed, few of their entries positive
     climbers: int = 512  # inputs moved to where such rows would be active
@@ -58,6 +59,7 @@ class WalkSearch:
     rounds: int = 6  # of the polish
     draws: int = 12  # networks drawn for the error bars
     positive: float = 100.  # length of the hidden vectors with all units on, in units of the length over which the black box bends
+    alone: float = 1e4  # the same with one unit on, in units of those: there a unit is on that has a positive weight, whatever its bias
     vectors: int = 400  # positive hidden vectors among which the ends of a line are chosen
     base: float = 2.  # equations per unknown in the polish of a section: half of the units are off
     deep: DeepSearch = DeepSearch()  # measurements in a section
@@ -488,7 +490,7 @@ class _Search:
             todo = [(i if not frame.layers else 0, -line.gap[k].clamp_max(10 * self.scale).item(), i, k) for i, (line, mark) in enumerate(zip(self.lines, seen)) for k in (~mark).nonzero()[:, 0].tolist() if (i, k) not in tried]
             if not todo:
                 if barren >= o.barren and frame.known and not frame.top and walks: break
-                if barren >= o.barren: raise DeepFailure(f"{len(walks)} units of layer {len(frame.layers) + 1} were found on {len(self.lines)} lines, expected {told}")
+                if barren >= (o.stuck if frame.top else o.barren): raise DeepFailure(f"{len(walks)} units of layer {len(frame.layers) + 1} were found on {len(self.lines)} lines, expected {told}")
                 self.sweep(frame.known if barren >= o.patience and not frame.top and frame.known else None); barren += 1
                 continue
             *_, i, k = min(todo); tried.add((i, k))
@@ -760,11 +762,12 @@ def recover_in_section(
             new = rows_behind(on, line, kinks, sigma, step=o.step); new = new.pick(new.std.norm(dim=1) < o.rough)
             if len(new.rows): new = _proved(f, known, new, positive, noise, o); units = _distinct(new if units is None else units.join(new), o.same)
         run.stage("line", layer=2, kinks=len(line.t) - 2, tried=len(kinks), units=found())
-    if found() != behind: raise DeepFailure(f"{found()} units of layer 2 were found on {options.barren} lines, expected {behind}")
-    layer2 = _settled(units, 2, o); known.append((layer2.W, layer2.b)); run.stage("layer", layer=2, units=behind, error=layer2.error)
+    if not 0 < found() <= behind: raise DeepFailure(f"{found()} units of layer 2 were found on {options.barren} lines, expected {behind}")
+    layer2 = _settled(units, 2, o); known.append((layer2.W, layer2.b)); run.stage("layer", layer=2, units=found(), error=layer2.error)
     coins = lambda n: torch.where(torch.rand(n, h, generator=g) < .5, 1., -1.)
     mixed = lambda n: torch.cat([around(n // 2, k), at(size * coins(n - n // 2) * positive_vectors(n - n // 2, h, g))])
-    x = mixed(max(2 * behind + 8, math.ceil(3 * o.answers * h / outputs))); y = f(x)
+    alone = at(options.alone * size * (2 * torch.eye(h, dtype=W.dtype) - 1))  # one first-layer unit on: any unit behind with a positive weight is on at one of these
+    x = torch.cat([mixed(max(2 * behind + 8, math.ceil(3 * o.answers * h / outputs))), *([alone] if found() < behind else [])]); y = f(x)
     out, residual = _output_fit(known, x, y, "relu", 0.)
     if residual > o.affine * max(l.std.norm(dim=1).max().item() for l in (layer, layer2)): raise DeepFailure(f"behind 2 hidden layers the rest is not affine: relative residual {residual:.0e}")
     net = [*known, out]; m = math.ceil(options.base * h / outputs); pool = mixed(2 * o.candidates)
@@ -782,6 +785,7 @@ def recover_in_section(
     run.stage("lift", residual=rms)
     net, cert = certify_deep(run.ask, net, copies, lambda r: near + far * (r + x0.norm()), length, "relu", 0., g, deviations=bars)
     run.stage("certify", net, residual=cert.residual, bar=cert.relative_bar)
+    if found() < behind: net, cert = with_silent(net, cert, [0, behind - found()])
     return net, cert, Architecture(sizes, "relu")
 
 # %% ../nbs/19_walks.ipynb #c027
