@@ -701,8 +701,10 @@ def first_layer(
         p0 = torch.randn(k, generator=g, dtype=torch.float64) * (reach / k**.5)
         tri = triangle(f, p0, torch.linalg.qr(torch.randn(k, 2, generator=g, dtype=torch.float64))[0].T.contiguous(), reach, eps, g, ends=options.ends)
         if tri is None: continue
+        triples = straight_units(tri, tau=options.tau)
+        if not triples: run.stage("plane", layer=1, kinks=len(tri.lines[0].t), units=0); continue
         beside = measure_normals(f, tri.lines[0], step=options.step, apart=options.apart); pool.append((tri.lines[0], beside))
-        found = measure_units(tri, straight_units(tri, tau=options.tau), beside)
+        found = measure_units(tri, triples, beside)
         found = found.pick(found.std.norm(dim=1) < options.rough); units = _distinct(found if units is None else units.join(found), options.same)
         run.stage("plane", layer=1, kinks=len(tri.lines[0].t), units=len(units.rows))
         if len(units.rows) < told: continue
