@@ -79,7 +79,7 @@ def same_column(
 class Rows:
     "Rows of units, each from its kinks."
     theta: Float[Tensor, "u p"]  # unit length, sign free
-    clear: Float[Tensor, "u"]  # misfit of the row over that of the second best: small if it is determined
+    clear: Float[Tensor, "u"]  # misfit of the row over that of the second best: small if it is determined, one if not
     kinks: Int[Tensor, "u"]  # that agree with it
     open: list[Float[Tensor, "p q"]]  # all rows that agree with the kinks, orthonormal
 
@@ -113,7 +113,7 @@ def rows_from_kinks(
     S, V, theta, miss, _ = solve()
     misfit = torch.maximum(A.new_zeros(units).index_add_(0, unit, use * miss.square()), torch.finfo(A.dtype).eps * S[:, -1])  # a second row as good would not show below
     left = (misfit[:, None] > clear**2 * S).sum(1).tolist()
-    return Rows(normalize(theta / scale, dim=1), (misfit / S[:, 1].clamp_min(1e-300)).sqrt(), unit[use > 0].bincount(minlength=units), [torch.linalg.qr(v[:, :n] / scale[:, None])[0] for v, n in zip(V, left)])
+    return Rows(normalize(theta / scale, dim=1), (misfit / S[:, 1].maximum(misfit)).sqrt(), unit[use > 0].bincount(minlength=units), [torch.linalg.qr(v[:, :n] / scale[:, None])[0] for v, n in zip(V, left)])
 
 # %% ../nbs/19_columns.ipynb #c015
 def _walked(f, frame, kinks, rows, done, unit, noise, g, options):

@@ -787,7 +787,7 @@ def recover_in_section(
     run.stage("lift", residual=rms)
     net, cert = certify_deep(run.ask, net, copies, lambda r: near + far * (r + x0.norm()), length, "relu", 0., g, deviations=bars)
     run.stage("certify", net, residual=cert.residual, bar=cert.relative_bar)
-    if found() < behind: net, cert = with_silent(net, cert, [0, behind - found()])
+    if found() < behind: net, cert = with_silent(net, cert, [0, behind - found()], "it is off wherever one unit before it is on alone, so it never switches")
     return net, cert, Architecture(sizes, "relu")
 
 # %% ../nbs/19_walks.ipynb #c027
@@ -812,14 +812,15 @@ def with_silent(
     layers: Layers,
     cert: Certificate,  # of them
     silent: list[int],  # per hidden layer: how many units were not found
+    reason: str = "it switched at no input asked, and no answer depends on it",
 ) -> tuple[Layers, Certificate]:
-    "The network in the width that was told: units that never switch, and that no answer depends on, are added as such and named."
+    "The network in the width that was told: units that were not found, and that no answer depends on, are added as silent ones and named."
     out, bars, named = [], [], []
     for l, ((W, b), (dW, db)) in enumerate(zip(layers, cert.error_bars)):
         rows, columns = silent[l] if l < len(silent) else 0, silent[l - 1] if l else 0
         wider = lambda W, b, fill, last: (torch.nn.functional.pad(torch.nn.functional.pad(W, (0, columns)), (0, 0, 0, rows), value=fill), torch.nn.functional.pad(b, (0, rows), value=last))
         out.append(wider(W, b, 0., -1.)); bars.append(wider(dW, db, math.inf, math.inf))
-        named += [(l, len(b) + i, "it never switched, and no answer depends on it") for i in range(rows)]
+        named += [(l, len(b) + i, reason) for i in range(rows)]
     return out, replace(cert, error_bars=bars, unidentifiable=tuple(named))
 
 def settle_network(
