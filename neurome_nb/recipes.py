@@ -266,7 +266,7 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
     if deep and run.far: raise Stop("not_converged", "deep networks with rounded or noisy answers are not reconstructed yet.")
     for run.attempt in range(opt.attempts):
         try:
-            if deep and _expands(arch): layers, cert, arch_found = recover_by_columns(run, length, run.eps, bars=opt.bars, options=opt.columns)
+            if deep and _expands(arch) and not (walked and run.attempt % 2): layers, cert, arch_found = recover_by_columns(run, length, run.eps, bars=opt.bars, options=opt.columns)
             elif walked: layers, cert, arch_found = recover_relu(run, length, run.eps, bars=opt.bars, options=opt.walks)
             elif deep: layers, cert, arch_found = recover_deep(run, length, run.eps, bars=opt.bars, options=opt.deep)
             else: layers, cert, arch_found = recover_shallow(run, smooth, length)

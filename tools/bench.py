@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT/'nbs'/'bench'
 TABLE, FIGURE = RESULTS/'table.md', ROOT/'nbs'/'images'/'queries_vs_parameters.png'
 SHARED = 'core nets oracle symmetry sweep lift search certify'.split()       # modules that every row exercises
-SHALLOW, DEEP, WALKS = 'polish consensus committee disagree shallow'.split(), 'peel deep'.split(), ['walks']   # and those with one hidden layer, with more, and with more of ReLU units
+SHALLOW, DEEP, WALKS = 'polish consensus committee disagree shallow'.split(), 'peel deep'.split(), 'walks columns'.split()   # and those with one hidden layer, with more, and with more of ReLU units or wider than the input
 OTHER = 100             # the second series: black box seed s, reconstruction seed s + OTHER
 BUSY = 1.25             # a load above this many times the threads means that others share the cores
 SLOPE = 1e-6            # an unknown slope may be off by this much
@@ -102,7 +102,8 @@ def sources(folder=ROOT/'neurome_nb'):
 
 def digest(row, code):
     "Of the modules it exercises, and of everything about the run but its targets and texts."
-    other = (SHALLOW if len(row.sizes) > 3 else DEEP) + (WALKS if len(row.sizes) < 4 or row.activation != 'relu' else [])
+    walks = len(row.sizes) > 3 and (row.activation == 'relu' or len(row.sizes) == 4 and row.sizes[1] > row.sizes[0] and row.sizes[-1] > 1)
+    other = (SHALLOW if len(row.sizes) > 3 else DEEP) + ([] if walks else WALKS)
     asked = {k: v for k, v in asdict(row).items() if k in ('sizes', 'activation', 'data', 'dtype', 'search', 'init', 'known')}
     code = {m: text for m, text in code.items() if m not in other}
     return hashlib.blake2b(json.dumps([code, asked], sort_keys=True).encode(), digest_size=8).hexdigest()
