@@ -489,6 +489,7 @@ def refine_rows(
             sigma[wrong, which[wrong]] = math.inf
         rows[weak], spread, miss = _through(start[weak], prior[weak], A, sigma * typical)
         std[weak] = spread * miss.nanmedian(1).values.nan_to_num(1.).clamp_min(1.)[:, None]
+    untold = weak[sigma.isinf().all(1)]; rows[untold], std[untold] = start[untold], layer.std[untold]  # nothing learned
     return replace(layer, W=rows[:, :-1], b=rows[:, -1], std=std)
 
 # %% ../nbs/18_deep.ipynb #c014
@@ -863,14 +864,15 @@ def _toward(known, x, r, activation, slope, options):
         x = x + options.stride * (1 - i / options.climb) * x.norm(dim=1, keepdim=True) * torch.nn.functional.normalize(v, dim=1)
     return x
 
-def _beside_switches(known, rows, unit, draw, activation, slope, g):
-    "Points on either side of where these units switch."
+def _beside_switches(known, rows, unit, draw, activation, slope, g, options):
+    "Points on either side of where these units switch, near and far."
     at = switches([*known, (rows[:, :-1], rows[:, -1])], unit, draw(rows[unit]), activation, slope)
-    return at.x + (at.room.minimum(at.x.norm(dim=1)) * (2 * torch.rand(len(unit), generator=g, dtype=at.x.dtype) - 1))[:, None] * at.u
+    side, far = 2 * torch.randint(0, 2, (len(unit),), generator=g) - 1, (options.beyond * at.room).minimum(at.x.norm(dim=1)) / at.room
+    return at.x + (side * at.room * far ** torch.rand(len(unit), generator=g, dtype=at.x.dtype))[:, None] * at.u
 
 def _silent(f, known, units, x, y, draw, activation, slope, g, options):
     "Directions that span the rows of units still missing in the last layer, if none of them switches among these inputs: they are what remains linear. None when more than that is missing."
-    more = _beside_switches(known, units.rows, torch.arange(len(units.rows)).repeat_interleave(options.sides), draw, activation, slope, g); x, y = torch.cat([x, more]), torch.cat([y, f(more)])
+    more = _beside_switches(known, units.rows, torch.arange(len(units.rows)).repeat_interleave(options.sides), draw, activation, slope, g, options); x, y = torch.cat([x, more]), torch.cat([y, f(more)])
     h = hidden(known, x, activation, slope); error = units.std.norm(dim=1)
     on = ACTIVATIONS[activation].fn(_with_one(h) @ units.rows.T, slope); mixed = ((on > 0).double().mean(0) * (on < 0).double().mean(0)) > 0
     A = torch.cat([on[:, mixed], _with_one(h)], 1); w = 1 / y.norm(dim=1, keepdim=True); scale = (A * w).norm(dim=0); V = torch.linalg.lstsq(A * w / scale, y * w, driver="gelsd").solution / scale[:, None]
@@ -1087,7 +1089,7 @@ def recover_deep(
     if len(known) > 2:
         refine(); out, residual = _output_fit(known, x, y, activation, slope)
         m = math.ceil(options.base * min(options.unknowns, sum(l.std.numel() for l in layers[1:])) / y.shape[1] / len(known))
-        beside = lambda l, unit: _beside_switches(known[:l], torch.cat([layers[l].W, layers[l].b[:, None]], 1), unit, lambda rows: mixed(known[:l], natural(len(rows)), rows, activation, slope, g), activation, slope, g)
+        beside = lambda l, unit: _beside_switches(known[:l], torch.cat([layers[l].W, layers[l].b[:, None]], 1), unit, lambda rows: mixed(known[:l], natural(len(rows)), rows, activation, slope, g), activation, slope, g, options)
         weak = (layers[-1].std.norm(dim=1) > options.uneven * layers[-1].error).nonzero()[:, 0]
         P = torch.cat([*(beside(l, torch.randint(len(b), (m,), generator=g)) for l, (_, b) in enumerate(known)), beside(len(known) - 1, weak.repeat_interleave(options.doubtful * layers[-1].std.shape[1]))])
         X, Y = torch.cat([x, P]), torch.cat([y, f(P)])
