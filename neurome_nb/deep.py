@@ -74,7 +74,8 @@ class DeepSearch:
     other: int = 500  # and as many per layer with drawn hidden vectors
     answers: float = 6.  # fresh answers times outputs per bias
     converged: float = 1e-8  # largest relative last step of the polish
-    doubtful: int = 3  # answers per entry of a row of the last layer that predicts no kinks
+    sharp: float = 1e-9  # a row of the last layer with a larger relative error gets answers of its own
+    doubtful: int = 3  # so many per entry
     explained: float = 4.  # largest residual of the polish of the last layers
     unknowns: int = 2500  # parameters of the last layers that are polished together
     newton: int = 6  # most steps of the null space polish
@@ -864,6 +865,13 @@ def _toward(known, x, r, activation, slope, options):
         x = x + options.stride * (1 - i / options.climb) * x.norm(dim=1, keepdim=True) * torch.nn.functional.normalize(v, dim=1)
     return x
 
+def _opposite(known, x, r, activation, slope, options):
+    "Two inputs whose hidden vectors lie far apart along r: of those that climbing reaches from each half of the inputs x, one way or the other."
+    to = torch.cat([r.expand(len(x) // 2, -1), -r.expand(len(x) // 2, -1)])
+    x = _toward(known, x, to, activation, slope, options)
+    best = torch.nn.functional.cosine_similarity(hidden(known, x, activation, slope), to).view(2, -1).argmax(1)
+    return x[best[0]], x[len(x) // 2 + best[1]]
+
 def _beside_switches(known, rows, unit, draw, activation, slope, g, options):
     "Points on either side of where these units switch, near and far."
     at = switches([*known, (rows[:, :-1], rows[:, -1])], unit, draw(rows[unit]), activation, slope)
@@ -878,7 +886,9 @@ def _silent(f, known, units, x, y, draw, activation, slope, g, options):
     A = torch.cat([on[:, mixed], _with_one(h)], 1); w = 1 / y.norm(dim=1, keepdim=True); scale = (A * w).norm(dim=0); V = torch.linalg.lstsq(A * w / scale, y * w, driver="gelsd").solution / scale[:, None]
     residual = ((A @ V - y) * w).square().sum(1).mean().sqrt()
     if not residual < max(options.affine * error.median(), error.max()): return None
-    L = V[-h.shape[1] - 1:-1].T * h.norm(dim=1).median() * w.median(); _, S, Vt = torch.linalg.svd(L, full_matrices=False)
+    L, turned = V[-h.shape[1] - 1:-1].T, -(1 + slope) * V[:-h.shape[1] - 1, :, None] * units.rows[mixed, None, :-1]  # a unit with the wrong sign is itself and this
+    wrong = torch.linalg.lstsq(turned.flatten(1).T, L.reshape(-1, 1)).solution[:, 0].round(); L = L - torch.einsum("u,uoh->oh", wrong, turned)
+    _, S, Vt = torch.linalg.svd(L * h.norm(dim=1).median() * w.median(), full_matrices=False)
     return Vt[S > options.false * max(residual, error.max())]
 
 def _apart(a, b): return (a.rows[:, None] - (a.rows @ b.rows.T).sign()[:, :, None] * b.rows).norm(dim=2)
@@ -961,9 +971,9 @@ def _next_layer(run, f, known, told, pool, answers, natural, eps, noise, errors,
             if len(kinks):
                 judge(_candidates(line, measure_normals(rest, line, known=normals, step=options.step, apart=options.apart), kinks, [], activation, slope), len(line.t))
         if len(fine()) > n: continue
-        x = natural(2); silent = _silent(f, known, units, *answers, draw, activation, slope, g, options) if i % 2 == 0 and units is not None else None
-        if silent is not None and len(silent): x[1] = _toward(known, x[1:], torch.randn(1, len(silent), generator=g, dtype=torch.float64) @ silent, activation, slope, options)[0]
-        elif i % 2 == 0: x = _toward(known, x, torch.randn(2, none.shape[1] - 1, generator=g, dtype=torch.float64), activation, slope, options)
+        x = natural(2 * options.lines); silent = _silent(f, known, units, *answers, draw, activation, slope, g, options) if i % 2 == 0 and units is not None else None
+        span = silent if silent is not None and len(silent) else torch.eye(none.shape[1] - 1, dtype=x.dtype)
+        x = x[:2] if i % 2 else _opposite(known, x, torch.randn(len(span), generator=g, dtype=x.dtype) @ span, activation, slope, options)
         look(*_through_inputs(f, known, fine(), *x, noise, activation, slope, options))
         if told is None and len(rows()) == len(fine()) == n > 0 and complete(): return units
     raise DeepFailure(f"{len(rows())} units of layer {l} were found, expected {told or 'no new ones'}")
@@ -1090,7 +1100,7 @@ def recover_deep(
         refine(); out, residual = _output_fit(known, x, y, activation, slope)
         m = math.ceil(options.base * min(options.unknowns, sum(l.std.numel() for l in layers[1:])) / y.shape[1] / len(known))
         beside = lambda l, unit: _beside_switches(known[:l], torch.cat([layers[l].W, layers[l].b[:, None]], 1), unit, lambda rows: mixed(known[:l], natural(len(rows)), rows, activation, slope, g), activation, slope, g, options)
-        weak = (layers[-1].std.norm(dim=1) > options.uneven * layers[-1].error).nonzero()[:, 0]
+        weak = (layers[-1].std.norm(dim=1) > options.sharp).nonzero()[:, 0]
         P = torch.cat([*(beside(l, torch.randint(len(b), (m,), generator=g)) for l, (_, b) in enumerate(known)), beside(len(known) - 1, weak.repeat_interleave(options.doubtful * layers[-1].std.shape[1]))])
         X, Y = torch.cat([x, P]), torch.cat([y, f(P)])
         def polish(unknowns):
