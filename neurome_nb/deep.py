@@ -872,6 +872,12 @@ def _opposite(known, x, r, activation, slope, options):
     best = torch.nn.functional.cosine_similarity(hidden(known, x, activation, slope), to).view(2, -1).argmax(1)
     return x[best[0]], x[len(x) // 2 + best[1]]
 
+def _rare_side(known, x, unit, activation, slope, options):
+    "Inputs far on the side of units of the last layer on which most of the inputs x are not."
+    if not len(x): return x
+    W, b = known[-1]; side = -(hidden(known[:-1], x, activation, slope) @ W.T + b).median(0).values.sign()
+    return _toward(known[:-1], x, side[unit, None] * W[unit], activation, slope, options)
+
 def _beside_switches(known, rows, unit, draw, activation, slope, g, options):
     "Points on either side of where these units switch, near and far."
     at = switches([*known, (rows[:, :-1], rows[:, -1])], unit, draw(rows[unit]), activation, slope)
@@ -950,14 +956,14 @@ def _next_layer(run, f, known, told, pool, answers, natural, eps, noise, errors,
         if at is not None and len(at[0]): judge(_rows_beside(f, known, at, noise, activation, slope, options), kinks)
     def complete():  # a unit that is missing or false spoils the slopes of the others
         layer = settle_signs(units)
-        return layer.spread <= options.agree * layer.error
+        return max(layer.spread, abs(layer.slope - slope)) <= options.agree * layer.error
     for line, beside in pool:
         kinks = seen(line, known)[1]
         if len(kinks): judge(_candidates(line, beside, kinks, known, activation, slope), len(line.t))
     late = 0
     for i in range(options.tries):
-        if len(rows()) == told:
-            if len(fine()) < told and late < options.extra:
+        if len(rows()) == told or told is None and units is not None and complete():
+            if len(fine()) < len(rows()) and late < options.extra:
                 late += 1; vague = units.pick(units.std.norm(dim=1) >= options.fine)
                 look(_here(f, known, *_sharpest(known, vague, draw, errors, activation, slope, options), noise, activation, slope, options), 0)
                 continue
@@ -975,7 +981,6 @@ def _next_layer(run, f, known, told, pool, answers, natural, eps, noise, errors,
         span = silent if silent is not None and len(silent) else torch.eye(none.shape[1] - 1, dtype=x.dtype)
         x = x[:2] if i % 2 else _opposite(known, x, torch.randn(len(span), generator=g, dtype=x.dtype) @ span, activation, slope, options)
         look(*_through_inputs(f, known, fine(), *x, noise, activation, slope, options))
-        if told is None and len(rows()) == len(fine()) == n > 0 and complete(): return units
     raise DeepFailure(f"{len(rows())} units of layer {l} were found, expected {told or 'no new ones'}")
 
 def _perturbed(layers, stds, g):
@@ -1101,7 +1106,7 @@ def recover_deep(
         m = math.ceil(options.base * min(options.unknowns, sum(l.std.numel() for l in layers[1:])) / y.shape[1] / len(known))
         beside = lambda l, unit: _beside_switches(known[:l], torch.cat([layers[l].W, layers[l].b[:, None]], 1), unit, lambda rows: mixed(known[:l], natural(len(rows)), rows, activation, slope, g), activation, slope, g, options)
         weak = (layers[-1].std.norm(dim=1) > options.sharp).nonzero()[:, 0]
-        P = torch.cat([*(beside(l, torch.randint(len(b), (m,), generator=g)) for l, (_, b) in enumerate(known)), beside(len(known) - 1, weak.repeat_interleave(options.doubtful * layers[-1].std.shape[1]))])
+        again = weak.repeat_interleave(math.ceil(options.doubtful * layers[-1].std.shape[1] / 2)); P = torch.cat([*(beside(l, torch.randint(len(b), (m,), generator=g)) for l, (_, b) in enumerate(known)), beside(len(known) - 1, again), _rare_side(known, natural(len(again)), again, activation, slope, options)])
         X, Y = torch.cat([x, P]), torch.cat([y, f(P)])
         def polish(unknowns):
             net, copies, rms = polish_later([*known, out], [l.std for l in layers], X, Y, noise, activation, slope, g, unknowns=unknowns, steps=options.newton, draws=options.draws)
