@@ -65,7 +65,7 @@ class DeepSearch:
     false: float = 10.  # false kinks may be this many times as strong as half of them are
     fine: float = 2e-4  # a row with a larger relative error is measured again on the next line
     rough: float = 3e-3  # a row with a larger relative error predicts nothing and counts as not found
-    agree: float = 1e4  # the slopes that units show may differ by this many times the error of their rows
+    agree: float = 100.  # the slopes that units show may differ by this many times the error of their rows, or by that of the worst
     affine: float = 300.  # the rest counts as affine when its relative residual is below this many times the error of the rows
     base: float = 1.35  # equations per unknown in the null space polish
     reach: tuple[float, float] = (3., 50.)  # distances from the origin at which places are looked for, over that at which units of the first layer switch
@@ -926,6 +926,10 @@ def _draw_line(f, known, natural, eps, errors, patience, activation, slope, g, o
     blur, faint = (options.false * patience * v for v in _false_kinks(rest, p0, other, reach))
     return rest, sweep_line(rest, x0, u, reach, eps, blur=blur, faint=faint, ends=options.ends)
 
+def _agrees(layer, slope, options):
+    "Whether the units of a layer show the slope they should."
+    return max(layer.spread, abs(layer.slope - slope)) <= max(options.agree * layer.error, layer.worst)
+
 def _next_layer(run, f, known, told, pool, answers, natural, eps, noise, errors, activation, slope, g, options):
     "All units of the layer behind the known ones: its rows predict kinks everywhere, those of deeper units only nearby."
     l, patience, none = len(known) + 1, 1., torch.zeros(0, len(known[-1][1]) + 1, dtype=torch.float64); units = waiting = None
@@ -955,8 +959,7 @@ def _next_layer(run, f, known, told, pool, answers, natural, eps, noise, errors,
     def look(at, kinks):
         if at is not None and len(at[0]): judge(_rows_beside(f, known, at, noise, activation, slope, options), kinks)
     def complete():  # a unit that is missing or false spoils the slopes of the others
-        layer = settle_signs(units)
-        return max(layer.spread, abs(layer.slope - slope)) <= options.agree * layer.error
+        return _agrees(settle_signs(units), slope, options)
     for line, beside in pool:
         kinks = seen(line, known)[1]
         if len(kinks): judge(_candidates(line, beside, kinks, known, activation, slope), len(line.t))
@@ -1087,7 +1090,7 @@ def recover_deep(
     while True:
         layer = settle_signs(units)
         if not known and arch.activation is None and layer.slope > 1e-3: slope = layer.slope  # not told: as measured
-        if max(layer.spread, abs(layer.slope - slope)) > options.agree * layer.error: raise DeepFailure(f"the units of layer {len(known) + 1} disagree about their slope: one is missing, or it is no {activation}")
+        if not _agrees(layer, slope, options): raise DeepFailure(f"the units of layer {len(known) + 1} disagree about their slope: one is missing, or it is no {activation}")
         known.append((layer.W, layer.b)); layers.append(layer)
         if len(known) == 1:  # places where units of the first layer switch often, those of later layers included
             near, far = (v * k**.5 * layer.b.abs().median() for v in options.reach)
