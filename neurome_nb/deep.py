@@ -45,6 +45,7 @@ class DeepSearch:
     sides: int = 4  # answers beside the kinks of every unit, to see what is left
     climb: int = 200  # steps towards inputs whose hidden vectors point in a given direction
     stride: float = .3  # length of the first of them, as a share of the distance from the origin
+    pieces: int = 12  # looked into on a line of inputs, at most: the longest
     inside: int = 8  # first points on a short piece that has a kink
     patient: int = 200  # and most points
     extra: int = 4  # times that rows which are not fine are measured again when all units are found
@@ -844,7 +845,8 @@ def _through_inputs(f, known, rows, a, b, noise, activation, slope, options):
     edge = t.new_tensor([reach]); edges = torch.cat([-edge, t, edge]); middle, half = (edges[1:] + edges[:-1]) / 2, edges.diff() / 2
     x = x0 + (middle + half * t.new_tensor([[-.8], [0.], [.8]]))[..., None] * u; y = f(x.flatten(0, 1)).unflatten(0, x.shape[:2])
     bent = (y[0] - 2 * y[1] + y[2]).abs().amax(1) > options.tau * noise(x[0], y[0]).maximum(noise(x[2], y[2]))
-    return _here(f, known, x[1, bent], u.expand(int(bent.sum()), -1), half[bent], noise, activation, slope, options), len(t)
+    most = torch.where(bent, half, 0.).topk(min(options.pieces, int(bent.sum()))).indices
+    return _here(f, known, x[1, most], u.expand(len(most), -1), half[most], noise, activation, slope, options), len(t)
 
 def _sharpest(known, units, draw, errors, activation, slope, options):
     "Places where these units should switch: of many, those where the prediction is sharpest compared with the room around."
