@@ -70,8 +70,10 @@ ROWS = [
     *(Row('deep_' + '_'.join(map(str, sizes)) + name, '-'.join(map(str, sizes)) + f' leaky_relu{title}', sizes, 'leaky_relu', 'mnist' if sizes[0] == 784 else None, ratio, error, need, seconds, seeds=seeds, known=not name, series='deep')
       for sizes, name, title, ratio, error, need, seconds, seeds in (      # ratio: the queries aimed at, over the counting bound
           ((784, 128, 64, 10), '', '', 13.8, 1e-9, .9, 30, 10), ((784, 128, 64, 10), '_unknown', ', widths and activation unknown', 13.8, 1e-9, .8, 30, 10),
-          ((784, 128, 80, 40, 32, 16, 10), '', '', 25.9, 1e-8, .9, 90, 10), ((784, 256, 128, 64, 32, 10), '', '', 24.3, 1e-8, .8, 180, 5),
-          ((200, 200, 200, 200, 100), '', ', square', 714., 1e-7, .7, 600, 5), ((20, 64, 32, 5), '', ', expanding', 286., 1e-8, .8, 180, 10))),
+          ((784, 128, 80, 40, 32, 16, 10), '', '', 25.9, 1e-8, .9, 90, 10), ((784, 128, 80, 40, 32, 16, 10), '_unknown', ', widths and activation unknown', 25.9, 1e-8, .8, 90, 10),
+          ((784, 256, 128, 64, 32, 10), '', '', 24.3, 1e-8, .8, 180, 5), ((784, *[64]*12, 10), '', '', float('inf'), 1e-6, .5, 600, 5),
+          ((200, 200, 200, 200, 100), '', ', square', 714., 1e-7, .7, 600, 5), ((200, *[200]*7, 100), '', ', square', 763., 1e-7, 0, float('inf'), 3),
+          ((3072, 256, 256, 256), '', '', 834., 1e-7, .8, 900, 5), ((20, 64, 32, 5), '', ', expanding', 286., 1e-8, .8, 180, 10))),
     *(Row('deep_relu_' + '_'.join(map(str, sizes)), '-'.join(map(str, sizes)) + ' relu', sizes, 'relu', 'mnist' if sizes[0] == 784 else None, ratio, error, .8, 60, series='deep ReLU')
       for sizes, ratio, error in (      # ratio: the published queries, over the counting bound
           ((10, 10, 10, 1), 310., 2**-30), ((10, 20, 20, 1), 226., 2**-30), ((40, 20, 10, 10, 1), 205., 2**-30), ((80, 40, 20, 1), 92., 2**-30), ((784, 128, 64, 10), 18.3, 1e-8))),
