@@ -26,6 +26,7 @@ from .shallow import name_slope, recover_shallow
 from .population import Committee, run_committee
 from .deep import DeepFailure, DeepSearch, recover_deep
 from .walks import WalkSearch, recover_relu
+from .smooth import SmoothSearch, recover_smooth
 from .certify import Certificate, judge
 from .inside import NotExplained, allowed_region, certify_inside, solve_inside
 
@@ -112,6 +113,7 @@ class Exact:
     committee: CommitteeSearch = CommitteeSearch()  # options of the search by committee
     deep: DeepSearch = DeepSearch()  # options of the search in networks with more than one hidden layer
     walks: WalkSearch = WalkSearch()  # and of that in such networks with ReLU units
+    saturating: SmoothSearch = SmoothSearch()  # and with tanh or sigmoid units
     section_size: int = 1536  # numbers per unit and section dimension that the polish may hold: units times dimensions
     section_dims: tuple[int, int] = (3, 6)  # fewest and most dimensions of a section
     surplus: float = 2.  # equations per unknown in the section's polish
@@ -240,13 +242,14 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
     if arch.activation and ACTIVATIONS[arch.activation].piecewise_linear == smooth:
         raise Stop("out_of_family", f"the black box was said to use {arch.activation}, but it {'bends smoothly' if smooth else 'is straight between kinks'}.", "Leave activation=None to have it found.")
     reasons, deep = [], arch.sizes is not None and len(arch.sizes) > 3
-    if deep and smooth: raise Stop("not_converged", "deep networks of smooth units are not reconstructed yet.")
+    if deep and smooth and (len(arch.sizes) > 4 or arch.activation not in (None, "tanh", "sigmoid")): raise Stop("not_converged", f"deep networks of smooth units are reconstructed with two hidden layers of tanh or sigmoid units, got {arch}.")
     walked = deep and arch.activation == "relu"
     if walked and None in arch.sizes: raise Stop("not_converged", f"deep networks of ReLU units are reconstructed when their widths are given, got {arch}.", "Give every width in arch.sizes.")
     if deep and run.far: raise Stop("not_converged", "deep networks with rounded or noisy answers are not reconstructed yet.")
     for run.attempt in range(opt.attempts):
         try:
             if walked: layers, cert, arch_found = recover_relu(run, length, run.eps, bars=opt.bars, options=opt.walks)
+            elif deep and smooth: layers, cert, arch_found = recover_smooth(run, length, bars=opt.bars, options=opt.saturating)
             elif deep: layers, cert, arch_found = recover_deep(run, length, run.eps, bars=opt.bars, options=opt.deep)
             else: layers, cert, arch_found = recover_shallow(run, smooth, length)
             outcome = judge(cert, tol)
