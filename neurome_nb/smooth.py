@@ -242,23 +242,18 @@ class Ranked:
         s = self.spectrum.clamp_min(self.spectrum[0] * 1e-14).log()
         return int((s[:-1] - s[1:]).argmax()) + 1
 
-def rank_biases(
-    z: Float[Tensor, "p h"],  # our pre-activations at the base points
-    G: Float[Tensor, "p o h"],  # gradients there with respect to tanh(z)
-    r: int,  # rank wanted
-    *,
-    steps: int = 30,  # at most
-    damping: float = 1e-3,  # at first
-    gain: float = .99,  # the residual of a last step is more than this times the one before
-) -> Ranked:
-    "Factors and shifts of the pre-activations for which the gradients have rank r: shifts first, then both."
-    (p, o, h), base, flat = G.shape, _log_sech2(z), G.permute(2, 0, 1)
-    def seen(q):  # gradients with respect to the true hidden vector, up to one factor per unit
+def _weights(z, true):
+    "Derivative of tanh(z) with respect to tanh(true), up to one factor per unit."
+    return (_log_sech2(z) - _log_sech2(true)).exp()
+
+def _fit_rank(z, G, r, q, steps, damping, gain):
+    "Levenberg-Marquardt for factors and shifts q (2, h): shifts first, then both. Returns q, left singular vectors, and singular values."
+    (p, o, h), flat = G.shape, G.permute(2, 0, 1)
+    def seen(q):  # gradients with respect to the true hidden vector
         true = q[0] * z + q[1]
-        M = (flat * (base - _log_sech2(true)).exp().T[:, :, None]).flatten(1)
+        M = (flat * _weights(z, true).T[:, :, None]).flatten(1)
         return true, M, *torch.linalg.svd(M, full_matrices=False)
-    q = torch.stack([torch.ones(h, dtype=z.dtype), torch.zeros(h, dtype=z.dtype)]); state = seen(q)
-    cost = lambda state: state[3][r:].square().sum().item()
+    state = seen(q); cost = lambda state: state[3][r:].square().sum().item()
     for free in ([1], [0, 1]):
         lam = damping
         for _ in range(steps):
@@ -275,7 +270,32 @@ def rank_biases(
             else: break
             last = cost(trial) > gain**2 * cost(state); q, state, lam = new, trial, max(lam / 10, 1e-14)
             if last: break
-    return Ranked(*q, state[2][:, :r], state[3])
+    return q, state[2], state[3]
+
+def rank_biases(
+    z: Float[Tensor, "p h"],  # our pre-activations at the base points
+    G: Float[Tensor, "p o h"],  # gradients there with respect to tanh(z)
+    r: int,  # rank wanted
+    *,
+    steps: int = 30,  # of Levenberg-Marquardt, at most
+    damping: float = 1e-3,  # at first
+    gain: float = .99,  # the residual of a last step is more than this times the one before
+    rounds: int = 6,  # of putting right units that left the others
+    leverage: float = .98,  # share of a unit's own axis in the space above which it did
+    shifts: tuple[float, float, int] = (-.3, .3, 121),  # tried for such a unit: from, to, how many
+) -> Ranked:
+    "Factors and shifts of the pre-activations for which the gradients have rank r."
+    q = torch.stack([torch.ones_like(z[0]), torch.zeros_like(z[0])]); grid = torch.linspace(*shifts, dtype=z.dtype)
+    for _ in range(rounds):
+        q, U, s = _fit_rank(z, G, r, q, steps, damping, gain)
+        alone = U[:, :r].square().sum(1) > leverage
+        if not alone.any() or (~alone).sum() <= r: break
+        V = torch.linalg.svd((G * _weights(z, q[0] * z + q[1])[:, None])[:, :, ~alone].flatten(0, 1).T, full_matrices=False)[2][:r]
+        own = z[:, alone].T[:, None]
+        tried = (G[:, :, alone].permute(2, 0, 1)[:, None] * _weights(own, own + grid[:, None])[..., None]).flatten(2)
+        off = (tried - (tried @ V.T) @ V).norm(dim=2) / tried.norm(dim=2)
+        q[0, alone], q[1, alone] = 1., grid[off.argmin(1)]
+    return Ranked(*q, U[:, :r], s)
 
 # %% ../nbs/18_smooth.ipynb #c020
 @dataclass(frozen=True)
@@ -410,6 +430,7 @@ def polish_network(
     iterations: int = 600,  # of conjugate gradients in each
     accuracy: float = 1e-3,  # of each step
     gain: float = .5,  # a step that leaves a larger share of the residual is the last one
+    floor: float = 0.,  # residual at which nothing is left to gain
     halvings: int = 4,  # of a step that does not help
 ) -> tuple[Layers, list[float]]:  # layers; root mean square residual before and after each step
     "All parameters of a tanh network together, to the noise floor."
@@ -421,7 +442,7 @@ def polish_network(
             if size < rms[-1]: break
         else: break
         layers, r = new, left; rms.append(size)
-        if size > gain * rms[-2]: break
+        if size > gain * rms[-2] or size < floor: break
     return layers, rms
 
 # %% ../nbs/18_smooth.ipynb #c028
@@ -525,8 +546,10 @@ class SmoothSearch:
     surplus: float = 1.5  # answers per unknown in the polish
     sizes: tuple[float, float] = (.3, 2.)  # typical pre-activations of its queries: from, to
     steps: int = 12  # of Gauss-Newton
-    iterations: int = 600  # of conjugate gradients in each
+    iterations: int = 600  # of conjugate gradients in each: two digits of the residual
+    floor: float = 16.  # residual, in roundings of a typical answer, that is left to the arithmetic
     draws: int = 4  # copies for the error bars
+    moves: int = 300  # conjugate gradients for each copy, which need no digits
     base: float = 1.5  # equations per unknown in the lift
     candidates: int = 400  # places looked at for the lift
     stride: float = .05  # typical change of a pre-activation in its steps: Newton's method then gains a digit with each iteration
@@ -631,10 +654,10 @@ def recover_smooth(
     layers = [(chart.W, chart.b), *_second_layer(run, f, chart, space, o, g, options)]
     unknowns = sum(W.numel() + len(b) for W, b in layers)
     x = _polish_points(chart, math.ceil(options.surplus * unknowns / o), g, options); y = f(x)
-    layers, rms = polish_network(_fit_output(layers, x, y), x, y, steps=options.steps, iterations=options.iterations)
+    layers, rms = polish_network(_fit_output(layers, x, y), x, y, steps=options.steps, iterations=options.iterations, floor=options.floor * run.eps * y.square().mean().sqrt().item())
     noise = rms[-1] * (y.numel() / (y.numel() - unknowns))**.5; run.stage("polish", start=rms[0], residual=rms[-1])
     if rms[-1] > options.explained * run.eps * y.abs().max(): raise DeepFailure(f"the layers found do not explain the answers: residual {rms[-1]:.0e}")
-    copies = [_add(1., gauss_newton_step(layers, x, noise * torch.randn(y.shape, generator=g, dtype=y.dtype), iterations=options.iterations, accuracy=1e-3), layers) for _ in range(options.draws)]
+    copies = [_add(1., gauss_newton_step(layers, x, noise * torch.randn(y.shape, generator=g, dtype=y.dtype), iterations=options.moves, accuracy=1e-3), layers) for _ in range(options.draws)]
     net, copies, excess = _lifted(run, x0, basis, layers, copies, noise, g, options)
     run.stage("lift", residual=excess)
     if activation == "sigmoid": net, copies = as_sigmoid(net), [as_sigmoid(c) for c in copies]
