@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Stairs', 'find_stairs', 'StepShapes', 'fit_shapes', 'stair_rows', 'Chart', 'hidden_slopes', 'centre_biases', 'Ranked',
-           'rank_biases', 'Decomposition', 'decompose', 'settle_units', 'gauss_newton_step', 'polish_network',
+           'rank_biases', 'Decomposition', 'decompose', 'settle_units', 'gauss_newton_step', 'polish_smooth',
            'lift_rows', 'base_places', 'as_sigmoid', 'certify_smooth', 'SmoothSearch', 'recover_smooth']
 
 # %% ../nbs/18_smooth.ipynb #c002
@@ -400,6 +400,14 @@ def _dot(a, b): return sum((x * y).sum() for p, q in zip(a, b) for x, y in zip(p
 def _add(s, a, b): return [(s * W + V, s * b + c) for (W, b), (V, c) in zip(a, b)]
 def _to(layers, dtype): return [tuple(t.to(dtype) for t in pair) for pair in layers]
 
+def _jacobian(layers, h):
+    "The whole Jacobian (n o, unknowns), weights [W | b] row by row."
+    n, o = h[-1].shape; D, parts = torch.eye(o, dtype=h[-1].dtype).expand(n, o, o), []
+    for i in reversed(range(len(layers))):
+        parts.insert(0, (D[..., None] * torch.nn.functional.pad(h[i], (0, 1), value=1.)[:, None, None]).flatten(2))
+        if i: D = (D @ layers[i][0]) * (1 - h[i].square())[:, None]
+    return torch.cat(parts, 2).flatten(0, 1)
+
 def gauss_newton_step(
     layers: Layers,
     x: Float[Tensor, "n k"],
@@ -408,8 +416,13 @@ def gauss_newton_step(
     iterations: int,  # of conjugate gradients, at most
     accuracy: float,  # of the step, in the preconditioned gradient
     dtype: torch.dtype = torch.float32,  # to compute in
+    dense: int = 1500,  # unknowns up to which the whole Jacobian is factored instead
 ) -> Layers:  # the step
     "The parameters' move that reduces the residuals most, to first order."
+    if sum(W.numel() + len(b) for W, b in layers) <= dense:
+        move = torch.linalg.lstsq(_jacobian(layers, _values(layers, x)), r.flatten()[:, None], driver="gelsy").solution[:, 0]
+        rows = [p.view(len(b), -1) for p, (_, b) in zip(move.split([W.numel() + len(b) for W, b in layers]), layers)]
+        return [(p[:, :-1], p[:, -1]) for p in rows]
     h, factors, size = _values(layers, x), None, r.norm().clamp_min(torch.finfo(r.dtype).tiny)
     factors = _to(_kronecker(layers, h), dtype); layers, h, r = _to(layers, dtype), [v.to(dtype) for v in h], (r / size).to(dtype)
     move = [(torch.zeros_like(W), torch.zeros_like(b)) for W, b in layers]
@@ -421,7 +434,7 @@ def gauss_newton_step(
         p = _add(rz / before, p, z)
     return [(W.double() * size, b.double() * size) for W, b in move]
 
-def polish_network(
+def polish_smooth(
     layers: Layers,  # close to the black box's
     x: Float[Tensor, "n k"],  # queries
     y: Float[Tensor, "n o"],  # answers
@@ -654,7 +667,7 @@ def recover_smooth(
     layers = [(chart.W, chart.b), *_second_layer(run, f, chart, space, o, g, options)]
     unknowns = sum(W.numel() + len(b) for W, b in layers)
     x = _polish_points(chart, math.ceil(options.surplus * unknowns / o), g, options); y = f(x)
-    layers, rms = polish_network(_fit_output(layers, x, y), x, y, steps=options.steps, iterations=options.iterations, floor=options.floor * run.eps * y.square().mean().sqrt().item())
+    layers, rms = polish_smooth(_fit_output(layers, x, y), x, y, steps=options.steps, iterations=options.iterations, floor=options.floor * run.eps * y.square().mean().sqrt().item())
     noise = rms[-1] * (y.numel() / (y.numel() - unknowns))**.5; run.stage("polish", start=rms[0], residual=rms[-1])
     if rms[-1] > options.explained * run.eps * y.abs().max(): raise DeepFailure(f"the layers found do not explain the answers: residual {rms[-1]:.0e}")
     copies = [_add(1., gauss_newton_step(layers, x, noise * torch.randn(y.shape, generator=g, dtype=y.dtype), iterations=options.moves, accuracy=1e-3), layers) for _ in range(options.draws)]
