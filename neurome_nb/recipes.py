@@ -27,6 +27,7 @@ from .population import Committee, run_committee
 from .deep import DeepFailure, DeepSearch, recover_deep
 from .walks import WalkSearch, recover_relu, with_silent
 from .columns import ColumnSearch, recover_by_columns
+from .smooth import SmoothSearch, recover_smooth
 from .certify import Certificate, judge
 from .inside import NotExplained, allowed_region, certify_inside, solve_inside
 
@@ -114,6 +115,7 @@ class Exact:
     deep: DeepSearch = DeepSearch()  # options of the search in networks with more than one hidden layer
     walks: WalkSearch = WalkSearch()  # and of that in such networks with ReLU units
     columns: ColumnSearch = ColumnSearch()  # and with two hidden layers, the first wider than the input, and several outputs
+    saturating: SmoothSearch = SmoothSearch()  # and with tanh or sigmoid units
     section_size: int = 1536  # numbers per unit and section dimension that the polish may hold: units times dimensions
     section_dims: tuple[int, int] = (2, 6)  # fewest and most dimensions of a section
     beyond: float = 1.5  # its points off the line, in units of the hidden units: where kinks crowd, the line alone leaves outgoing weights in doubt
@@ -260,7 +262,7 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
     if arch.activation and ACTIVATIONS[arch.activation].piecewise_linear == smooth:
         raise Stop("out_of_family", f"the black box was said to use {arch.activation}, but it {'bends smoothly' if smooth else 'is straight between kinks'}.", "Leave activation=None to have it found.")
     reasons, deep = [], arch.sizes is not None and len(arch.sizes) > 3
-    if deep and smooth: raise Stop("not_converged", "deep networks of smooth units are not reconstructed yet.")
+    if deep and smooth and (len(arch.sizes) > 4 or arch.activation not in (None, "tanh", "sigmoid")): raise Stop("not_converged", f"deep networks of smooth units are reconstructed with two hidden layers of tanh or sigmoid units, got {arch}.")
     walked = deep and arch.activation == "relu"
     if walked and None in arch.sizes: raise Stop("not_converged", f"deep networks of ReLU units are reconstructed when their widths are given, got {arch}.", "Give every width in arch.sizes.")
     if deep and run.far: raise Stop("not_converged", "deep networks with rounded or noisy answers are not reconstructed yet.")
@@ -268,6 +270,7 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
         try:
             if deep and _expands(arch) and not (walked and run.attempt % 2): layers, cert, arch_found = recover_by_columns(run, length, run.eps, bars=opt.bars, options=opt.columns)
             elif walked: layers, cert, arch_found = recover_relu(run, length, run.eps, bars=opt.bars, options=opt.walks)
+            elif deep and smooth: layers, cert, arch_found = recover_smooth(run, length, bars=opt.bars, options=opt.saturating)
             elif deep: layers, cert, arch_found = recover_deep(run, length, run.eps, bars=opt.bars, options=opt.deep)
             else: layers, cert, arch_found = recover_shallow(run, smooth, length)
             outcome = judge(cert, tol)
