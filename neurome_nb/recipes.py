@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 import torch
-from torch import nn
+from torch import Tensor, nn
 from safetensors import safe_open
 from safetensors.torch import save_file
 from .core import Layers, Outcome
@@ -29,7 +29,7 @@ from .walks import WalkSearch, recover_relu, with_silent
 from .columns import ColumnSearch, recover_by_columns
 from .smooth import SmoothSearch, recover_smooth
 from .certify import Certificate, judge
-from .inside import NotExplained, allowed_region, certify_inside, solve_inside
+from .inside import NotExplained, allowed_region, certify_inside, clipped_inputs, solve_inside
 
 # %% ../nbs/21_recipes.ipynb #c005
 @dataclass(frozen=True)
@@ -127,6 +127,7 @@ class Exact:
     far_kinked: float = 1e7  # distance of a far line, in units of the bending length, for rounded corners
     far_steps: float = 3e6  # the same for steps
     residual: float = 30.  # of a polished section, in units of the noise, above which a unit must be missing
+    smooth: int = 16  # places where it is asked whether the black box bends: half of them decide
     least: int = 12  # points of a section per dimension, at least
     unsaturated: float = 15.  # largest pre-activation of smooth units at points that are to say something about them: there every row of the table is within 1e-6 of its asymptote
     spread: float = 1e-3  # by which units may disagree about the linear part that their signs make
@@ -173,11 +174,9 @@ def _affine(run: Run) -> tuple[Layers, Certificate, Architecture]:
     run.stage("affine", layers, residual=miss / sigma)
     return layers, cert, Architecture((d, len(c)), "identity")
 
-def _is_smooth(run: Run, length: float, points: int = 16, step: float = 1e-3) -> bool:
-    "Whether the black box bends everywhere, or only at kinks: second differences over steps that few kinks fall into."
-    d, g = run.oracle.in_features, run.generator("smooth")
-    x = torch.randn(2, points, d, generator=g, dtype=torch.float64) * (length / d**.5)
-    y = run.ask((x[0][:, None] + step * x[1][:, None] * torch.tensor([-1., 0, 1])[:, None].double()).flatten(0, 1)).unflatten(0, (points, 3))
+def _is_smooth(run: Run, x: Tensor, u: Tensor, step: float = 1e-3) -> bool:
+    "Whether the black box bends everywhere, or only at kinks: second differences at inputs x along u, over steps that few kinks fall into."
+    y = run.ask((x[:, None] + step * u[:, None] * torch.tensor([-1., 0, 1])[:, None].double()).flatten(0, 1)).unflatten(0, (len(x), 3))
     second = (y[:, 0] - 2 * y[:, 1] + y[:, 2]).abs().amax(1)
     return bool(second.median() > max(100 * run.eps * y.abs().max(), 30 * run.noise))
 
@@ -200,6 +199,8 @@ def _inside(run: Run, region) -> tuple[Layers, Certificate, Architecture, Outcom
             cert, layers = certify_inside(run.oracle, region, s.layers, bars, activation, slope, noise=s.noise.near, smallest_singular_value=s.smallest_singular_value, g=g, deviations=opt.bars)
         except NotExplained as e:
             reasons.append(str(e)); run.stage("retry", reason=str(e))
+            a, b = region.corners(2 * opt.smooth, run.generator("smooth")).split(opt.smooth)
+            if run.attempt == 0 and _is_smooth(run, (a + b) / 2, (b - a) / 2): raise Stop("out_of_family", "the black box bends smoothly inside the region.", "Only networks of piecewise linear units are recovered there.") from None
             continue
         found, told = Architecture((run.oracle.in_features, len(layers[0][1]), o), activation, slope), arch.sizes[1] if arch.sizes else None
         run.stage("certify", layers, residual=cert.residual, bar=cert.relative_bar)
@@ -214,6 +215,16 @@ def _inside(run: Run, region) -> tuple[Layers, Certificate, Architecture, Outcom
         if outcome.kind != "not_converged": return layers, cert, found, outcome
         reasons.append(outcome.message.rstrip("."))
     raise Stop("not_converged", f"{opt.attempts} attempts inside the region failed; the last one because {reasons[-1]}.", "Another seed may help; smooth or deeper networks are not covered inside a region.")
+
+def _inside_clipped(run: Run, box: Box) -> tuple[Layers, Certificate, Architecture, Outcome]:
+    "As `_inside`, for a black box that clips its inputs: every outcome says so."
+    low, high = box.low[0].item(), box.high[0].item(); digit = 1e-9 * (high - low)  # bounds are known to a few digits more
+    what = f"the black box clips its inputs to [{digit * round(low / digit):g}, {digit * round(high / digit):g}]"
+    if run.arch.sizes is not None and len(run.arch.sizes) > 3: raise Stop("out_of_family", f"{what}.", "Inside bounds, networks with one hidden layer are recovered.")
+    say = lambda outcome: replace(outcome, message=f"{what}; inside, {outcome.message}")
+    try: layers, cert, found, outcome = _inside(run, box)
+    except Stop as e: raise Stop(say(e.outcome).kind, say(e.outcome).message, e.outcome.advice) from None
+    return layers, cert, found, say(outcome)
 
 def _check_depth(run):
     "Stop when lines say that there is more than one hidden layer: all its units switch once on every line."
@@ -258,7 +269,8 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
             raise Stop("unidentifiable", f"the black box is affine, so the {arch.sizes[1] or 'hidden'} units of {arch} cannot be told apart.", "Use arch.sizes = (inputs, outputs), or None.")
         return layers, cert, straight, judge(cert, tol)
     if arch.sizes is not None and len(arch.sizes) == 2: raise Stop("out_of_family", f"the black box is not affine, so it is not {arch}.", "Give the hidden layer, or sizes=None.")
-    smooth = not run.far and _is_smooth(run, length)
+    d = run.oracle.in_features
+    smooth = not run.far and _is_smooth(run, *torch.randn(2, opt.smooth, d, generator=run.generator("smooth"), dtype=torch.float64) * (length / d**.5))
     if arch.activation and ACTIVATIONS[arch.activation].piecewise_linear == smooth:
         raise Stop("out_of_family", f"the black box was said to use {arch.activation}, but it {'bends smoothly' if smooth else 'is straight between kinks'}.", "Leave activation=None to have it found.")
     reasons, deep = [], arch.sizes is not None and len(arch.sizes) > 3
@@ -268,9 +280,9 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
     if deep and run.far: raise Stop("not_converged", "deep networks with rounded or noisy answers are not reconstructed yet.")
     for run.attempt in range(opt.attempts):
         try:
-            if deep and _expands(arch) and not (walked and run.attempt % 2): layers, cert, arch_found = recover_by_columns(run, length, run.eps, bars=opt.bars, options=opt.columns)
+            if deep and smooth: layers, cert, arch_found = recover_smooth(run, length, bars=opt.bars, options=opt.saturating)
+            elif deep and _expands(arch) and not (walked and run.attempt % 2): layers, cert, arch_found = recover_by_columns(run, length, run.eps, bars=opt.bars, options=opt.columns)
             elif walked: layers, cert, arch_found = recover_relu(run, length, run.eps, bars=opt.bars, options=opt.walks)
-            elif deep and smooth: layers, cert, arch_found = recover_smooth(run, length, bars=opt.bars, options=opt.saturating)
             elif deep: layers, cert, arch_found = recover_deep(run, length, run.eps, bars=opt.bars, options=opt.deep)
             else: layers, cert, arch_found = recover_shallow(run, smooth, length)
             outcome = judge(cert, tol)
@@ -283,6 +295,7 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
             raise Retry(outcome.message.rstrip("."))
         except (Retry, DeepFailure) as e:
             reasons.append(str(e)); run.stage("retry", reason=str(e))
+            if run.attempt == 0 and not run.far and (box := clipped_inputs(run.ask, run.oracle.in_features, run.eps, run.generator("clipped"))): return _inside_clipped(run, box)
             if arch.sizes is not None and not deep: _check_depth(run)
             deep = deep or arch.sizes is None and not smooth and run.attempt > 0  # one hidden layer did not explain the answers, twice
     raise Stop("not_converged", f"{opt.attempts} attempts failed; the last one because {reasons[-1]}.", "Another seed, search='committee', or a deeper architecture may be needed.")
