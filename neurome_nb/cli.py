@@ -158,7 +158,7 @@ LAB_CELLS = (
     ("code", "lab = ReconstructionLab()\nlab"),
     ("markdown", "## The same function with other weights\n\nMove the sliders: where the activation has that symmetry, the weights change and the function does not."),
     ("code", "SymmetryExplorer()"),
-    ("markdown", "## A plane through a black box\n\nMove the dashed line with the sliders and watch the kinks; let a committee guess where the units switch."),
+    ("markdown", "## A plane through a black box\n\nDrag the dashed line, by a ring to turn it, and watch the kinks; let a committee guess where the units switch."),
     ("code", "SectionExplorer()"),
 )
 

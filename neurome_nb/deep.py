@@ -43,10 +43,10 @@ class DeepSearch:
     tries: int = 40  # lines asked per layer, at most
     barren: int = 1  # lines in a row that bring nothing, before one is drawn through inputs
     natural: int = 2  # lines drawn through inputs per layer, at most
-    extra: int = 3  # lines more when all units are found and some of their rows are not fine
+    extra: int = 2  # lines more when all units are found and some of their rows are not fine
     lines: int = 40  # lines looked at for each that is asked
     around: float = .2  # a line passes its starting point at this share of its distance from the origin
-    places: float = 1.1  # per entry of a row that has to become precise
+    places: float = 1.05  # per entry of a row that has to become precise
     choice: int = 4  # places looked at per place asked, for rows that have to become precise
     spare: int = 8  # and as many besides, which show how well they agree
     precise: float = 1e-12  # relative error of a row that is good enough as it was first measured
@@ -58,7 +58,7 @@ class DeepSearch:
     foreign: float = 1000.  # typical misses above which a place is not its unit's
     caution: float = 10.  # a row as first measured may be off by this many of its standard deviations: false kinks disturb all of its entries alike
     false: float = 10.  # false kinks may be this many times as strong as half of them are
-    fine: float = 5e-5  # a row with a larger relative error is measured again on the next line
+    fine: float = 2e-4  # a row with a larger relative error is measured again on the next line
     rough: float = 3e-3  # a row with a larger relative error predicts nothing and counts as not found
     agree: float = 1e4  # the slopes that units show may differ by this many times the error of their rows
     affine: float = 300.  # the rest counts as affine when its relative residual is below this many times the error of the rows
@@ -274,7 +274,7 @@ class MeasuredLayer:
     W: Float[Tensor, "h n"]  # rows, signs included, [w | b] of unit length
     b: Float[Tensor, "h"]
     slope: float  # measured slope of the negative side
-    spread: float  # how much the units disagree about it; small if none is missing
+    spread: float  # how much the units typically disagree about it; small if none is missing or false: that spoils most of them
     std: Float[Tensor, "h n+1"]  # standard deviation of the entries of [w | b]
 
     @property
@@ -333,7 +333,7 @@ def settle_signs(units: Units) -> MeasuredLayer:
     on, off = (T + units.half).square().sum(1), (T - units.half).square().sum(1)
     ratio = ((T + units.half) * (T - units.half)).sum(1) / torch.maximum(on, off)
     sign, a = torch.where(on > off, 1., -1.).to(W), ratio.median().item()
-    return MeasuredLayer(W * sign[:, None], b * sign, a, (ratio - a).abs().max().item(), units.std)
+    return MeasuredLayer(W * sign[:, None], b * sign, a, (ratio - a).abs().median().item(), units.std)
 
 def measure_layer(f: Callable, tri: Triangle, triples: list[tuple[int, int, int]]) -> MeasuredLayer:
     "Rows and signs of a layer all of whose units are among the triples; see `measure_units`."
@@ -398,12 +398,14 @@ def measure_places(
     *,
     errors: Sequence[Tensor] = (),  # standard deviations of the rows [w | b] of the layers before
     choice: int = 1,  # places looked at per place asked; the sharpest predictions are asked
+    others: Float[Tensor, "more p"] | None = None,  # rows of the same layer that are not asked about, but switch too
     beside: Float[Tensor, "units n p"] | None = None,  # places there are already: instead those are asked that together with these fix a row best
     options: DeepSearch = DeepSearch(),
 ) -> Places:  # those that could be asked: where the prediction is sharper than the room around it
     "Measure the kinks that rows predict; 4 queries per place."
     unit = torch.arange(len(rows)).repeat_interleave(choice * wanted); tau = options.tau
-    at = switches([*known, (rows[:, :-1], rows[:, -1])], unit, draw(rows[unit]), activation, slope)
+    layer = rows if others is None else torch.cat([rows, others])
+    at = switches([*known, (layer[:, :-1], layer[:, -1])], unit, draw(rows[unit]), activation, slope); at = replace(at, room=torch.minimum(at.room, at.x.norm(dim=1)))
     h = _with_one(hidden(known, at.x, activation, slope)); blur = (_blur(known, errors, at.x, activation, slope) * rows[unit, :-1].square()).sum(1).sqrt(); unsure = ((h * std[unit]).norm(dim=1) + blur) / at.rate
     half = torch.minimum(.3 * at.room, torch.maximum(options.bend * at.room, 10 * unsure))
     ready = (at.off < .01 * half) & (6 * unsure <= half)
@@ -431,7 +433,7 @@ def mixed(
     scales: float = 100.,  # how much larger or smaller than natural, at most
 ) -> Float[Tensor, "n dim"]:
     "Every other point replaced by one on the plane of its row, where chance says which units of the last layer are on, and how many: at natural ones, some hardly ever are."
-    if not layers: return x
+    if not layers or not len(x): return x
     W, b = layers[-1]; act = ACTIVATIONS[activation].fn; size = (hidden(layers[:-1], x, activation, slope) @ W.T + b).abs().median()
     draw = lambda *shape: torch.rand(*shape, generator=g, dtype=x.dtype)
     on = draw(len(x), len(b)) < (len(b) / 2) ** -draw(len(x), 1) / 2  # from one unit to half of them
@@ -463,12 +465,12 @@ def refine_rows(
     off = (test.h * rows[test.unit]).sum(1).abs() / torch.hypot(test.std, (test.h * layer.std[test.unit]).norm(dim=1))
     off = torch.stack([off[test.ok & (test.unit == i)].nanmedian() if (test.ok & (test.unit == i)).any() else off.new_zeros(()) for i in range(len(rows))])
     prior = std = layer.std * torch.where(off > 0, 5 * off, options.caution).clamp_min(1.)[:, None]; std = std.clone()  # rows may be worse than they seem
-    weak = (std.norm(dim=1) > precise).nonzero()[:, 0]; need = math.ceil(options.places * start.shape[1]) + options.spare
+    fine = std.norm(dim=1) <= precise; weak = (~fine).nonzero()[:, 0]; need = math.ceil(options.places * start.shape[1]) + options.spare
     A, sigma = torch.zeros(len(weak), need, start.shape[1], dtype=rows.dtype), torch.full((len(weak), need), math.inf, dtype=rows.dtype)
     for _ in range(rounds):
         missing = sigma.isinf().sum(1)
         if not missing.any(): break
-        new = measure_places(f, known, rows[weak], std[weak], missing, draw, noise, activation, slope, errors=errors, choice=options.choice, beside=A, options=options)
+        new = measure_places(f, known, rows[weak], std[weak], missing, draw, noise, activation, slope, errors=errors, choice=options.choice, others=rows[fine], beside=A, options=options)
         if not new.ok.any(): break
         unit, h, error = new.unit[new.ok], new.h[new.ok], new.std[new.ok]; count = unit.bincount(minlength=len(weak))
         free = sigma.isinf().double().sort(dim=1, descending=True, stable=True).indices  # free slots first
@@ -858,7 +860,7 @@ def _next_layer(run, f, known, told, pool, natural, eps, noise, errors, activati
         return [x.bincount(minlength=len(new.rows)) for x in (tried.unit[tried.ok], tried.unit)]
     def judge(line, new):  # which candidates are this layer's
         nonlocal units, waiting
-        tries = len(new.rows); new = new.pick(new.std.norm(dim=1) < options.rough)
+        tries = len(new.rows); new = _distinct(new.pick(new.std.norm(dim=1) < options.rough), options.same)  # twins would leave each other no room
         if len(new.rows):
             right, asked = test(new)
             open = asked < 3; waiting = new.pick(open) if waiting is None else waiting.join(new.pick(open))
@@ -993,7 +995,7 @@ def recover_deep(
     while True:
         layer = settle_signs(units)
         if not known and arch.activation is None and layer.slope > 1e-3: slope = layer.slope  # not told: as measured
-        if max(layer.spread, abs(layer.slope - slope)) > max(options.agree * layer.error, options.uneven * layer.worst): raise DeepFailure(f"the units of layer {len(known) + 1} disagree about their slope: one is missing, or it is no {activation}")
+        if max(layer.spread, abs(layer.slope - slope)) > options.agree * layer.error: raise DeepFailure(f"the units of layer {len(known) + 1} disagree about their slope: one is missing, or it is no {activation}")
         known.append((layer.W, layer.b)); layers.append(layer)
         if len(known) == 1:  # places where units of the first layer switch often, those of later layers included
             near, far = (v * k**.5 * layer.b.abs().median() for v in options.reach)

@@ -122,6 +122,10 @@ class Row:
         name = "_".join(filter(None, (self.group, self.label)))
         return "".join(c if c.isalnum() or c in "._-" else "-" for c in name) + f"_{seed}.json"
 
+    def trained(self, seed: int) -> BlackBox:
+        "The black box."
+        return black_box(**self.box, seed=seed)
+
     def asked(self, box: BlackBox) -> tuple[BlackBox, Oracle, Architecture]:
         "The black box with its units changed, what is asked instead of it, and what is told."
         for name, change in CHANGES.items():
@@ -188,7 +192,7 @@ def measure(
     "Train the black box, recover it, compare."
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # black boxes are trained, and cached, with one thread
-    try: box = black_box(**row.box, seed=seed)
+    try: box = row.trained(seed)
     finally: torch.set_num_threads(threads)
     load = round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
     box, oracle, told = row.asked(box)

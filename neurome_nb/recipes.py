@@ -26,6 +26,7 @@ from .shallow import name_slope, recover_shallow
 from .population import Committee, run_committee
 from .deep import DeepFailure, DeepSearch, recover_deep
 from .walks import WalkSearch, recover_relu
+from .columns import ColumnSearch, recover_by_columns
 from .certify import Certificate, judge
 from .inside import NotExplained, allowed_region, certify_inside, solve_inside
 
@@ -112,6 +113,7 @@ class Exact:
     committee: CommitteeSearch = CommitteeSearch()  # options of the search by committee
     deep: DeepSearch = DeepSearch()  # options of the search in networks with more than one hidden layer
     walks: WalkSearch = WalkSearch()  # and of that in such networks with ReLU units
+    columns: ColumnSearch = ColumnSearch()  # and with two hidden layers, the first wider than the input, and several outputs
     section_size: int = 1536  # numbers per unit and section dimension that the polish may hold: units times dimensions
     section_dims: tuple[int, int] = (3, 6)  # fewest and most dimensions of a section
     surplus: float = 2.  # equations per unknown in the section's polish
@@ -208,6 +210,11 @@ def _check_depth(run):
     if told and few > told + run.options.lines[0] + run.options.lines[1] * told:
         raise Stop("out_of_family", f"{few} to {many} units switch along a line, where the architecture has {told}.", "Correct arch.sizes, or leave the width None.")
 
+def _expands(arch: Architecture) -> bool:
+    "Two hidden layers, the first wider than the input, and several outputs: kinks of the second layer are told by their jumps."
+    sizes = arch.sizes
+    return sizes is not None and None not in sizes and len(sizes) == 4 and sizes[1] > sizes[0] and sizes[-1] > 1
+
 def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]:
     "The recipe `exact`."
     arch, opt = run.arch, run.options
@@ -246,7 +253,8 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
     if deep and run.far: raise Stop("not_converged", "deep networks with rounded or noisy answers are not reconstructed yet.")
     for run.attempt in range(opt.attempts):
         try:
-            if walked: layers, cert, arch_found = recover_relu(run, length, run.eps, bars=opt.bars, options=opt.walks)
+            if deep and _expands(arch): layers, cert, arch_found = recover_by_columns(run, length, run.eps, bars=opt.bars, options=opt.columns)
+            elif walked: layers, cert, arch_found = recover_relu(run, length, run.eps, bars=opt.bars, options=opt.walks)
             elif deep: layers, cert, arch_found = recover_deep(run, length, run.eps, bars=opt.bars, options=opt.deep)
             else: layers, cert, arch_found = recover_shallow(run, smooth, length)
             outcome = judge(cert, tol)

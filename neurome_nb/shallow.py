@@ -14,7 +14,7 @@ from torch import Tensor
 from jaxtyping import Float
 from .core import Layers
 from .nets import ACTIVATIONS, Architecture, SectionModel
-from .lift import Signs, assemble, choose_base_points, information, lift, lift_pairs, sharpen, slope_from_size, unit_signs
+from .lift import Signs, assemble, choose_base_points, information, lift, lift_pairs, sharpen, slope_from_size, unit_signs, worst_std
 from .polish import Polished, polish_section
 from .search import Found, Retry, Run, Stop, repair, search_by_committee, search_sweep_kinked, search_sweep_smooth
 from .sweep import Noise
@@ -92,16 +92,21 @@ def _lift(run: Run, found: Found, on: _OnSection, share: float = 1 / 8) -> _Whol
     rows, var, linear, worst, smallest, again = [model.rows[:, :k]], [on.polished.row_std[:, :k].square().sum(1)], model.linear[:k], 0., on.polished.smallest_singular_value, []
     def add(res):
         nonlocal smallest, worst
-        if res.failed: raise Retry(f"{res.failed} of {res.rows.shape[1]} directions could not be lifted")
+        if res.failed or not res.std.isfinite().all(): raise Retry(f"{res.failed} of {res.rows.shape[1]} directions could not be lifted" if res.failed else "the lift says nothing about some units")
         rows.append(res.rows); var.append(res.std.square() * res.rows.shape[1])
         smallest, worst = min(smallest, res.smallest_singular_value), max(worst, res.residual.max().item())
-    def more(start, n, slopes):
+    def stand(slopes, **options):
         unknown = h + (o if free and slopes is None else 0)
         m = math.ceil(opt.spare * unknown / o) if o < h else 1
         while True:  # more points while some unit is active at none of them
-            base = design(m, slopes, **({"margin": opt.coarse_margin if slopes is None else opt.crossing} if coarse else {}))
-            if base.smallest > opt.singular or m > 4 * unknown / o + 8: break
+            base = design(m, slopes, **options)
+            if base.smallest > opt.singular or m > 4 * unknown / o + 8: return base
             m += 1
+    def long(base): return design(math.ceil(opt.second * h / o), slopes, length=base.c.norm(dim=1).median().item(), known=information(model, base, slopes))
+    def more(start, n, slopes):
+        if not coarse: base = stand(slopes)
+        elif slopes is None or not kinked: base = stand(slopes, margin=opt.coarse_margin)
+        else: base = min((stand(slopes, margin=margin) for margin in (opt.crossing, opt.coarse_margin)), key=lambda b: worst_std(model, b + long(b), slopes, size, g))
         directions = lambda i, j: found.basis.rows(start + i, start + j)
         res = lift(on.ask, found.x0, on.U, model, directions, n, base, slopes=slopes, samples=on.samples, keep=coarse)
         if coarse: again.append((directions, res, base))
@@ -124,9 +129,8 @@ def _lift(run: Run, found: Found, on: _OnSection, share: float = 1 / 8) -> _Whol
         slopes = signs.sign * signs.size
     if coarse and kinked: done = k; again.clear()  # the first ones once more, with steps that may cross kinks: theirs were short
     if done < d: more(done, d - done, slopes)
-    if coarse:  # a second round, with steps as long as the points are far from the origin (at the end of much longer ones all units are on the same side, whatever the point), and more for what is known worst
-        base = again[-1][2]
-        second = design(math.ceil(opt.second * h / o), slopes, length=base.c.norm(dim=1).median().item(), known=information(model, base, slopes))
+    if again:  # a second round, with steps as long as the points are far from the origin (at the end of much longer ones all units are on the same side, whatever the point), and more for what is known worst
+        second = long(again[-1][2])
         for directions, res, first in again: add(sharpen(on.ask, found.x0, on.U, model, directions, res, first, second, size, found.noise, slopes=slopes, samples=on.samples, more=round(opt.third * h / o)))
     rows, std = torch.cat(rows, 1), torch.stack(var).sum(0).div(d).sqrt()
     weak = [i for i in std.div(size).topk(min(opt.pairs, h, int(share * h / o / 2))).indices.tolist() if opt.bars * std[i] > opt.sharp * size[i]] if kinked and h <= d and not coarse else []

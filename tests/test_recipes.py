@@ -294,6 +294,14 @@ def test_single_precision():
     r = reconstruct(oracle, Architecture((20, 6, 4), "leaky_relu"), progress=False)
     assert r.outcome.recovered and parameter_error(r.layers, [(W.double(), b.double()) for W, b in layers]).max < 1e-4
 
+@pytest.mark.parametrize("name", ["leaky_relu", "relu"])
+@pytest.mark.parametrize("sizes", [(20, 8, 3), (30, 10, 1)], ids=str)
+def test_few_base_points_in_single_precision(name, sizes):
+    layers = [(W.float(), b.float()) for W, b in net(sizes)]
+    oracle = Oracle(lambda x: forward(layers, x, name), sizes[0], dtype=torch.float32)
+    r = reconstruct(oracle, Architecture(sizes, name), progress=False)
+    assert r.outcome.recovered and parameter_error(r.layers, [(W.double(), b.double()) for W, b in layers], name).max < 3e-5 and r.queries < 2500
+
 @pytest.mark.parametrize("name", ["leaky_relu", "gelu"])
 def test_same_seed_same_result(name):
     arch, f = Architecture((20, 8, 3), name), answers(TRUE, name)
