@@ -365,7 +365,9 @@ def draw_budgets(
         middles = [(_middle([r["queries"] for r in row]), _middle([_finite(r["balanced_max"]) for r in row])) for row in rows]
         ax.plot([r["queries"] for r in mine], [_finite(r["balanced_max"]) for r in mine], ".", ms=5, alpha=.6, **look)
         ax.plot(*zip(*middles), lw=1, ls="-" if i < len(COLOURS) else "--", label=group, **look)
+    at = sorted({_middle([r["queries"] for r in runs if r["label"] == label]) for label in _names(runs)})
     ax.set(xscale="log", yscale="log", xlabel="queries", ylabel="largest error, balanced gauge", title=experiment.title)
+    ax.set_xticks(at, [f"{q:,}" for q in at]); ax.minorticks_off()
     ax.legend(fontsize=7)
     return ax
 
