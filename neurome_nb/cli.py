@@ -221,6 +221,7 @@ def _sizes(text):
     except ValueError: raise argparse.ArgumentTypeError(f"expected sizes like 784-128-10 or 784-?-10, got {text!r}") from None
 
 def _demo(args):
+    if "OMP_NUM_THREADS" not in os.environ: torch.set_num_threads(1)  # the demo's matrices are small: threads that wait for each other make it ten times slower on a busy machine
     scores, fig = demo(args.out, quick=args.quick, seed=args.seed, progress=not args.quiet)
     plt.close(fig)
     return int(any(s["outcome"] != "recovered" for s in scores.values()))

@@ -244,7 +244,7 @@ def worst_std(
     slopes: Float[Tensor, "h"],  # signs times the linear part
     size: Float[Tensor, "h"],  # typical |w q| of each row
     g: torch.Generator,  # draws the directions
-    draws: int = 16,  # how many
+    draws: int = 64,  # how many
 ) -> float:
     "The largest standard deviation of an entry, in units of its typical size: in random directions, since these decide which units are on at the ends of the steps."
     u = size * torch.randn(draws, 1, len(size), generator=g, dtype=size.dtype)
@@ -417,18 +417,23 @@ def _gauss_newton(model, steps, slopes, dy, u, rounds, backtracks=6, ridge=1e-12
         if not len(left): break
     return u, rows_of(dy - _change(model, steps, slopes, u)).square().mean(1).sqrt(), system(u, slice(None))[1]()
 
-def _best_steps(model, base, lengths, slopes, sigma, size, u, covariance):
-    "For each direction, the step from one of the base points that tells most about its entries (h, n): numbers of the points, lengths, and derivatives of the answers in units of the noise (n, o, h)."
+def _gains(slope, V, C):
+    "By how much answers of slopes (n, p, h) reduce the sum of the variances C (n, h, h): (n, p); nothing where rounding hides it."
+    A = slope[:, :, :, None].mul(V).mT; AC = (A.flatten(1, 2) @ C).unflatten(1, A.shape[1:3])
+    K = AC @ A.mT; K.diagonal(dim1=2, dim2=3).add_(1)
+    chol, bad = torch.linalg.cholesky_ex(K)
+    return (torch.cholesky_inverse(chol) * (AC @ AC.mT)).sum((2, 3)).masked_fill(bad > 0, 0.)
+
+def _best_steps(model, base, lengths, slopes, sigma, size, u, covariance, few=4):
+    "For each direction, the step from one of the base points that tells most about its entries (h, n): numbers of the points, lengths, and derivatives of the answers in units of the noise (n, o, h). A `few` directions are looked at together, as many as the processor's cache holds."
     r, number = base.c.norm(dim=1).repeat(len(lengths)), torch.arange(len(base.c)).repeat(len(lengths))
     length = torch.tensor(lengths, dtype=r.dtype).repeat_interleave(len(base.c)); z = base.z[number]
-    weight = length / torch.hypot(sigma(r), sigma(torch.hypot(r, length))); best = []
-    for w, C in zip(u.T, covariance):
-        slope = section_form(model.activation)[1](z + length[:, None] * w) + (0 if slopes is None else slopes)
-        A = (slope * weight[:, None])[:, None] * model.out.T; AC = A @ C
-        gain = torch.linalg.solve(torch.eye(A.shape[1], dtype=A.dtype) + AC @ A.mT, AC / size) * AC / size
-        best.append((i := gain.sum((1, 2)).argmax(), A[i]))
-    i = torch.stack([i for i, _ in best])
-    return number[i], length[i], weight[i], torch.stack([A for _, A in best])
+    weight = length / torch.hypot(sigma(r), sigma(torch.hypot(r, length)))
+    slope = (section_form(model.activation)[1](z + length[:, None] * u.T[:, None]) + (0 if slopes is None else slopes)) * weight[:, None]
+    C = covariance / size / size[:, None]
+    C = C / C.diagonal(dim1=1, dim2=2).amax(1).clamp_min(1)[:, None, None]  # what nothing is known of is still of the typical size
+    i = torch.cat([_gains(a, model.out, b) for a, b in zip((slope * size).split(few), C.split(few))]).argmax(1)
+    return number[i], length[i], weight[i], slope[torch.arange(len(i)), i][:, None] * model.out.T
 
 def _by_number(extra, n):
     "Directions that were asked equally often, with the steps and answers of each, None for those that were not."

@@ -9,7 +9,7 @@ __all__ = ['SEARCHES', 'RECIPES', 'Reconstruction', 'Exact', 'committee_stage', 
 import json
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 import torch
 from torch import nn
@@ -25,7 +25,7 @@ from .afar import Afar, look_far
 from .shallow import name_slope, recover_shallow
 from .population import Committee, run_committee
 from .deep import DeepFailure, DeepSearch, recover_deep
-from .walks import WalkSearch, recover_relu
+from .walks import WalkSearch, recover_relu, with_silent
 from .columns import ColumnSearch, recover_by_columns
 from .certify import Certificate, judge
 from .inside import NotExplained, allowed_region, certify_inside, solve_inside
@@ -115,23 +115,34 @@ class Exact:
     walks: WalkSearch = WalkSearch()  # and of that in such networks with ReLU units
     columns: ColumnSearch = ColumnSearch()  # and with two hidden layers, the first wider than the input, and several outputs
     section_size: int = 1536  # numbers per unit and section dimension that the polish may hold: units times dimensions
-    section_dims: tuple[int, int] = (3, 6)  # fewest and most dimensions of a section
+    section_dims: tuple[int, int] = (2, 6)  # fewest and most dimensions of a section
+    beyond: float = 1.5  # its points off the line, in units of the hidden units: where kinks crowd, the line alone leaves outgoing weights in doubt
+    quiet: float = .3  # of the expected noise: a polished section with a smaller residual is not trusted to be that exact
     surplus: float = 2.  # equations per unknown in the section's polish
     spare: float = 1.04  # equations per unknown in the lift
     singular: float = 1e-7  # a lift whose smallest singular value, relative to the largest, is below this gets another base point
+    crowded: float = 4.  # base points, in units of what the equations need and two more, at which it stops asking for them
     far_kinked: float = 1e7  # distance of a far line, in units of the bending length, for rounded corners
     far_steps: float = 3e6  # the same for steps
     residual: float = 30.  # of a polished section, in units of the noise, above which a unit must be missing
     least: int = 12  # points of a section per dimension, at least
     unsaturated: float = 15.  # largest pre-activation of smooth units at points that are to say something about them: there every row of the table is within 1e-6 of its asymptote
     spread: float = 1e-3  # by which units may disagree about the linear part that their signs make
+    signs: float = 1.3  # equations per sign in the directions that leave the linear map free
+    spare_signs: int = 4  # further such directions: one output has so few equations per direction that some signs hang by a thread
+    slope: float = 1e-4  # by which a measured slope may differ from the one told
+    coarse_slope: float = 3e-3  # the same for answers coarser than `precise`
+    named: float = .01  # of that: what may separate it from a ReLU's or |z|'s to be called so
     coarse_spread: float = .3  # the same for answers coarser than `precise`
     coarse_margin: float = 2.35  # steps of the first lift stay this many typical coefficients inside a piece while the signs are open; one in fifty of the nearest units is crossed, which the second round mends
     crossing: float = .4  # the same once the signs are known: at the end of a step three of ten such units are on the other side; much less, and directions go astray
+    lost: float = .1  # steps cross kinks only if, whichever way they go, every entry of a row stays known to within this many typical ones: the second round can mend that
     second: float = .3  # equations per unknown in the second round of a lift from coarse answers
     third: float = .16  # and in steps that go where a unit is known worst
+    coarse_queries: float = 2.1  # counting bounds that a run with such answers may ask in all: what the search leaves of them goes into these steps, because errors fall with the root of their number
     sharp: float = 1e-8  # error bars of a row, in units of its typical entry, above which its unit is asked alone
     pairs: int = 8  # such units at most
+    alone: float = .125  # queries that they may cost, in units of the lift's
     snapshot: int = 5_000_000  # networks up to this many parameters are kept in the history
     bars: float = 10.  # error bars are this many standard deviations: rounding errors are not independent, as the standard deviations take them to be
 
@@ -194,6 +205,8 @@ def _inside(run: Run, region) -> tuple[Layers, Certificate, Architecture, Outcom
         outcome = judge(cert, _tolerance(run))
         if told not in (None, found.sizes[1]) and outcome.recovered:
             outcome = Outcome("unidentifiable", f"{found.sizes[1]} units explain every answer inside the region; the other {told - found.sizes[1]} have no effect there.", "No query inside the region can determine them.")
+            layers, cert = with_silent(layers, cert, [told - found.sizes[1]], "it is off, or without outgoing weights, or has the row of another unit, wherever the region was asked")
+            found = replace(found, sizes=arch.sizes)
         if outcome.recovered and told is None and slope == 0 and isinstance(region, Box):  # a unit that is off wherever a box was asked, but not in some corner, leaves no trace
             outcome = Outcome("unidentifiable", f"{outcome.message[:-1]}, but ReLU units that are off wherever the box was asked would leave no trace.", "Give the width in arch.sizes to have it checked.")
         if outcome.kind != "not_converged": return layers, cert, found, outcome
@@ -258,6 +271,11 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
             elif deep: layers, cert, arch_found = recover_deep(run, length, run.eps, bars=opt.bars, options=opt.deep)
             else: layers, cert, arch_found = recover_shallow(run, smooth, length)
             outcome = judge(cert, tol)
+            unseen = arch.sizes[1] - arch_found.sizes[1] if not deep and arch.sizes and arch.sizes[1] else 0
+            if unseen and outcome.recovered:
+                outcome = Outcome("unidentifiable", f"{arch_found.sizes[1]} units explain every answer; the other {unseen} of {arch} have no effect.", "See certificate.unidentifiable, or correct arch.sizes.")
+                layers, cert = with_silent(layers, cert, [unseen], "no answer depends on it: its outgoing weights are zero, or its row is zero or that of another unit")
+                arch_found = replace(arch_found, sizes=arch.sizes)
             if outcome.kind != "not_converged": return layers, cert, arch_found, outcome
             raise Retry(outcome.message.rstrip("."))
         except (Retry, DeepFailure) as e:

@@ -792,6 +792,7 @@ def with_silent(
     layers: Layers,
     cert: Certificate,  # of them
     silent: list[int],  # per hidden layer: how many units were not found
+    reason: str = "it never switched, and no answer depends on it",  # why
 ) -> tuple[Layers, Certificate]:
     "The network in the width that was told: units that never switch, and that no answer depends on, are added as such and named."
     out, bars, named = [], [], []
@@ -799,7 +800,7 @@ def with_silent(
         rows, columns = silent[l] if l < len(silent) else 0, silent[l - 1] if l else 0
         wider = lambda W, b, fill, last: (torch.nn.functional.pad(torch.nn.functional.pad(W, (0, columns)), (0, 0, 0, rows), value=fill), torch.nn.functional.pad(b, (0, rows), value=last))
         out.append(wider(W, b, 0., -1.)); bars.append(wider(dW, db, math.inf, math.inf))
-        named += [(l, len(b) + i, "it never switched, and no answer depends on it") for i in range(rows)]
+        named += [(l, len(b) + i, reason) for i in range(rows)]
     return out, replace(cert, error_bars=bars, unidentifiable=tuple(named))
 
 def settle_network(

@@ -3,7 +3,7 @@ import builtins, json, math, warnings
 from dataclasses import replace
 from pathlib import Path
 
-import matplotlib
+import matplotlib.figure
 matplotlib.use('agg')
 import nbformat
 import pytest
@@ -236,6 +236,18 @@ def test_without_data_the_demo_starts_from_a_random_network(monkeypatch):
     monkeypatch.setattr(cli, 'black_box', without)
     box, made = cli.demo_box(quick=False, progress=False)
     assert box.architecture.sizes == (784, 128, 10) and box.accuracy is None and 'neurome_nb[data]' in made
+
+@pytest.mark.parametrize('told,threads', [(None, 1), ('2', 2)])
+def test_demo_runs_on_one_thread_unless_told_otherwise(told, threads, monkeypatch, tmp_path):
+    "Two threads that wait for each other on a busy machine took ten times as long."
+    seen, before = [], torch.get_num_threads()
+    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
+    if told: monkeypatch.setenv('OMP_NUM_THREADS', told)
+    monkeypatch.setattr(cli, 'demo', lambda *a, **k: seen.append(torch.get_num_threads()) or ({}, matplotlib.figure.Figure()))
+    try:
+        torch.set_num_threads(2)
+        assert cli.main(['demo', '--out', str(tmp_path)]) == 0 and seen == [threads]
+    finally: torch.set_num_threads(before)
 
 def test_a_failed_reconstruction_still_gives_table_and_figure(tmp_path, capsys, monkeypatch, result):
     failed = replace(result, layers=[], certificate=None, outcome=replace(result.outcome, kind='not_converged'))
