@@ -8,6 +8,7 @@ __all__ = ['ColumnSearch', 'Kinks', 'known_normals', 'unexplained', 'same_column
 
 # %% ../nbs/19_columns.ipynb #c002
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
@@ -17,22 +18,25 @@ from .core import Layers
 from .nets import Architecture
 from .certify import Certificate
 from .deep import DeepFailure, DeepSearch, Line, Normals, _known_normals, measure_normals, sweep_line
-from .walks import Frame, WalkSearch, first_layer, settle_frame, settle_network, signed_rows, spread_inputs, with_silent
+from .walks import Frame, Walk, WalkSearch, first_layer, settle_frame, settle_network, spread_inputs, with_silent
 
 # %% ../nbs/19_columns.ipynb #c005
 @dataclass(frozen=True)
 class ColumnSearch:
     "Options of the search by columns."
     center: float = 3.  # distance of lines from the origin, in units of the length over which the black box bends
-    planes: int = 12  # looked at for the first layer
+    tests: int = 3  # lines on most of which a first-layer unit must switch where its row says
     lines: int = 60  # swept for the second, at most
     barren: int = 6  # lines that show no new unit before units still missing are taken for those that never switch
     column: float = 1e-5  # jumps of unit length closer than this have one direction
     precise: float = 1e-4  # a normal with a larger relative error says nothing
+    aside: float = .3  # length of what is added to a normal for the direction of a line that is to cross its unit again
+    walked: int = 64  # open weights of all units together that are walked to, one by one: about as many queries as one line more
+    starts: int = 3  # kinks from which a unit is walked along, at most
     spare: float = 1.3  # equations per unknown of a row
     clear: float = 1e-5  # a row is determined when the best one explains its kinks this much better than the second best
     outliers: float = 1e3  # typical misses above which a kink is not its unit's
-    passes: int = 4  # in which such kinks are left out
+    passes: int = 4  # in which kinks that miss more than is typical count less
     deep: DeepSearch = DeepSearch()  # measurements on lines
     walks: WalkSearch = WalkSearch()  # the last polish
 
@@ -75,12 +79,13 @@ def same_column(
 class Rows:
     "Rows of units, each from its kinks."
     theta: Float[Tensor, "u p"]  # unit length, sign free
-    clear: Float[Tensor, "u"]  # misfit of the row over that of the second best: small if it is determined
+    clear: Float[Tensor, "u"]  # misfit of the row over that of the second best: small if it is determined, one if not
     kinks: Int[Tensor, "u"]  # that agree with it
+    open: list[Float[Tensor, "p q"]]  # all rows that agree with the kinks, orthonormal
 
 def _equations(frame, kinks):
     "What every kink says: (n, d + 1, p), each of about unit size, and theta's scale per column."
-    S = torch.stack([frame.slope(x) for x in kinks.x]); n = kinks.normal
+    S, n = frame.slopes(kinks.x), kinks.normal
     A = torch.cat([S - n[:, :, None] * (n[:, None] @ S), frame.phi(kinks.x)[:, None] / kinks.x.norm(dim=1)[:, None, None]], 1)
     scale = A.square().sum(1).mean(0).sqrt()
     return A / scale, scale
@@ -91,55 +96,80 @@ def rows_from_kinks(
     unit: Int[Tensor, "n"],  # whose they are
     units: int,  # how many; kinks of others are left out
     *,
+    clear: float = ColumnSearch.clear,
     outliers: float = ColumnSearch.outliers,
     passes: int = ColumnSearch.passes,
 ) -> Rows:
     "The row that agrees best with each unit's kinks."
     kinks, unit = kinks.pick(unit < units), unit[unit < units]; A, scale = _equations(frame, kinks); p = len(scale)
-    A = A / A.norm(dim=(1, 2), keepdim=True); each = A.mT @ A; use = torch.ones(len(unit), dtype=A.dtype)
-    for _ in range(passes):
-        gram = A.new_zeros(units, p, p).index_add_(0, unit, use[:, None, None] * each)
-        S, V = torch.linalg.eigh(gram); theta = V[:, :, 0]
-        miss = (A @ theta[unit][:, :, None])[:, :, 0].norm(dim=1)
-        typical = torch.stack([m.nanmedian() for m in torch.where(unit == torch.arange(units)[:, None], miss, torch.nan)])
-        wrong = (use > 0) & (miss > outliers * typical[unit].clamp_min(torch.finfo(A.dtype).eps))
-        if not wrong.any(): break
-        use[wrong] = 0
+    A = A / A.norm(dim=(1, 2), keepdim=True); each, use = A.mT @ A, torch.ones(len(unit), dtype=A.dtype)
+    def solve():
+        S, V = torch.linalg.eigh(A.new_zeros(units, p, p).index_add_(0, unit, use[:, None, None] * each))
+        miss = (A @ V[unit, :, :1])[:, :, 0].norm(dim=1)
+        return S, V, V[:, :, 0], miss, torch.stack([m.nanmedian() for m in torch.where(unit == torch.arange(units)[:, None], miss, torch.nan)])[unit].maximum(kinks.std)
+    for _ in range(passes):  # kinks that miss more than is typical of their unit count less and less, in the end not at all
+        *_, miss, typical = solve(); use = (1 + (miss / typical).square()) ** -2
+    *_, miss, typical = solve(); use = (miss < outliers * typical).to(A.dtype)
+    S, V, theta, miss, _ = solve()
     misfit = torch.maximum(A.new_zeros(units).index_add_(0, unit, use * miss.square()), torch.finfo(A.dtype).eps * S[:, -1])  # a second row as good would not show below
-    return Rows(normalize(theta / scale, dim=1), (misfit / S[:, 1].clamp_min(1e-300)).sqrt(), unit[use > 0].bincount(minlength=units))
+    left = (misfit[:, None] > clear**2 * S).sum(1).tolist()
+    return Rows(normalize(theta / scale, dim=1), (misfit / S[:, 1].maximum(misfit)).sqrt(), unit[use > 0].bincount(minlength=units), [torch.linalg.qr(v[:, :n] / scale[:, None])[0] for v, n in zip(V, left)])
 
 # %% ../nbs/19_columns.ipynb #c015
-def _line(f, frame, reach, eps, g, options):
-    "One more line, and the normals beside it; None if it could not be explained."
-    draw = lambda: normalize(torch.randn(frame.top[0].shape[1], generator=g, dtype=torch.float64), dim=0)
-    line = sweep_line(f, reach * draw(), draw(), reach, eps, ends=options.ends[:1])
-    return line and (line, measure_normals(f, line, known=known_normals(line, frame), step=options.step, apart=options.apart))
+def _walked(f, frame, kinks, rows, done, unit, noise, g, options):
+    "Open weights, followed along their unit's boundary to where they show; None when a walk is lost."
+    theta = rows.theta.clone()
+    for u in (~done).nonzero()[:, 0].tolist():
+        for i in (unit == u).nonzero()[:options.starts, 0].tolist():
+            walk = Walk(f, frame, noise, kinks.x[i], kinks.normal[i], g, options.walks); walk.N = rows.open[u]
+            if walk.run() and walk.N.shape[1] == 1: break
+        else: return None
+        theta[u] = walk.theta
+    return theta
+
+def _toward(kinks, unit, done, aside, g):
+    "A line near a kink of the open unit with the fewest of them: it crosses that unit's boundary somewhere else."
+    draw = lambda: normalize(torch.randn(kinks.x.shape[1], generator=g, dtype=torch.float64), dim=0)
+    count = torch.where(done, len(unit), unit.bincount()[:len(done)]); mine = (unit == count.argmin()).nonzero()[:, 0]
+    i = mine[torch.randint(len(mine), (1,), generator=g)][0]; x, n, v = kinks.x[i], kinks.normal[i], draw()
+    return x + x.norm() * normalize(v - (v @ n) * n, dim=0), normalize(n + aside * draw(), dim=0)
 
 def second_layer(
     run,  # offers ask, stage(name, **detail)
     frame: Frame,  # the first layer, signs unknown
-    lines: list[tuple[Line, Normals]],  # asked already; more are added
+    lines: list[tuple[Line, Normals | None]],  # asked already, with the normals beside them if those were; more are added
     told: int,  # units
     reach: float,  # distance of the lines from the origin
     eps: float,  # relative precision of the answers
+    noise: Callable,  # (points, answers) -> standard deviation of an answer
     g: torch.Generator,
     options: ColumnSearch,
-) -> Float[Tensor, "u p"]:  # fewer than told: the others show on no line
-    "Rows of the second layer, from as many lines as it takes. Raises DeepFailure when some stay open."
-    W, _ = frame.top; enough = math.ceil(options.spare * sum(W.shape) / W.shape[1]); kinks, barren = None, 0
+) -> Frame:  # with the first layer known, and the rows of the second; fewer than told when the others show on no line
+    "The second layer, from as many lines as it takes. Raises DeepFailure when some rows stay open."
+    first, o, kinks, barren, before = frame, options.deep, None, 0, 0; (h, d), done = frame.top[0].shape, ()
+    def fit():
+        rows = rows_from_kinks(frame, kinks, unit, seen, clear=options.clear, outliers=options.outliers, passes=options.passes)
+        return rows, (rows.clear < options.clear) & (rows.kinks >= math.ceil(options.spare * rows.theta.shape[1] / (d + 1)))
     for i in range(options.lines):
-        if i == len(lines):
-            if (new := _line(run.ask, frame, reach, eps, g, options.deep)) is None: break
-            lines.append(new)
-        new = unexplained(*lines[i], frame, options.precise); kinks = new if kinks is None else kinks.join(new)
+        while i == len(lines):
+            if not frame.top and (seen == told or i % 2) and not done.all(): x0, u = _toward(kinks, unit, done, options.aside, g)
+            else: x0, u = normalize(torch.randn(2, d, generator=g, dtype=torch.float64), dim=1); x0 = reach * x0
+            if line := sweep_line(run.ask, x0, u, reach, eps, ends=o.ends[:1]): lines.append((line, None))
+        line, beside = lines[i]
+        if beside is None: beside = measure_normals(run.ask, line, known=known_normals(line, first), step=o.step, apart=o.apart)
+        new = unexplained(line, beside, first, options.precise); kinks = new if kinks is None else kinks.join(new)
         unit = same_column(kinks.jump, options.column); seen = int((unit.bincount() > 1).sum())
-        rows = rows_from_kinks(frame, kinks, unit, seen, outliers=options.outliers, passes=options.passes)
-        done = (rows.clear < options.clear) & (rows.kinks >= enough)
-        barren = 0 if i == 0 or seen > before else barren + 1; before = seen
-        run.stage("line", layer=2, kinks=len(new.x), seen=seen, units=int(done.sum()))
         if seen > told: raise DeepFailure(f"{seen} units of layer 2 were found, expected {told}")
-        if done.all() and (seen == told or barren >= options.barren): return rows.theta
-    raise DeepFailure(f"{int(done.sum())} units of layer 2 were found on {i + 1} lines, expected {told}")
+        if not seen: continue
+        rows, done = fit()
+        if frame.top and done.sum() * d > options.spare * h and (signed := settle_frame(frame, rows.theta[done], options.walks.signs)): frame = signed; rows, done = fit()
+        barren = 0 if seen > before else barren + 1; before = seen
+        run.stage("line", layer=2, kinks=len(new.x), seen=seen, units=int(done.sum()), signs=not frame.top)
+        if frame.top or (seen < told and barren < options.barren): continue
+        theta, opened = rows.theta, sum(n.shape[1] - 1 for n, ok in zip(rows.open, done.tolist()) if not ok)
+        if not done.all(): theta = _walked(run.ask, frame, kinks, rows, done, unit, noise, g, options) if opened <= options.walked else None
+        if theta is not None: return replace(frame, top=(theta[:, :-1].contiguous(), theta[:, -1]))
+    raise DeepFailure(f"{int(sum(done))} units of layer 2 were found on {len(lines)} lines, expected {told}")
 
 def recover_by_columns(
     run,  # offers ask, generator(name), stage(name, **detail), arch, oracle
@@ -152,15 +182,12 @@ def recover_by_columns(
     "A network with two hidden layers of ReLU or LeakyReLU units and several outputs, from scratch. Raises DeepFailure when a check fails."
     d, h, behind, _ = run.arch.sizes; leak = 0. if run.arch.activation == "relu" else run.arch.slope
     g, reach = run.generator("columns"), options.center * length
-    units, lines = first_layer(run, run.ask, d, h, reach, eps, g, options.deep); quiet = lines[-1][0].noise
+    units, lines = first_layer(run, run.ask, d, h, reach, eps, g, options.deep, tests=options.tests); quiet = lines[0][0].noise
     noise = lambda x, y: torch.maximum(quiet.near + quiet.far * x.norm(dim=1), eps * y.abs().amax(1))
     frame = Frame([], (units.rows[:, :-1], units.rows[:, -1]), leak)
-    theta = second_layer(run, frame, lines, behind, reach, eps, g, options)
-    signed = settle_frame(frame, theta, options.walks.signs)
-    if signed is None: raise DeepFailure("the signs of layer 1 are not determined by the units behind it")
-    rows = normalize(signed_rows(theta, signed), dim=1); frame = replace(signed, top=(rows[:, :-1].contiguous(), rows[:, -1]))
-    run.stage("layer", layer=2, units=len(rows), lines=len(lines))
+    frame = second_layer(run, frame, lines, behind, reach, eps, noise, g, options); found = len(frame.top[1])
+    run.stage("layer", layer=2, units=found, lines=len(lines))
     places = torch.cat([line.at(line.t) for line, _ in lines])
     net, cert = settle_network(run, frame, lambda n: spread_inputs(places, n, reach, g), noise, length, g, bars=bars, options=options.walks)
-    if len(rows) < behind: net, cert = with_silent(net, cert, [0, behind - len(rows)])
+    if found < behind: net, cert = with_silent(net, cert, [0, behind - found])
     return net, cert, Architecture(run.arch.sizes, run.arch.activation, run.arch.slope)

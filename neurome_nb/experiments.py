@@ -58,20 +58,28 @@ def _definitions(module):
         if isinstance(n, ast.ImportFrom) and n.level: taken |= {a.asname or a.name: (n.module, a.name) for a in n.names}
     return own, taken
 
+def _without_options(node, taken):
+    "A class of options without those that other modules define: a route that takes them mentions them itself."
+    if not isinstance(node, ast.ClassDef): return node
+    foreign = lambda n: isinstance(n, ast.AnnAssign) and isinstance(n.value, ast.Call) and isinstance(n.value.func, ast.Name) and n.value.func.id in taken
+    return ast.ClassDef(**{**dict(ast.iter_fields(node)), "body": [n for n in node.body if not foreign(n)]})
+
 @cache
 def code_of(
     recipe: str,  # key in `CODE`
 ) -> str:
     "Digest of the code that a recipe exercises: every definition that can be reached by name from where it begins, without comments, docstrings and layout."
     entries, left_out = CODE[recipe]
-    todo, reached = [tuple(e.split(".")) for e in entries], {}
+    begin = [tuple(e.split(".")) for e in entries]
+    todo, reached = [*begin], {}
     while todo:
-        module, name = todo.pop()
+        at = module, name = todo.pop()
         own, taken = _definitions(module)
         if name in taken: todo.append(taken[name])
-        elif name in own and (module, name) not in reached and module not in left_out:
-            reached[module, name] = [ast.unparse(n) for n in own[name]]
-            todo += [(module, u.id) for n in own[name] for u in ast.walk(n) if isinstance(u, ast.Name)]
+        elif name in own and at not in reached and module not in left_out:
+            nodes = [_without_options(n, taken) for n in own[name]] if at in begin else own[name]
+            reached[at] = [ast.unparse(n) for n in nodes]
+            todo += [(module, u.id) for n in nodes for u in ast.walk(n) if isinstance(u, ast.Name)]
     return hashlib.blake2b(json.dumps(sorted((*k, *v) for k, v in reached.items())).encode(), digest_size=6).hexdigest()
 
 # %% ../nbs/40_experiments.ipynb #c005
@@ -357,7 +365,9 @@ def draw_budgets(
         middles = [(_middle([r["queries"] for r in row]), _middle([_finite(r["balanced_max"]) for r in row])) for row in rows]
         ax.plot([r["queries"] for r in mine], [_finite(r["balanced_max"]) for r in mine], ".", ms=5, alpha=.6, **look)
         ax.plot(*zip(*middles), lw=1, ls="-" if i < len(COLOURS) else "--", label=group, **look)
+    at = sorted({_middle([r["queries"] for r in runs if r["label"] == label]) for label in _names(runs)})
     ax.set(xscale="log", yscale="log", xlabel="queries", ylabel="largest error, balanced gauge", title=experiment.title)
+    ax.set_xticks(at, [f"{q:,}" for q in at]); ax.minorticks_off()
     ax.legend(fontsize=7)
     return ax
 

@@ -47,6 +47,19 @@ def test_the_digest_of_the_code_follows_what_is_reached(tmp_path, monkeypatch):
         assert first != digest(nets='def forward(x): return -x\n') and first != digest(population=parts['population'].replace('LIMIT = 3', 'LIMIT = 4'))
     finally: experiments._definitions.cache_clear(); experiments.code_of.cache_clear()
 
+def test_options_of_other_routes_are_none_of_its_code(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments, 'CODE', {'exact': (('recipes.Exact', 'shallow.recover'), ())})
+    parts = dict(recipes='from .deep import Deep\nfrom .shallow import Lift\nclass Exact:\n    tol: float = 1.\n    lift: Lift = Lift()\n    deep: Deep = Deep()\n', deep='class Deep: lines: int = 3\n',
+                 shallow='class Lift: spare: float = 1.\ndef recover(run, lift: Lift): pass\n')
+    def digest(**changed):
+        package(tmp_path, monkeypatch, **{**parts, **changed})
+        return experiments.code_of('exact')
+    try:
+        first = digest()
+        assert first == digest(deep='class Deep: lines: int = 4\n') == digest(recipes=parts['recipes'].replace('    deep: Deep = Deep()\n', ''))
+        assert first != digest(recipes=parts['recipes'].replace('1.', '2.')) and first != digest(shallow=parts['shallow'].replace('1.', '2.'))
+    finally: experiments._definitions.cache_clear(); experiments.code_of.cache_clear()
+
 def test_the_code_of_a_recipe_is_its_own():
     for recipe, inside, outside in (('committee', 'population', 'sweep'), ('exact', 'sweep', 'population')):
         seen, real = [], experiments._definitions
