@@ -235,7 +235,7 @@ class Ranked:
     factor: Float[Tensor, "h"]  # a
     shift: Float[Tensor, "h"]  # delta
     space: Float[Tensor, "h r"]  # orthonormal basis of the space of gradients
-    spectrum: Float[Tensor, "h"]  # singular values of all gradients together
+    spectrum: Float[Tensor, "n"]  # singular values of all gradients together, without units that took a dimension for themselves
 
     def rank(self) -> int:
         "Where the spectrum falls most."
@@ -295,6 +295,7 @@ def rank_biases(
         tried = (G[:, :, alone].permute(2, 0, 1)[:, None] * _weights(own, own + grid[:, None])[..., None]).flatten(2)
         off = (tried - (tried @ V.T) @ V).norm(dim=2) / tried.norm(dim=2)
         q[0, alone], q[1, alone] = 1., grid[off.argmin(1)]
+    if alone.any(): s = torch.linalg.svdvals((G * _weights(z, q[0] * z + q[1])[:, None])[:, :, ~alone].flatten(0, 1))
     return Ranked(*q, U[:, :r], s)
 
 # %% ../nbs/18_smooth.ipynb #c020
@@ -604,7 +605,7 @@ def _ranked(run, f, chart, o, told, g, options):
     if wanted >= h: raise DeepFailure(f"layer 2 has {wanted} units and layer 1 has {h}: only networks that become narrower give away their biases")
     ranked = rank_biases(z, G, wanted)
     if not told and ranked.rank() < wanted: ranked = rank_biases(z, G, ranked.rank())
-    s, r = ranked.spectrum, ranked.space.shape[1]; fall = (s[r - 1] / s[r]).item()
+    s, r = ranked.spectrum, ranked.space.shape[1]; fall = (s[r - 1] / s[r]).item() if r < len(s) else 1.
     run.stage("biases", units=r, fall=fall)
     if not fall > options.gap: raise DeepFailure(f"gradients behind layer 1 do not lie in a space of {r} dimensions: their spectrum falls by {fall:.1f} there")
     return chart.moved(ranked.factor, ranked.shift), ranked.space

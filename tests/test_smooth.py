@@ -91,8 +91,8 @@ def test_biases_restore_the_rank():
 
 def test_units_that_left_the_others_come_back():
     # with larger errors some units take a dimension of the space for themselves
-    z, G, shift = gradients(24, 10, 5, 12, .12, "left")
-    alone = rank_biases(z, G, 10, rounds=1, shifts=(0., 0., 1)); off = lambda r: (r.factor * z + r.shift - (z + shift)).abs().amax(0)
+    z, G, shift = gradients(24, 10, 5, 12, .08, "left")
+    alone = rank_biases(z, G, 10, rounds=1); off = lambda r: (r.factor * z + r.shift - (z + shift)).abs().amax(0)
     assert off(alone).max() > 1e-3
     assert off(rank_biases(z, G, 10)).max() < 1e-9
 
@@ -110,7 +110,7 @@ def test_a_tensor_falls_apart_into_units():
 
 
 def test_what_is_no_sum_of_units_is_noticed():
-    assert decompose(normal(20, 3, 7, name="noise"), generator(0, "test/smooth/mix")).misfit > .1
+    with pytest.raises(DeepFailure, match="separate"): decompose(normal(20, 3, 7, name="noise"), generator(0, "test/smooth/mix"))
 
 
 def test_products_with_the_jacobian():
