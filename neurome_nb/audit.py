@@ -73,7 +73,7 @@ class Attack:
     "One attack on a model behind one defence."
     defence: str
     result: Reconstruction
-    digits: float  # of every weight, by the certificate; 0 if nothing was recovered
+    digits: float  # of every weight that was found, by the certificate; 0 if nothing was
     against: float | None  # the same, from the difference to the undefended result; None without one
 
     def queries(self,
@@ -88,7 +88,7 @@ class Audit:
     attacks: tuple[Attack, ...]
 
     def _cells(self):
-        yield ["defence", "outcome", *(f"{n} digit{'s' * (n > 1)}" for n in DIGITS), "digits known", "check"]
+        yield ["defence", "outcome", *(f"{n} digit{'s' * (n > 1)}" for n in DIGITS), "digits known", "agree"]
         for a in self.attacks:
             counts = [f"{q:,}" if (q := a.queries(n)) is not None else "-" for n in DIGITS]
             yield [a.defence, a.result.outcome.kind, *counts, f"{a.digits:.1f}", "" if a.against is None else f"{a.against:.1f}"]
@@ -133,7 +133,7 @@ def audit(
         guarded = d.guard(oracle) if d.name != "none" else oracle
         try: r = reconstruct(guarded, None if d.probabilities else arch, recipe=recipe, seed=seed, budget=budget, progress=progress)
         except OracleError as e: r = Reconstruction([], Architecture(), guarded.queries, 0., (), Outcome("oracle_failed", f"{e}."))
-        digits = _digits(r.certificate.relative_bar) if r.layers and r.certificate and r.outcome.kind in ("recovered", "partial") else 0.
+        digits = _digits(r.certificate.relative_bar) if r.layers and r.certificate and r.outcome.kind in ("recovered", "partial", "unidentifiable") else 0.
         attacks.append(Attack(d.name, r, digits, None if reference is None else _against(r, reference, d.probabilities)))
         if d.name == "none" and r.outcome.recovered: reference = r
     return Audit(tuple(attacks))
@@ -148,7 +148,7 @@ def plot_audit(
     names, digits = [a.defence for a in found.attacks], [a.digits for a in found.attacks]
     ax.barh(names, digits, color=COLOURS[0]); ax.invert_yaxis()
     for i, a in enumerate(found.attacks): ax.text(a.digits + .1, i, f"{a.result.queries:,} queries, {a.result.outcome.kind}", va="center", fontsize=8)
-    ax.set(xlabel="digits of every weight that are known", xlim=(0, 18))
+    ax.set(xlabel="digits of every weight found that are known", xlim=(0, 18))
     return ax
 
 def audit_page(
@@ -162,4 +162,4 @@ def audit_page(
     notes = "".join(f"<li><b>{html.escape(a.defence)}</b>: {html.escape(str(a.result.outcome))}" for a in found.attacks)
     return (f"<!doctype html><meta charset='utf-8'><title>{html.escape(title)}</title><style>body{{font:16px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em}}img{{max-width:100%}}</style>"
             f"<h1>{html.escape(title)}</h1><p>{html.escape(lead)}</p>{found._repr_html_()}<img alt='' src='data:image/png;base64,{base64.b64encode(raw.getvalue()).decode()}'>"
-            f"<p>A number is how many queries it took until every weight was known to so many digits; a dash, that this attack did not get there. It does not mean that no attack can. The last column compares with what the undefended attack found.</p><ul>{notes}</ul>")
+            f"<p>A number is how many queries it took until every weight was known to so many digits; a dash, that this attack did not get there. It does not mean that no attack can. <i>Digits known</i> is what the attacker can tell from the answers alone; <i>agree</i>, to how many digits the weights are those that the undefended attack found. After <i>unidentifiable</i> the digits are those of the weights that were found; what stays open is said below.</p><ul>{notes}</ul>")

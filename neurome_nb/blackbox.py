@@ -169,7 +169,7 @@ OPTIMIZERS = {
     "adam": Optimizer(lambda p, lr, wd: torch.optim.Adam(p, lr=lr, weight_decay=wd, fused=True), 1e-3),
     "adamw": Optimizer(lambda p, lr, wd: torch.optim.AdamW(p, lr=lr, weight_decay=wd, fused=True), 1e-3),
     "sgd": Optimizer(lambda p, lr, wd: torch.optim.SGD(p, lr=lr, weight_decay=wd), 1e-2),
-    "momentum": Optimizer(lambda p, lr, wd: torch.optim.SGD(p, lr=lr, momentum=.9, weight_decay=wd), 1e-2),
+    "momentum": Optimizer(lambda p, lr, wd: torch.optim.SGD(p, lr=lr, momentum=.9, weight_decay=wd), 1e-2), # .9 is the usual momentum
     "rmsprop": Optimizer(lambda p, lr, wd: torch.optim.RMSprop(p, lr=lr, weight_decay=wd), 1e-3),
     "adagrad": Optimizer(lambda p, lr, wd: torch.optim.Adagrad(p, lr=lr, weight_decay=wd), 1e-2),
     "adadelta": Optimizer(lambda p, lr, wd: torch.optim.Adadelta(p, lr=lr, weight_decay=wd), 1.),
@@ -231,10 +231,11 @@ def train(layers:Layers, # where to start; left as they are
     return [(W.detach(), b.detach()) for W, b in layers]
 
 def accuracy(layers:Layers, arch:Architecture, X, y:Int[Tensor, "n"], # as in `train`
+             together:int=500, # rows that are classified at a time
             ) -> float: # between 0 and 1
     "Share of rows classified right: by the largest output, or by the sign of a single one."
     right = 0
-    for rows in torch.arange(len(y)).split(500):
+    for rows in torch.arange(len(y)).split(together):
         out = forward(layers, X[rows].to(layers[0][0].dtype), arch.activation, arch.slope)
         right += ((out[:, 0] > 0) if out.shape[1] == 1 else out.argmax(1)).eq(y[rows]).sum().item()
     return right/len(y)

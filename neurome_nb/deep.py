@@ -40,13 +40,19 @@ class DeepSearch:
     apart: float = .1  # smallest singular value of unit jump vectors that are told apart
     tau: float = 20.  # a difference of more than tau standard deviations is real
     planes: int = 12  # planes or lines tried per layer
-    tries: int = 40  # lines asked per layer, at most
-    barren: int = 1  # lines in a row that bring nothing, before one is drawn through inputs
-    natural: int = 2  # lines drawn through inputs per layer, at most
-    extra: int = 3  # lines more when all units are found and some of their rows are not fine
+    tries: int = 30  # lines asked per layer, at most; when one brings nothing new, a line of inputs follows
+    beyond: float = 20.  # lines of inputs go this many times the distance of two inputs to either side of them
+    sides: int = 4  # answers beside the kinks of every unit, to see what is left
+    climb: int = 200  # steps towards inputs whose hidden vectors point in a given direction
+    stride: float = .3  # length of the first of them, as a share of the distance from the origin
+    pieces: int = 12  # looked into on a line of inputs, at most: the longest
+    inside: int = 8  # first points on a short piece that has a kink
+    patient: int = 200  # and most points
+    extra: int = 4  # times that rows which are not fine are measured again when all units are found
+    looks: int = 2  # places for each of them
     lines: int = 40  # lines looked at for each that is asked
     around: float = .2  # a line passes its starting point at this share of its distance from the origin
-    places: float = 1.1  # per entry of a row that has to become precise
+    places: float = 1.05  # per entry of a row that has to become precise
     choice: int = 4  # places looked at per place asked, for rows that have to become precise
     spare: int = 8  # and as many besides, which show how well they agree
     precise: float = 1e-12  # relative error of a row that is good enough as it was first measured
@@ -58,9 +64,9 @@ class DeepSearch:
     foreign: float = 1000.  # typical misses above which a place is not its unit's
     caution: float = 10.  # a row as first measured may be off by this many of its standard deviations: false kinks disturb all of its entries alike
     false: float = 10.  # false kinks may be this many times as strong as half of them are
-    fine: float = 5e-5  # a row with a larger relative error is measured again on the next line
+    fine: float = 2e-4  # a row with a larger relative error is measured again on the next line
     rough: float = 3e-3  # a row with a larger relative error predicts nothing and counts as not found
-    agree: float = 1e4  # the slopes that units show may differ by this many times the error of their rows
+    agree: float = 100.  # the slopes that units show may differ by this many times the error of their rows, or by that of the worst
     affine: float = 300.  # the rest counts as affine when its relative residual is below this many times the error of the rows
     base: float = 1.35  # equations per unknown in the null space polish
     reach: tuple[float, float] = (3., 50.)  # distances from the origin at which places are looked for, over that at which units of the first layer switch
@@ -69,7 +75,8 @@ class DeepSearch:
     other: int = 500  # and as many per layer with drawn hidden vectors
     answers: float = 6.  # fresh answers times outputs per bias
     converged: float = 1e-8  # largest relative last step of the polish
-    doubtful: int = 3  # answers per entry of a row of the last layer that predicts no kinks
+    sharp: float = 1e-9  # a row of the last layer with a larger relative error gets answers of its own
+    doubtful: int = 3  # so many per entry
     explained: float = 4.  # largest residual of the polish of the last layers
     unknowns: int = 2500  # parameters of the last layers that are polished together
     newton: int = 6  # most steps of the null space polish
@@ -274,7 +281,7 @@ class MeasuredLayer:
     W: Float[Tensor, "h n"]  # rows, signs included, [w | b] of unit length
     b: Float[Tensor, "h"]
     slope: float  # measured slope of the negative side
-    spread: float  # how much the units disagree about it; small if none is missing
+    spread: float  # how much the units typically disagree about it; small if none is missing or false: that spoils most of them
     std: Float[Tensor, "h n+1"]  # standard deviation of the entries of [w | b]
 
     @property
@@ -333,7 +340,7 @@ def settle_signs(units: Units) -> MeasuredLayer:
     on, off = (T + units.half).square().sum(1), (T - units.half).square().sum(1)
     ratio = ((T + units.half) * (T - units.half)).sum(1) / torch.maximum(on, off)
     sign, a = torch.where(on > off, 1., -1.).to(W), ratio.median().item()
-    return MeasuredLayer(W * sign[:, None], b * sign, a, (ratio - a).abs().max().item(), units.std)
+    return MeasuredLayer(W * sign[:, None], b * sign, a, (ratio - a).abs().median().item(), units.std)
 
 def measure_layer(f: Callable, tri: Triangle, triples: list[tuple[int, int, int]]) -> MeasuredLayer:
     "Rows and signs of a layer all of whose units are among the triples; see `measure_units`."
@@ -398,12 +405,14 @@ def measure_places(
     *,
     errors: Sequence[Tensor] = (),  # standard deviations of the rows [w | b] of the layers before
     choice: int = 1,  # places looked at per place asked; the sharpest predictions are asked
+    others: Float[Tensor, "more p"] | None = None,  # rows of the same layer that are not asked about, but switch too
     beside: Float[Tensor, "units n p"] | None = None,  # places there are already: instead those are asked that together with these fix a row best
     options: DeepSearch = DeepSearch(),
 ) -> Places:  # those that could be asked: where the prediction is sharper than the room around it
     "Measure the kinks that rows predict; 4 queries per place."
     unit = torch.arange(len(rows)).repeat_interleave(choice * wanted); tau = options.tau
-    at = switches([*known, (rows[:, :-1], rows[:, -1])], unit, draw(rows[unit]), activation, slope)
+    layer = rows if others is None else torch.cat([rows, others])
+    at = switches([*known, (layer[:, :-1], layer[:, -1])], unit, draw(rows[unit]), activation, slope); at = replace(at, room=torch.minimum(at.room, at.x.norm(dim=1)))
     h = _with_one(hidden(known, at.x, activation, slope)); blur = (_blur(known, errors, at.x, activation, slope) * rows[unit, :-1].square()).sum(1).sqrt(); unsure = ((h * std[unit]).norm(dim=1) + blur) / at.rate
     half = torch.minimum(.3 * at.room, torch.maximum(options.bend * at.room, 10 * unsure))
     ready = (at.off < .01 * half) & (6 * unsure <= half)
@@ -431,7 +440,7 @@ def mixed(
     scales: float = 100.,  # how much larger or smaller than natural, at most
 ) -> Float[Tensor, "n dim"]:
     "Every other point replaced by one on the plane of its row, where chance says which units of the last layer are on, and how many: at natural ones, some hardly ever are."
-    if not layers: return x
+    if not layers or not len(x): return x
     W, b = layers[-1]; act = ACTIVATIONS[activation].fn; size = (hidden(layers[:-1], x, activation, slope) @ W.T + b).abs().median()
     draw = lambda *shape: torch.rand(*shape, generator=g, dtype=x.dtype)
     on = draw(len(x), len(b)) < (len(b) / 2) ** -draw(len(x), 1) / 2  # from one unit to half of them
@@ -463,12 +472,12 @@ def refine_rows(
     off = (test.h * rows[test.unit]).sum(1).abs() / torch.hypot(test.std, (test.h * layer.std[test.unit]).norm(dim=1))
     off = torch.stack([off[test.ok & (test.unit == i)].nanmedian() if (test.ok & (test.unit == i)).any() else off.new_zeros(()) for i in range(len(rows))])
     prior = std = layer.std * torch.where(off > 0, 5 * off, options.caution).clamp_min(1.)[:, None]; std = std.clone()  # rows may be worse than they seem
-    weak = (std.norm(dim=1) > precise).nonzero()[:, 0]; need = math.ceil(options.places * start.shape[1]) + options.spare
+    fine = std.norm(dim=1) <= precise; weak = (~fine).nonzero()[:, 0]; need = math.ceil(options.places * start.shape[1]) + options.spare
     A, sigma = torch.zeros(len(weak), need, start.shape[1], dtype=rows.dtype), torch.full((len(weak), need), math.inf, dtype=rows.dtype)
     for _ in range(rounds):
         missing = sigma.isinf().sum(1)
         if not missing.any(): break
-        new = measure_places(f, known, rows[weak], std[weak], missing, draw, noise, activation, slope, errors=errors, choice=options.choice, beside=A, options=options)
+        new = measure_places(f, known, rows[weak], std[weak], missing, draw, noise, activation, slope, errors=errors, choice=options.choice, others=rows[fine], beside=A, options=options)
         if not new.ok.any(): break
         unit, h, error = new.unit[new.ok], new.h[new.ok], new.std[new.ok]; count = unit.bincount(minlength=len(weak))
         free = sigma.isinf().double().sort(dim=1, descending=True, stable=True).indices  # free slots first
@@ -482,6 +491,7 @@ def refine_rows(
             sigma[wrong, which[wrong]] = math.inf
         rows[weak], spread, miss = _through(start[weak], prior[weak], A, sigma * typical)
         std[weak] = spread * miss.nanmedian(1).values.nan_to_num(1.).clamp_min(1.)[:, None]
+    untold = weak[sigma.isinf().all(1)]; rows[untold], std[untold] = start[untold], layer.std[untold]  # nothing learned
     return replace(layer, W=rows[:, :-1], b=rows[:, -1], std=std)
 
 # %% ../nbs/18_deep.ipynb #c014
@@ -795,25 +805,99 @@ def _known_normals(line, known, rows, activation, slope):
         found[k] = normal / (normal @ line.u)[:, None]
     return found
 
+def _as_rows(known, P, normal, std, at, mean, jump, activation, slope):
+    "Rows behind the known layers of units that switch at P, from the normals of their boundaries, scaled to slope one along a line, and from the jump of that line's slope."
+    inverse = torch.linalg.pinv(jacobians(known, P, activation, slope)) if known else torch.eye(P.shape[1], dtype=P.dtype).expand(len(P), -1, -1); h = hidden(known, P, activation, slope)
+    w = torch.einsum("ck,ckh->ch", normal, inverse); std = inverse.norm(dim=1) * std
+    rows = torch.cat([w, -(w * h).sum(1, keepdim=True)], 1); size = rows.norm(dim=1, keepdim=True); at = torch.hypot((std * h).norm(dim=1), at)
+    return Units(rows / size, torch.cat([std, at[:, None]], 1) / size, mean @ inverse, jump / 2 * size)
+
 def _candidates(line, beside, kinks, known, activation, slope):
     "A row of the next layer for each of these kinks, whatever it belongs to."
-    P = line.at(line.t[kinks]); M = jacobians(known, P, activation, slope); inverse = torch.linalg.pinv(M)
-    w = torch.einsum("ck,ckh->ch", beside.normal[kinks], inverse); h = hidden(known, P, activation, slope)
-    std = inverse.norm(dim=1) * beside.std[kinks, :1]; rows = torch.cat([w, -(w * h).sum(1, keepdim=True)], 1); size = rows.norm(dim=1, keepdim=True)
-    at = torch.hypot((std * h).norm(dim=1), line.std[kinks])
-    return Units(rows / size, torch.cat([std, at[:, None]], 1) / size, beside.mean[kinks] @ inverse, line.jump[kinks] / 2 * size)
+    return _as_rows(known, line.at(line.t[kinks]), beside.normal[kinks], beside.std[kinks, :1], line.std[kinks], beside.mean[kinks], line.jump[kinks], activation, slope)
 
-def _measure_beside(f, line, kinks, known, activation, slope, step):
-    "Normals of these kinks alone, along the directions in which the known layers' hidden vector moves."
-    M = jacobians(known, line.at(line.t[kinks]), activation, slope); V = torch.linalg.svd(M, full_matrices=False)[2]
-    room = line.gap[kinks].clamp_max(line.t.abs().max()); P = line.at(torch.cat([line.t[kinks] - .4 * room, line.t[kinks] + .4 * room]))
-    noise = line.noise(torch.cat([line.t[kinks], line.t[kinks]]), f(P))
-    J, s = central_slopes(f, P, step * room.repeat(2), noise, along=V.repeat(2, 1, 1)); before, after = J.chunk(2)
-    jump = line.jump[kinks]; size = jump.square().sum(1, keepdim=True); normal = torch.einsum("cro,co->cr", after - before, jump) / size
+def _here(f, known, x, u, reach, noise, activation, slope, options):
+    "Kinks on short pieces x + t u, |t| <= reach, in which no known unit switches: what `_rows_beside` needs to know of them."
+    found = []
+    for x, u, reach in zip(x, u, reach.tolist()):
+        along = lambda t: x + t[:, None] * u
+        sigma = lambda t, y=None: noise(along(t), t.new_zeros(len(t), 1) if y is None else y)
+        kinks = find_kinks(lambda t: f(along(t)), sigma, reach=.9 * reach, scale=reach, first=options.inside, max_points=options.patient)
+        t, size = kinks.position, kinks.jump.norm(dim=1); gap = torch.cat([t.new_tensor([-reach]), t, t.new_tensor([reach])]).diff(); room = torch.minimum(gap[1:], gap[:-1])
+        good = (t.abs() < .95 * reach) & (size * room > options.tau * sigma(t)) if kinks.complete else torch.zeros_like(t, dtype=torch.bool)
+        found.append([v[good] for v in (along(t), u.expand(len(t), -1), kinks.jump, room, sigma(t))])
+    return [torch.cat(v) for v in zip(*found)] if found else None
+
+def _rows_beside(f, known, at, noise, activation, slope, options):
+    "A row of the next layer for each of these kinks, whatever it belongs to, from Jacobians on both sides, along the directions in which the known layers' hidden vector moves."
+    x, u, jump, room, sigma = at; M = jacobians(known, x, activation, slope); V = torch.linalg.svd(M, full_matrices=False)[2]
+    P = torch.cat([x - .4 * room[:, None] * u, x + .4 * room[:, None] * u]); error = noise(P, P[:, :1] * 0)
+    J, s = central_slopes(f, P, options.step * room.repeat(2), error, along=V.repeat(2, 1, 1)); before, after = J.chunk(2)
+    size = jump.square().sum(1, keepdim=True); normal = torch.einsum("cro,co->cr", after - before, jump) / size
     off = (after - before - normal[:, :, None] * jump[:, None]).square().mean((1, 2)).sqrt()
-    out = lambda v: torch.full((len(line.t), *v.shape[1:]), torch.nan, dtype=v.dtype).index_copy(0, kinks, v)
-    std = torch.maximum(off, (noise / s.median(1).values).view(2, -1).norm(dim=0))[:, None] / size.sqrt()
-    return Normals(out(torch.einsum("cr,crn->cn", normal, V)), out(std.expand(-1, len(line.u))), out(torch.einsum("cro,crn->con", (before + after) / 2, V)), off.median().item())
+    std = torch.maximum(off, (error / s.median(1).values).view(2, -1).norm(dim=0))[:, None] / size.sqrt()
+    return _as_rows(known, x, torch.einsum("cr,crn->cn", normal, V), std, sigma / size[:, 0].sqrt(), torch.einsum("cro,crn->con", (before + after) / 2, V), jump, activation, slope)
+
+def _through_inputs(f, known, rows, a, b, noise, activation, slope, options):
+    "Kinks on the line through two inputs that neither known layers nor these rows predict: three answers per piece show in which pieces there are some."
+    u = torch.nn.functional.normalize(b - a, dim=0); x0, reach = (a + b) / 2, options.beyond * (b - a).norm().item()
+    t = torch.cat([c.t for c in crossings(known, (rows[:, :-1], rows[:, -1]), x0, u, activation, slope, reach=reach)]).sort().values
+    edge = t.new_tensor([reach]); edges = torch.cat([-edge, t, edge]); middle, half = (edges[1:] + edges[:-1]) / 2, edges.diff() / 2
+    x = x0 + (middle + half * t.new_tensor([[-.8], [0.], [.8]]))[..., None] * u; y = f(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+    bent = (y[0] - 2 * y[1] + y[2]).abs().amax(1) > options.tau * noise(x[0], y[0]).maximum(noise(x[2], y[2]))
+    most = torch.where(bent, half, 0.).topk(min(options.pieces, int(bent.sum()))).indices
+    return _here(f, known, x[1, most], u.expand(len(most), -1), half[most], noise, activation, slope, options), len(t)
+
+def _sharpest(known, units, draw, errors, activation, slope, options):
+    "Places where these units should switch: of many, those where the prediction is sharpest compared with the room around."
+    unit = torch.arange(len(units.rows)).repeat_interleave(options.lines); rows = units.rows[unit]
+    at = switches([*known, (units.rows[:, :-1], units.rows[:, -1])], unit, draw(rows), activation, slope); room = at.room.minimum(at.x.norm(dim=1))
+    unsure = (_with_one(hidden(known, at.x, activation, slope)) * units.std[unit]).norm(dim=1) + (_blur(known, errors, at.x, activation, slope) * rows[:, :-1].square()).sum(1).sqrt()
+    best = ((unsure / at.rate + at.off) / room).view(-1, options.lines).topk(options.looks, largest=False).indices + options.lines * torch.arange(len(units.rows))[:, None]
+    return [v[best.flatten()] for v in (at.x, at.u, room)]
+
+def _toward(known, x, r, activation, slope, options):
+    "Inputs whose hidden vectors point as far in the directions r as climbing from x leads."
+    act = ACTIVATIONS[activation]
+    for i in range(options.climb):
+        h, D = x, []
+        for W, b in known: z = h @ W.T + b; D.append(act.derivative(z, slope)); h = act.fn(z, slope)
+        u = torch.nn.functional.normalize(h, dim=1); v = r - (r * u).sum(1, keepdim=True) * u
+        for (W, _), d in zip(reversed(known), reversed(D)): v = (v * d) @ W
+        x = x + options.stride * (1 - i / options.climb) * x.norm(dim=1, keepdim=True) * torch.nn.functional.normalize(v, dim=1)
+    return x
+
+def _opposite(known, x, r, activation, slope, options):
+    "Two inputs whose hidden vectors lie far apart along r: of those that climbing reaches from each half of the inputs x, one way or the other."
+    to = torch.cat([r.expand(len(x) // 2, -1), -r.expand(len(x) // 2, -1)])
+    x = _toward(known, x, to, activation, slope, options)
+    best = torch.nn.functional.cosine_similarity(hidden(known, x, activation, slope), to).view(2, -1).argmax(1)
+    return x[best[0]], x[len(x) // 2 + best[1]]
+
+def _rare_side(known, x, unit, activation, slope, options):
+    "Inputs far on the side of units of the last layer on which most of the inputs x are not."
+    if not len(x): return x
+    W, b = known[-1]; side = -(hidden(known[:-1], x, activation, slope) @ W.T + b).median(0).values.sign()
+    return _toward(known[:-1], x, side[unit, None] * W[unit], activation, slope, options)
+
+def _beside_switches(known, rows, unit, draw, activation, slope, g, options):
+    "Points on either side of where these units switch, near and far."
+    at = switches([*known, (rows[:, :-1], rows[:, -1])], unit, draw(rows[unit]), activation, slope)
+    side, far = 2 * torch.randint(0, 2, (len(unit),), generator=g) - 1, (options.beyond * at.room).minimum(at.x.norm(dim=1)) / at.room
+    return at.x + (side * at.room * far ** torch.rand(len(unit), generator=g, dtype=at.x.dtype))[:, None] * at.u
+
+def _silent(f, known, units, x, y, draw, activation, slope, g, options):
+    "Directions that span the rows of units still missing in the last layer, if none of them switches among these inputs: they are what remains linear. None when more than that is missing."
+    more = _beside_switches(known, units.rows, torch.arange(len(units.rows)).repeat_interleave(options.sides), draw, activation, slope, g, options); x, y = torch.cat([x, more]), torch.cat([y, f(more)])
+    h = hidden(known, x, activation, slope); error = units.std.norm(dim=1)
+    on = ACTIVATIONS[activation].fn(_with_one(h) @ units.rows.T, slope); mixed = ((on > 0).double().mean(0) * (on < 0).double().mean(0)) > 0
+    A = torch.cat([on[:, mixed], _with_one(h)], 1); w = 1 / y.norm(dim=1, keepdim=True); scale = (A * w).norm(dim=0); V = torch.linalg.lstsq(A * w / scale, y * w, driver="gelsd").solution / scale[:, None]
+    residual = ((A @ V - y) * w).square().sum(1).mean().sqrt()
+    if not residual < max(options.affine * error.median(), error.max()): return None
+    L, turned = V[-h.shape[1] - 1:-1].T, -(1 + slope) * V[:-h.shape[1] - 1, :, None] * units.rows[mixed, None, :-1]  # a unit with the wrong sign is itself and this
+    wrong = torch.linalg.lstsq(turned.flatten(1).T, L.reshape(-1, 1)).solution[:, 0].round(); L = L - torch.einsum("u,uoh->oh", wrong, turned)
+    _, S, Vt = torch.linalg.svd(L * h.norm(dim=1).median() * w.median(), full_matrices=False)
+    return Vt[S > options.false * max(residual, error.max())]
 
 def _apart(a, b): return (a.rows[:, None] - (a.rows @ b.rows.T).sign()[:, :, None] * b.rows).norm(dim=2)
 
@@ -844,7 +928,11 @@ def _draw_line(f, known, natural, eps, errors, patience, activation, slope, g, o
     blur, faint = (options.false * patience * v for v in _false_kinks(rest, p0, other, reach))
     return rest, sweep_line(rest, x0, u, reach, eps, blur=blur, faint=faint, ends=options.ends)
 
-def _next_layer(run, f, known, told, pool, natural, eps, noise, errors, activation, slope, g, options):
+def _agrees(layer, slope, options):
+    "Whether the units of a layer show the slope they should."
+    return max(layer.spread, abs(layer.slope - slope)) <= max(options.agree * layer.error, layer.worst)
+
+def _next_layer(run, f, known, told, pool, answers, natural, eps, noise, errors, activation, slope, g, options):
     "All units of the layer behind the known ones: its rows predict kinks everywhere, those of deeper units only nearby."
     l, patience, none = len(known) + 1, 1., torch.zeros(0, len(known[-1][1]) + 1, dtype=torch.float64); units = waiting = None
     draw = lambda rows: mixed(known, natural(len(rows)), rows, activation, slope, g)
@@ -853,40 +941,51 @@ def _next_layer(run, f, known, told, pool, natural, eps, noise, errors, activati
     def seen(line, before):  # what known units explain, and what not
         normals = _known_normals(line, before, (fine()[:, :-1], fine()[:, -1]), activation, slope)
         return normals, normals[:, 0].isnan().nonzero()[:, 0]
-    def test(new):  # kinks found where the rows predict them, and looked for
-        tried = measure_places(f, known, new.rows, options.caution * new.std, torch.full((len(new.rows),), options.trials), draw, noise, activation, slope, errors=errors, choice=options.choice, options=options)
+    def test(new, times=1):  # kinks found where the rows predict them, and looked for
+        tried = measure_places(f, known, new.rows, options.caution * new.std, torch.full((len(new.rows),), times * options.trials), draw, noise, activation, slope, errors=errors, choice=options.choice, options=options)
         return [x.bincount(minlength=len(new.rows)) for x in (tried.unit[tried.ok], tried.unit)]
-    def judge(line, new):  # which candidates are this layer's
+    def again():  # a test can be passed by chance, hardly twice
+        nonlocal units
+        right, asked = test(units, 2); units = units.pick((asked >= 3) & (4 * right > 3 * asked))
+    def judge(new, kinks):  # which candidates are this layer's
         nonlocal units, waiting
-        tries = len(new.rows); new = new.pick(new.std.norm(dim=1) < options.rough)
+        tries = len(new.rows); new = _distinct(new.pick(new.std.norm(dim=1) < options.rough), options.same)  # twins would leave each other no room
         if len(new.rows):
-            right, asked = test(new)
-            open = asked < 3; waiting = new.pick(open) if waiting is None else waiting.join(new.pick(open))
-            good = torch.where(open, _alike(new, waiting, options.tau).sum(1) > 1, 4 * right > 3 * asked)  # open: its kinks cannot be reached; one that two kinks show alike is taken
+            right, asked = test(new); open = asked < 3  # open: its kinks cannot be reached; one that two lines show alike is taken
+            good = 4 * right > 3 * asked if waiting is None else torch.where(open, _alike(new, waiting, options.tau).any(1), 4 * right > 3 * asked)
+            waiting = new.pick(open) if waiting is None else waiting.join(new.pick(open))
             new = new.pick(good); units = _distinct(new if units is None else units.join(new), options.same)
-            if told and len(units.rows) > told:  # a test can be passed by chance, hardly twice
-                right, asked = test(units); units = units.pick((asked < 3) | (4 * right > 3 * asked))
-                if len(units.rows) > told: raise DeepFailure(f"{len(units.rows)} units of layer {l} were found, expected {told}")
-        run.stage("line", layer=l, kinks=len(line.t), tried=tries, units=len(rows()))
-    for line, beside in pool: judge(line, _candidates(line, beside, seen(line, known)[1], known, activation, slope))
-    late = barren = natural_lines = 0
-    for _ in range(options.tries):
-        if len(fine()) == told or late > options.extra: return units
-        late += len(rows()) == told; n = len(fine())
-        if barren > options.barren and natural_lines < options.natural:  # kinks at natural places: few of them of this layer, but measured well
-            (a, b), barren, natural_lines = natural(2), 0, natural_lines + 1
-            line = sweep_line(f, a, torch.nn.functional.normalize(b - a, dim=0), (b - a).norm().item() / 4, eps, ends=options.ends[:2])
-            if line is None: continue
-            kinks = seen(line, known)[1]
-            if len(kinks): judge(line, _candidates(line, _measure_beside(f, line, kinks, known, activation, slope, options.step), kinks, known, activation, slope))
-            continue
+            if told and len(units.rows) > told: again()
+            if told and len(units.rows) > told: raise DeepFailure(f"{len(units.rows)} units of layer {l} were found, expected {told}")
+        run.stage("line", layer=l, kinks=kinks, tried=tries, units=len(rows()))
+    def look(at, kinks):
+        if at is not None and len(at[0]): judge(_rows_beside(f, known, at, noise, activation, slope, options), kinks)
+    def complete():  # a unit that is missing or false spoils the slopes of the others
+        return _agrees(settle_signs(units), slope, options)
+    for line, beside in pool:
+        kinks = seen(line, known)[1]
+        if len(kinks): judge(_candidates(line, beside, kinks, known, activation, slope), len(line.t))
+    late = 0
+    for i in range(options.tries):
+        if len(rows()) == told or told is None and units is not None and complete():
+            if len(fine()) < len(rows()) and late < options.extra:
+                late += 1; vague = units.pick(units.std.norm(dim=1) >= options.fine)
+                look(_here(f, known, *_sharpest(known, vague, draw, errors, activation, slope, options), noise, activation, slope, options), 0)
+                continue
+            if complete(): return units
+            again()
+        n = len(fine())
         rest, line = _draw_line(f, known, natural, eps, errors, patience, activation, slope, g, options)
-        if line is None: patience *= 4; continue
-        normals, kinks = seen(line, [])
-        if len(kinks): judge(line, _candidates(line, measure_normals(rest, line, known=normals, step=options.step, apart=options.apart), kinks, [], activation, slope))
-        barren = barren + 1 if len(fine()) == n else 0
-        if told is None and len(rows()) == len(fine()) == n > 0: return units
-    if len(rows()) == told: return units
+        if line is None: patience *= 4
+        else:
+            normals, kinks = seen(line, [])
+            if len(kinks):
+                judge(_candidates(line, measure_normals(rest, line, known=normals, step=options.step, apart=options.apart), kinks, [], activation, slope), len(line.t))
+        if len(fine()) > n: continue
+        x = natural(2 * options.lines); silent = _silent(f, known, units, *answers, draw, activation, slope, g, options) if i % 2 == 0 and units is not None else None
+        span = silent if silent is not None and len(silent) else torch.eye(none.shape[1] - 1, dtype=x.dtype)
+        x = x[:2] if i % 2 else _opposite(known, x, torch.randn(len(span), generator=g, dtype=x.dtype) @ span, activation, slope, options)
+        look(*_through_inputs(f, known, fine(), *x, noise, activation, slope, options))
     raise DeepFailure(f"{len(rows())} units of layer {l} were found, expected {told or 'no new ones'}")
 
 def _perturbed(layers, stds, g):
@@ -993,7 +1092,7 @@ def recover_deep(
     while True:
         layer = settle_signs(units)
         if not known and arch.activation is None and layer.slope > 1e-3: slope = layer.slope  # not told: as measured
-        if max(layer.spread, abs(layer.slope - slope)) > max(options.agree * layer.error, options.uneven * layer.worst): raise DeepFailure(f"the units of layer {len(known) + 1} disagree about their slope: one is missing, or it is no {activation}")
+        if not _agrees(layer, slope, options): raise DeepFailure(f"the units of layer {len(known) + 1} disagree about their slope: one is missing, or it is no {activation}")
         known.append((layer.W, layer.b)); layers.append(layer)
         if len(known) == 1:  # places where units of the first layer switch often, those of later layers included
             near, far = (v * k**.5 * layer.b.abs().median() for v in options.reach)
@@ -1001,20 +1100,18 @@ def recover_deep(
         error = max(l.error for l in layers)
         out, residual = _output_fit(known, x, y, activation, slope)
         run.stage("layer", layer=len(known), units=len(layer.b), error=layer.error, rest=residual)
-        straight = residual < max(options.affine * error, max(l.worst for l in layers))
+        straight = residual < max(options.affine * error, layer.worst)
         if straight or len(known) == (len(told) if told else options.deepest): break
         if len(known) > 1: refine()
-        units = _next_layer(run, f, known, told[len(known)] if told else None, pool, natural, eps, noise, [x.std for x in layers], activation, slope, g, options)
+        units = _next_layer(run, f, known, told[len(known)] if told else None, pool, (x, y), natural, eps, noise, [x.std for x in layers], activation, slope, g, options)
     if not straight: raise DeepFailure(f"behind {len(known)} hidden layers the rest is not affine: relative residual {residual:.0e}")
     if told and len(told) != len(known): raise DeepFailure(f"the rest is affine behind {len(known)} hidden layers, where the architecture has {len(told)}")
     if len(known) > 2:
         refine(); out, residual = _output_fit(known, x, y, activation, slope)
         m = math.ceil(options.base * min(options.unknowns, sum(l.std.numel() for l in layers[1:])) / y.shape[1] / len(known))
-        def beside(l, unit):  # points on either side of where these units switch
-            row = torch.cat([layers[l].W, layers[l].b[:, None]], 1)[unit]; at = switches(known[:l + 1], unit, mixed(known[:l], natural(len(unit)), row, activation, slope, g), activation, slope)
-            return at.x + (at.room * (2 * torch.rand(len(unit), generator=g, dtype=torch.float64) - 1))[:, None] * at.u
-        weak = (layers[-1].std.norm(dim=1) > options.uneven * layers[-1].error).nonzero()[:, 0]
-        P = torch.cat([*(beside(l, torch.randint(len(b), (m,), generator=g)) for l, (_, b) in enumerate(known)), beside(len(known) - 1, weak.repeat_interleave(options.doubtful * layers[-1].std.shape[1]))])
+        beside = lambda l, unit: _beside_switches(known[:l], torch.cat([layers[l].W, layers[l].b[:, None]], 1), unit, lambda rows: mixed(known[:l], natural(len(rows)), rows, activation, slope, g), activation, slope, g, options)
+        weak = (layers[-1].std.norm(dim=1) > options.sharp).nonzero()[:, 0]
+        again = weak.repeat_interleave(math.ceil(options.doubtful * layers[-1].std.shape[1] / 2)); P = torch.cat([*(beside(l, torch.randint(len(b), (m,), generator=g)) for l, (_, b) in enumerate(known)), beside(len(known) - 1, again), _rare_side(known, natural(len(again)), again, activation, slope, options)])
         X, Y = torch.cat([x, P]), torch.cat([y, f(P)])
         def polish(unknowns):
             net, copies, rms = polish_later([*known, out], [l.std for l in layers], X, Y, noise, activation, slope, g, unknowns=unknowns, steps=options.newton, draws=options.draws)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NotExplained', 'Leg', 'InsideSearch', 'follow', 'noise_inside', 'widen_leg', 'merged', 'confirmed', 'same_jump',
            'SpanBasis', 'Inside', 'in_hull', 'find_inside', 'base_points', 'Piecewise', 'find_missing', 'Solved',
-           'solve_inside', 'certify_inside', 'allowed_region']
+           'solve_inside', 'certify_inside', 'clipped_inputs', 'allowed_region']
 
 # %% ../nbs/19_inside.ipynb #c002
 import math
@@ -43,6 +43,7 @@ class Leg:
 class InsideSearch:
     "Options of the search inside a region."
     corners: int | None = None  # of the path; None: as many as the region recommends
+    points: int = 8000  # asked between two of them at most: a unit takes five
     step: float = .05  # of the widening, relative to the distance to the nearest kink
     same: float = 3e-3  # rows of unit length closer than this are one unit
     tests: float = .7  # share of the switches that a row predicts that must have been seen
@@ -65,6 +66,7 @@ def follow(
     ask: Callable,  # inputs (n, d) -> answers
     a: Float[Tensor, "d"], b: Float[Tensor, "d"],  # the leg's ends
     noise: Noise,  # of the answers
+    points: int = 8000,  # most queries
     scale: float = .1,  # first points are even within this distance from the middle, and geometric beyond; in half lengths
 ) -> tuple[Leg, bool]:  # the leg, and whether all of it is explained
     "Find every kink between two points."
@@ -74,7 +76,7 @@ def follow(
     a, first = math.asinh(1 / scale), 32
     low, high = (scale * math.sinh(end + .37 * a / first) for end in (-a, a))  # `find_kinks` looks a little off centre, and the leg ends where it ends
     to_t = lambda s: 2 * (s - low) / (high - low) - 1
-    kinks = find_kinks(lambda s: f(to_t(s)), noise, reach=1., scale=scale, first=first, finest=lambda s: 1e-11 + 0 * s, max_points=30_000)
+    kinks = find_kinks(lambda s: f(to_t(s)), noise, reach=1., scale=scale, first=first, finest=lambda s: 1e-11 + 0 * s, max_points=points)
     return Leg(mid, u, half, to_t(kinks.t), kinks.y, to_t(kinks.position), kinks.jump * (high - low) / (2 * half)), kinks.complete
 
 def noise_inside(
@@ -220,8 +222,9 @@ def find_inside(
     U = torch.linalg.qr((K[:-1] - x0).T)[0].T.contiguous()
     noise, legs, complete = noise_inside(ask, K, eps), [], True
     for a, b in zip(K[:-1], K[1:]):
-        leg, whole = follow(ask, a, b, noise)
-        legs.append(leg); complete &= whole
+        leg, complete = follow(ask, a, b, noise, config.points)
+        legs.append(leg)
+        if not complete: break
     told("path", legs=len(legs), kinks=sum(len(l.kinks) for l in legs), complete=complete)
     if not complete: raise NotExplained("a line inside the region could not be explained by kinks of single units")
     rows, widened = _rows_of_path(ask, region, legs, x0, U, noise.near, config)
@@ -324,7 +327,7 @@ def find_missing(
         i = int(off.argmax())
         if not off[i] > config.reached: break
         residual = lambda x: ask(x) - net(x)
-        leg, whole = follow(residual, known, K[i], Noise(3 * expected[i].item(), 0.))
+        leg, whole = follow(residual, known, K[i], Noise(3 * expected[i].item(), 0.), config.points)
         rest = (1 - leg.kinks) * leg.half * leg.jump.norm(dim=1)
         real = (leg.kinks.abs() < 1) & (rest > config.share * off[i] * expected[i])  # known units have faint kinks here too, from the errors of their rows
         fresh = _with_units(net, region, residual, leg, leg.kinks[real], basis, config.gap, noise.near, grow, known) if whole and real.any() else None
@@ -461,6 +464,46 @@ def certify_inside(
     residuals = residuals_on(oracle, {kind: oracle.round(x) for kind, x in asked.items()}, layers, copies, lambda x, y: sigma(x[:, 0]), activation, slope)
     worst = max(residuals.values()); bars = widen_bars(bars, worst)
     return Certificate(bars, (), noise, worst, residuals, smallest_singular_value, (row_margin(*layers[0]),), oracle.queries - before, worst_bar(bars, layers)), layers
+
+def clipped_inputs(
+    ask: Callable,  # inputs (n, d) -> answers
+    d: int,
+    eps: float,  # relative precision of the answers
+    g: torch.Generator,
+    *,
+    roundings: float = 2.**10,  # answers that differ by fewer are the same: sums depend on the size of a batch
+    far: float = 2.**30,  # beyond all bounds
+    scales: tuple[float, ...] = (2.**-4, 2.**6, 2.**12),  # of moves that are small compared with it, one of which should stay inside bounds or cross them
+    share: float = .25,  # of the inputs are moved
+    inside: float = 1e-3,  # where it is asked whether answers change at once inside a bound, relative to the distance between bounds
+    sharp: float = 1e-6,  # change there, relative to that across, below which it is saturation of units instead
+) -> Box | None:  # None: inputs are used as they are
+    "The box to which a black box clips its inputs, where all have the same bounds: far away answers stop changing, except with the few inputs that are not far. 2 queries, or some 200 if it clips."
+    draw = lambda *shape: torch.rand(*shape, generator=g, dtype=torch.float64)
+    up = draw(d) < .5; up[:2] = torch.tensor([True, False])[:d]
+    x = far * torch.where(up, 1., -1.) * (1 + draw(d))
+    last, again = ask(torch.stack([x, 2 * x]))
+    slack = roundings * eps * last.abs().max()
+    if (again - last).abs().max() > slack: return None
+    some = torch.randperm(d, generator=g)[:max(1, round(share * d))]
+    moved = x.repeat(1 + len(scales), 1)
+    moved[:, some] = torch.tensor([0., *scales], dtype=x.dtype)[:, None] * torch.randn(1 + len(scales), len(some), generator=g, dtype=x.dtype)
+    y = ask(moved)
+    if (y - y[0]).abs().max() <= slack: return None  # units that are far from switching, as in a network whose units saturate
+    def bound(which, sign):
+        at = lambda t: ask(torch.where(which, sign * t, x)[None])[0]
+        low, high = -far, far
+        while low < (mid := (low + high) / 2) < high:
+            if (at(mid) - last).abs().max() <= slack: high = mid
+            else: low = mid
+        return high, at
+    (high, above), (low, below) = bound(up, 1.), bound(~up, -1.)
+    if not -low < high: return None
+    size = high + low
+    for end, at in ((high, above), (low, below)):
+        near, across = ((at(end - f * size) - last).abs().max() for f in (inside, 1.))
+        if not near > sharp * across: return None
+    return Box.of(d, -low, high)
 
 def allowed_region(
     oracle,  # an `Oracle`

@@ -26,11 +26,11 @@ from .canon import canonicalize, match
 from .symmetry import apply
 from .oracle import BudgetExhausted, Oracle
 from .disagree import Ascent, Gaussian, Uniform, disagreement
-from .certify import Certificate, adversarial_queries, shaken, worst_bar
+from .certify import Certificate, adversarial_queries, residuals_on, row_margin, shaken, widen_bars, worst_bar
 
 # %% ../nbs/22_population.ipynb #c005
 SAMPLING = ("committee", "gaussian", "uniform", "training", "expanded", "easy", "hard")
-_LEAST = dict(members=1, rounds=1, queries=1, epochs=1, batch=1, decay_from=1, double=0, query_epochs=0, pool=1, questions=1, patience=2)
+_LEAST = dict(members=1, rounds=1, queries=1, epochs=1, batch=1, decay_from=1, double=0, query_epochs=0, pool=1, questions=1, copies=1, patience=2)
 
 @dataclass(frozen=True)
 class Committee:
@@ -64,8 +64,14 @@ class Committee:
     rejoin: int | None = None  # the round after which members that are not peers start again beside the best one; None: never
     kick: float = .01  # how far from it: standard deviation of the relative change of each parameter
     patience: int = 5  # rounds over which the convergence detector looks for progress
+    diverged: float = 10.  # a loss this many times the least so far is population divergence
+    flat: float = .8  # loss and disagreement that stay above this share of what they were `patience` rounds ago are stagnant
+    moved: float = 1000.  # members that differ by more than this many times `tol` have other units, not the same ones moved a little
     questions: int = 32  # of each kind in the final check
-    memory: int = 2**30  # bytes that the query generator may hold at a time
+    copies: int = 4  # of the best member, moved within its error bars, that tell what the bars allow
+    decades: float = 2.  # of distances that the final check's far questions are spread over, beyond the cube
+    partial: float = 100.  # error bars and loss up to this many times `tol` are "partial", beyond it "not_converged"
+    memory: int = 2**30  # bytes that the query generator may hold at a time: 20,000 queries of the paper's population
     graphs: bool = True  # on a GPU: record steps once and replay them
     tf32: bool = False  # on a GPU: matrix products with 10-bit mantissas
     snapshot: int = 5_000_000  # networks up to this many parameters are kept in the history
@@ -74,7 +80,7 @@ class Committee:
         for name, least in _LEAST.items():
             value = getattr(self, name)
             if not isinstance(value, int) or value < least: raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}")
-        for name in ("lr", "decay", "query_lr", "scale", "tol", "bars"):
+        for name in ("lr", "decay", "query_lr", "scale", "tol", "bars", "peers", "diverged", "flat", "moved", "decades", "partial"):
             if not getattr(self, name) > 0: raise ValueError(f"{name}: expected a positive number, got {getattr(self, name)!r}")
         for name, allowed in (("init", INIT_LAWS), ("loss", ("l1", "l2")), ("sampling", SAMPLING), ("distance", ("l1", "l2"))):
             if getattr(self, name) not in allowed: raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
@@ -133,20 +139,22 @@ class Members:
         return W.reshape(-1, W.shape[2]).T @ self._down(z, a, g)
 
 # %% ../nbs/22_population.ipynb #c012
+_REHEARSALS = 3  # of a step before it is recorded, as torch recommends
+
 def _recorded(step: Callable[[], None], state: Callable[[], list[Tensor]], device: torch.device, graphs: bool) -> Callable[[], None]:
     "`step`, replayed from a CUDA graph where that is possible; `state` lists the tensors it changes."
     if device.type != "cuda" or not graphs: return step
-    step_state = [t.clone() for t in state()] if state() else []
+    before = [t.clone() for t in state()]
     stream = torch.cuda.Stream(); stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        for _ in range(3): step()
+        for _ in range(_REHEARSALS): step()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     try:
         with torch.cuda.graph(graph): step()
         replay = graph.replay
     except RuntimeError: replay = step
-    for t, old in zip(state(), step_state): t.copy_(old)
+    for t, old in zip(state(), before): t.copy_(old)
     return replay
 
 def _adam(parameter, lr):
@@ -235,11 +243,12 @@ class FromPool:
     hardest: bool = True  # most disagreement; False: least
     distance: str = "l2"  # as in `disagreement`
     normalize: bool = True  # as in `disagreement`
+    rows: int = 4096  # candidates that are looked at together
 
     def __call__(self, n: int, dim: int, *, generator: torch.Generator, members: Members) -> Float[Tensor, "n dim"]:
         "n inputs."
         x = self.start(self.pool * n, dim, generator=generator).to(members.layers[0][0])
-        d = torch.cat([disagreement(members(part), self.distance, self.normalize) for part in x.split(4096)])
+        d = torch.cat([disagreement(members(part), self.distance, self.normalize) for part in x.split(self.rows)])
         return x[d.topk(n, largest=self.hardest).indices]
 
 def sampler(
@@ -264,9 +273,9 @@ class Trainer:
     ):
         self.shapes = [t.shape for layer in members.layers for t in layer]
         self.parameter = torch.cat([t.flatten() for layer in members.layers for t in layer]).clone().requires_grad_()
-        self.parameter.grad, self.adam = torch.zeros_like(self.parameter), _adam(self.parameter, 1e-3)
+        self.parameter.grad, self.adam = torch.zeros_like(self.parameter), _adam(self.parameter, 0.)  # `train` sets the rate
         self.members, self.grads = Members(self._views(self.parameter.detach()), members.activation, members.slope), self._views(self.parameter.grad)
-        self.loss, self.batch, self.graphs, self._step = loss, batch, graphs, None
+        self.loss, self.batch, self.graphs = loss, batch, graphs
 
     def _views(self, flat):
         parts = [t.view(s) for t, s in zip(flat.split([math.prod(s) for s in self.shapes]), self.shapes)]
@@ -369,28 +378,25 @@ SIGNATURES = {
 }
 
 def signature(
-    rounds: Sequence[dict],  # what each round measured: loss, disagreement, dispersion, dispersion_mean, lr
-    options: Committee,  # tol, patience, rounds
+    rounds: Sequence[dict],  # what each round measured: loss, disagreement, dispersion, lr
+    options: Committee,  # tol, patience, diverged, flat, moved, rounds, lr
 ) -> str:  # key in `SIGNATURES`, or empty
     "What is going wrong, if anything."
-    now, n = rounds[-1], options.patience
-    before = rounds[-n] if len(rounds) >= n else None
+    o, now = options, rounds[-1]
+    before = rounds[-o.patience] if len(rounds) >= o.patience else None
     least = min((r["loss"] for r in rounds if math.isfinite(r["loss"])), default=math.inf)
-    if not now["loss"] <= 10 * min(1., max(least, options.tol)) or before and now["loss"] > 1: return "population divergence"  # 1: the outputs' own size
-    if before is None or now["loss"] <= options.tol and now["dispersion"] <= options.tol: return ""
-    left = options.rounds - len(rounds)
-    if now["dispersion"] > 1000 * options.tol:  # different units, not the same ones moved
-        flat = now["disagreement"] > .8 * before["disagreement"] and now["loss"] > .8 * before["loss"]
-        return "stagnant disagreement" if flat else ""
-    speed = math.log(max(before["dispersion"] / now["dispersion"], 1e-9)) / (n - 1) if now["dispersion"] > 0 else math.inf
-    needed = math.log(now["dispersion"] / options.tol) if now["dispersion"] > options.tol else 0.
-    return "slow convergence" if speed * left < needed and (left == 0 or now["lr"] < options.lr) else ""
+    if not now["loss"] <= o.diverged * min(1., max(least, o.tol)) or before and now["loss"] > 1: return "population divergence"  # 1: the outputs' own size
+    if before is None or now["dispersion"] <= o.tol: return ""
+    if now["dispersion"] > o.moved * o.tol:
+        return "stagnant disagreement" if all(now[k] > o.flat * before[k] for k in ("disagreement", "loss")) else ""
+    speed, left = math.log(max(before["dispersion"], o.tol) / now["dispersion"]) / (o.patience - 1), o.rounds - len(rounds)
+    return "slow convergence" if speed * left < math.log(now["dispersion"] / o.tol) and (left == 0 or now["lr"] < o.lr) else ""
 
 # %% ../nbs/22_population.ipynb #c031
 def _settings(arch, options, seed):
     "What decides a run, as JSON can hold it."
     data = None if options.data is None else [*options.data.shape, options.data.double().sum().item()]
-    free = ("data", "memory", "graphs", "snapshot", "tol", "bars", "questions", "stop")
+    free = ("data", "memory", "graphs", "snapshot", "tol", "bars", "questions", "copies", "decades", "partial", "stop")
     return dict({f.name: getattr(options, f.name) for f in fields(options) if f.name not in free}, data=data, sizes=arch.sizes, activation=arch.activation, slope=arch.slope, seed=seed)
 
 class _Checkpoint:
@@ -424,34 +430,27 @@ def check(
     oracle: Callable,  # inputs (n, d) -> answers; counts its queries
     found: Dispersion,  # of the final population
     members: Members,  # gives activation and slope
-    options: Committee,  # bars, questions, scale
+    options: Committee,  # bars, questions, copies, scale, decades
     g: torch.Generator,  # draws the questions
 ) -> Certificate:
     "Compare the best member with answers that nobody has learnt; `3 questions` queries."
     layers, bars, act, n, dim = found.layers, bars_of(found, options.bars), (members.activation, members.slope), options.questions, oracle.in_features
-    copies, before = shaken(layers, bars, 4, g, options.bars), oracle.queries
+    copies, before = shaken(layers, bars, options.copies, g, options.bars), oracle.queries
     length = options.scale * (dim / 3) ** .5  # of an input uniform in the cube
     draw = lambda r: torch.nn.functional.normalize(torch.randn(n, dim, generator=g, dtype=torch.float64), dim=1) * r
-    x = {"fresh": draw(length), "far": draw(length * 10 ** (2 * torch.rand(n, 1, generator=g, dtype=torch.float64)))}
-    noise = torch.finfo(oracle.dtype).eps * forward(layers, x["fresh"], *act).abs().max().item()
+    asked = {"fresh": draw(length), "far": draw(length * 10 ** (options.decades * torch.rand(n, 1, generator=g, dtype=torch.float64)))}
+    noise = torch.finfo(oracle.dtype).eps * forward(layers, asked["fresh"], *act).abs().max().item()
     sigma = lambda r: noise * (1 + r / length)
-    x["adversarial"] = adversarial_queries(layers, copies, draw(length), sigma, *act)
-    residuals = {}
-    for kind, q in x.items():
-        q = oracle.round(q); y = forward(layers, q, *act)
-        allowed = (sigma(q.norm(dim=1)).square()[:, None] + (forward(copies, q, *act) - y).square().mean(0)).mean(1).sqrt()
-        residuals[kind] = ((oracle(q) - y).square().mean(1).sqrt() / allowed).square().mean().sqrt().item()
-    worst = max(residuals.values())
-    bars = [(dW * max(1., worst), db * max(1., worst)) for dW, db in bars]
-    units = [torch.nn.functional.normalize(torch.cat([W, b[:, None]], 1), dim=1) for W, b in layers[:-1]]
-    cosines = [(u @ u.T).abs().fill_diagonal_(0).max().item() for u in units]
+    asked["adversarial"] = adversarial_queries(layers, copies, draw(length), sigma, *act)
+    residuals = residuals_on(oracle, {kind: oracle.round(x) for kind, x in asked.items()}, layers, copies, lambda x, y: sigma(x.norm(dim=1)), *act)
+    worst = max(residuals.values()); bars = widen_bars(bars, worst)
     return Certificate(error_bars=bars, unidentifiable=(), noise_floor=noise, residual=worst, residuals=residuals, smallest_singular_value=math.nan,  # no solve, no Jacobian
-                       margins=tuple(math.sqrt(max(0., 2 - 2 * c)) for c in cosines), queries=oracle.queries - before, relative_bar=worst_bar(bars, layers))
+                       margins=tuple(row_margin(*layer) for layer in layers[:-1]), queries=oracle.queries - before, relative_bar=worst_bar(bars, layers))
 
 def verdict(
     row: dict,  # of the last round: loss, dispersion, agreeing, signature
     certificate: Certificate,
-    options: Committee,  # tol, members
+    options: Committee,  # tol, partial, members
 ) -> Outcome:
     "The outcome that agreement, loss and fresh answers support."
     bar, name = certificate.relative_bar, row["signature"]
@@ -459,7 +458,7 @@ def verdict(
         beside = f" ({row['rejoined']} of them were put beside the best one in round {options.rejoin})" if row["rejoined"] else ""
         return Outcome("recovered", f"{row['agreeing']} of {options.members} members agree{beside}; every error bar is within {bar:.1e} of its layer's largest weight (tolerance {options.tol:.1e}), and the relative loss is {row['loss']:.1e}.")
     tail = f" The signature is {name}." if name else ""
-    if max(bar, row["loss"]) <= 100 * options.tol:
+    if max(bar, row["loss"]) <= options.partial * options.tol:
         return Outcome("partial", f"{row['agreeing']} of {options.members} members agree, but the largest error bar is {bar:.1e} of its layer's largest weight, above the tolerance {options.tol:.1e}.{tail}", SIGNATURES.get(name, "More rounds, or a larger tol."))
     return Outcome("not_converged", f"the members with the least loss ({row['loss']:.1e} of the outputs' size) differ by up to {row['dispersion']:.1e}.{tail}",
                    SIGNATURES.get(name, "More members raise the chance that two of them find every unit."))
@@ -536,34 +535,57 @@ class _Population:
             self.watch("learn", self.trainer.members, epoch, loss / size)
         return self.trainer.train(X, Y, self.o.epochs, self.o.rate(r), self.generator(f"shuffle/{r}"), tick) / size, size
 
+    def _refine(self, r):
+        "Go on in double precision if the round asks for it."
+        dtype = torch.float64 if r >= self.o.rounds - self.o.double else torch.float32
+        if self.trainer.parameter.dtype == dtype: return
+        state = self.trainer.state
+        self.trainer = self._trainer(self.trainer.members.layers, dtype); self.trainer.restore(state)
+
+    def _label(self, X):
+        Y = self.oracle(X.double().cpu())
+        if Y.shape[1] != self.arch.sizes[-1]: raise ValueError(f"arch: {self.arch.sizes[-1]} outputs, but the black box answers with {Y.shape[1]}")
+        return Y
+
+    def _compare(self, guess, Y, loss, size):
+        "What the round shows, without the truth: `guess` are the answers Y as the members saw them before they had learnt them."
+        o, f, finite = self.o, self.found, loss.nan_to_num(math.inf)
+        apart = disagreement(guess, o.distance, o.normalize and self.arch.sizes[-1] > 1).mean().item() if o.members > 1 else math.nan
+        error = (guess[self.rows[-1]["best"] if self.rows else 0] - Y.to(guess)).abs().mean().item() / size
+        row = dict(loss=finite.min().item(), median=finite.median().item(), prediction=error, disagreement=apart, dispersion=f.max if f else math.inf, dispersion_mean=f.mean if f else math.inf,
+                   agreeing=len(f.peers) + 1 if f else 0, best=f.best if f else 0, lr=o.rate(len(self.rows)), queries=self.queries, seconds=self.seconds)
+        name = signature([*self.rows, row], o)
+        return dict(row, signature=name, advice=SIGNATURES.get(name, ""))
+
+    def _lost(self, loss):
+        "The members that start again beside the best one."
+        f, o = self.found, self.o
+        if not f or len(self.rows) + 1 != o.rejoin: return []
+        return [i for i in range(o.members) if i not in (f.best, *f.peers) or loss[i] > o.peers * loss[f.best]]
+
+    def _show(self, row):
+        "The round in the progress bar; what is going wrong, and what to try, once in a line above it."
+        self.bar.set_postfix_str(f"round {len(self.rows)}/{self.o.rounds}, loss {row['loss']:.1e}, {row['agreeing']} differ by {row['dispersion']:.1e}" + (f", {row['signature']}" if row["signature"] else ""))
+        before = self.rows[-2]["signature"] if len(self.rows) > 1 else ""
+        if row["signature"] not in ("", before) and not self.bar.disable: self.bar.write(f"round {len(self.rows)}: {row['signature']}. {row['advice']}")
+
     def round(self):
         "Ask, label, train, compare."
         r, o = len(self.rows), self.o
-        dtype = torch.float64 if r >= o.rounds - o.double else torch.float32
-        if self.trainer.parameter.dtype != dtype:
-            state = self.trainer.state
-            self.trainer = self._trainer(self.trainer.members.layers, dtype); self.trainer.restore(state)
+        self._refine(r)
         X = self._ask(r)
-        guess = self.trainer.members(X.to(dtype))
-        apart = disagreement(guess, o.distance, o.normalize and self.arch.sizes[-1] > 1).mean().item() if o.members > 1 else math.nan
-        Y = self.oracle(X.double().cpu())
-        if Y.shape[1] != self.arch.sizes[-1]: raise ValueError(f"arch: {self.arch.sizes[-1]} outputs, but the black box answers with {Y.shape[1]}")
+        guess, Y = self.trainer.members(X.to(self.trainer.parameter.dtype)), self._label(X)
         self.data.append((X.cpu(), Y))
         loss, size = self._learn(r)
-        error = (guess[self.rows[-1]["best"] if self.rows else 0] - Y.to(guess)).abs().mean().item() / size
         self.found = dispersion(self.trainer.members, loss, o.peers) if loss.isfinite().any() else None
-        f, finite = self.found, loss.nan_to_num(math.inf)
-        row = dict(loss=finite.min().item(), median=finite.median().item(), prediction=error, disagreement=apart, dispersion=f.max if f else math.inf, dispersion_mean=f.mean if f else math.inf,
-                   agreeing=len(f.peers) + 1 if f else 0, best=f.best if f else 0, lr=o.rate(r), queries=self.queries, seconds=self.seconds)
-        row["signature"] = signature([*self.rows, row], o)
-        lost = [i for i in range(o.members) if i not in (f.best, *f.peers) or loss[i] > o.peers * loss[f.best]] if f and r + 1 == o.rejoin else []
+        row, lost = self._compare(guess, Y, loss, size), self._lost(loss)
         row["rejoined"] = len(lost) or (self.rows[-1]["rejoined"] if self.rows else 0)
         self.trainer.rejoin(lost, row["best"], o.kick, self.generator("rejoin"))
         self.rows.append(row)
-        snapshot = f.layers if f and self.arch.num_parameters <= o.snapshot else []
+        snapshot = self.found.layers if self.found and self.arch.num_parameters <= o.snapshot else []
         self.keep.save(X, Y, snapshot, dict(self.trainer.state, loss=loss), self.rows)
         self.stage(f"round {r + 1}", snapshot or None, row)
-        self.bar.set_postfix_str(f"round {r + 1}/{o.rounds}, loss {row['loss']:.1e}, {row['agreeing']} differ by {row['dispersion']:.1e}" + (f", {row['signature']}" if row["signature"] else ""))
+        self._show(row)
 
     def conclude(self):
         "Layers, certificate and outcome of a run that came to its end."

@@ -112,7 +112,8 @@ def _dims(run, h):
 
 def _extra(run, h, k, o, have):
     "How many more section points the polish wants, given those along the line."
-    return max(run.options.least * (k + 1), math.ceil(run.options.surplus * h * (k + o) / o) - have // 2)
+    opt = run.options
+    return max(opt.least * (k + 1), math.ceil(opt.beyond * h), math.ceil(opt.surplus * h * (k + o) / o) - have // 2)
 
 # %% ../nbs/17_search.ipynb #c006
 def _spread_points(rows, n, g, sides=1):

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from jaxtyping import Float
 from .core import Layers
-from .nets import ACTIVATIONS, Architecture, SectionModel
-from .lift import Signs, assemble, choose_base_points, information, lift, lift_pairs, sharpen, slope_from_size, unit_signs
+from .nets import ACTIVATIONS, Architecture, SectionModel, counting_bound
+from .lift import BasePoints, Lifted, Signs, assemble, choose_base_points, information, lift, lift_pairs, sharpen, slope_from_size, unit_signs, worst_std
 from .polish import Polished, polish_section
 from .search import Found, Retry, Run, Stop, repair, search_by_committee, search_sweep_kinked, search_sweep_smooth
 from .sweep import Noise
@@ -31,21 +31,25 @@ class _OnSection:
     ask: Callable[[Tensor], Tensor]  # the black box in the same form
     U: Float[Tensor, "k d"]
 
-def _polish(run: Run, found: Found, least: float = .3) -> tuple[Found, _OnSection]:
-    "Polish what a search found; its noise and the deviations are from then on what the residual says, but no less than `least` of what was expected. Raises `Retry` when it does not explain the answers."
+def _polish(run: Run, found: Found) -> tuple[Found, _OnSection]:
+    "Polish what a search found; its noise and the deviations are from then on what the residual says, but no less than a share of what was expected. Raises `Retry` when it does not explain the answers."
     sigma = found.noise(found.C.norm(dim=1))
     polished = polish_section(found.model, found.C, found.Y, sigma)
     if not polished.rms[-1] < run.options.residual and not ACTIVATIONS[found.model.activation].piecewise_linear:
         better = repair(found.model, found.C, found.Y, sigma)
         if len(better.rows) == len(found.model.rows): polished = polish_section(better, found.C, found.Y, sigma)  # more of them explain too much
-    f = max(least, polished.excess(found.Y.numel()))
+    f = max(run.options.quiet, polished.excess(found.Y.numel()))
     found, polished = replace(found, noise=Noise(f * found.noise.near, f * found.noise.far, found.noise.least)), polished.scaled(f)
     model, samples, ask = polished.model, polished.samples, run.ask
     (h, o), U = model.out.shape, found.basis.rows(0, found.C.shape[1])
-    run.stage("polish", section=(model.rows, found.x0, U), residual=polished.rms[-1], steps=len(polished.rms) - 1)
+    again = any(s.name == "polish" and s.detail["units"] == h for s in run.history)
+    run.stage("polish", section=(model.rows, found.x0, U), units=h, residual=polished.rms[-1], steps=len(polished.rms) - 1)
     if not polished.rms[-1] < run.options.residual: raise Retry(f"the residual on the section is {polished.rms[-1]:.0f} times the noise: a unit is missing, or the network is deeper")
     told = run.arch.sizes[1] if run.arch.sizes else None
-    if told not in (None, h): raise Stop("out_of_family", f"{h} units explain every answer on a section, where the architecture has {told}.", "Correct arch.sizes, or leave the width None.")
+    if told not in (None, h):
+        what = f"{h} units explain every answer on a section, where the architecture has {told}"
+        if h > told: raise Stop("out_of_family", f"{what}.", "Correct arch.sizes, or leave the width None.")
+        if not again: raise Retry(what)  # the others have no effect, unless a line missed them
     if o > h:  # answers lie in the span of the outgoing vectors: h numbers say it all
         span = torch.linalg.qr(model.out.T)[0]
         narrow = lambda m: replace(m, out=m.out @ span, linear=m.linear @ span)
@@ -58,15 +62,15 @@ def name_slope(
     slope: float,  # as measured
 ) -> tuple[str, float]:
     "The row of the table that it belongs to. Raises `Stop` when another one was told."
-    close = 1e-4 if run.eps < 1e-10 else 3e-3
-    known = run.arch.activation
+    opt, known = run.options, run.arch.activation
+    close = opt.slope if run.eps < opt.precise else opt.coarse_slope
     if known:
         want = {"relu": 0., "abs": -1.}.get(known, run.arch.slope)
         if abs(slope - want) > close:
             raise Stop("out_of_family", f"the black box was said to use {known} with slope {want:g}, but its units have slope {slope:.6g}.", "Leave activation=None to have it found.")
         return known, want
     for name, value in (("relu", 0.), ("abs", -1.)):
-        if abs(slope - value) < close * 1e-2: return name, value
+        if abs(slope - value) < close * opt.named: return name, value
     return "leaky_relu", slope
 
 def _typical(rows, out, few=12):
@@ -82,60 +86,125 @@ class _Whole:
     signs: Signs | None  # None where they are no question
     smallest: float  # singular value of the systems
 
-def _lift(run: Run, found: Found, on: _OnSection, share: float = 1 / 8) -> _Whole:
-    "Rows in all directions, and signs; at most `share` more queries for units that are asked alone. Raises `Retry` when a direction does not fit or the signs stay open."
-    opt, d, model, g = run.options, run.oracle.in_features, on.model, run.generator("lift")
-    (h, o), k = model.out.shape, len(on.U)
-    act = ACTIVATIONS[model.activation]; kinked = act.piecewise_linear; free = kinked or act.linear_part(0.) is not None
-    coarse, size = run.eps > opt.precise, _typical(model.rows[:, :k], model.out)
-    design = lambda m, slopes, **options: choose_base_points(model, m, size, found.noise, g, slopes=slopes, unsaturated=opt.unsaturated, **options)
-    rows, var, linear, worst, smallest, again = [model.rows[:, :k]], [on.polished.row_std[:, :k].square().sum(1)], model.linear[:k], 0., on.polished.smallest_singular_value, []
-    def add(res):
-        nonlocal smallest, worst
-        if res.failed: raise Retry(f"{res.failed} of {res.rows.shape[1]} directions could not be lifted")
-        rows.append(res.rows); var.append(res.std.square() * res.rows.shape[1])
-        smallest, worst = min(smallest, res.smallest_singular_value), max(worst, res.residual.max().item())
-    def more(start, n, slopes):
-        unknown = h + (o if free and slopes is None else 0)
-        m = math.ceil(opt.spare * unknown / o) if o < h else 1
-        while True:  # more points while some unit is active at none of them
-            base = design(m, slopes, **({"margin": opt.coarse_margin if slopes is None else opt.crossing} if coarse else {}))
-            if base.smallest > opt.singular or m > 4 * unknown / o + 8: break
-            m += 1
-        directions = lambda i, j: found.basis.rows(start + i, start + j)
-        res = lift(on.ask, found.x0, on.U, model, directions, n, base, slopes=slopes, samples=on.samples, keep=coarse)
-        if coarse: again.append((directions, res, base))
-        else: add(res)
-        return res
-    done, slopes, signs = k, None, None
-    if free:  # directions with a free linear map until the signs are clear, then without
-        first = min(d - k, max(0, math.ceil(1.3 * h / o) + 4))
-        if d - k < 2 * first or not kinked: first = d - k
-        seen = model.rows[:, :k]
-        if first:
-            res = more(done, first, None); done += first
-            seen, linear = torch.cat([seen, res.rows], 1), torch.cat([linear, res.linear])
-        size, signs = _typical(seen, model.out), unit_signs(seen, linear, model.out)
-        if signs is None or not signs.spread < (opt.coarse_spread if coarse else opt.spread):
-            raise Retry("the signs of the units are not determined by the linear part" + ("" if signs is None else f": they disagree by {signs.spread:.1e}"))
-        if kinked:  # the exact size of a slope that is told or named
-            slope = name_slope(run, slope_from_size(signs.size))[1]
-            signs = replace(signs, size=(1 + slope) / (1 - slope))
-        slopes = signs.sign * signs.size
-    if coarse and kinked: done = k; again.clear()  # the first ones once more, with steps that may cross kinks: theirs were short
-    if done < d: more(done, d - done, slopes)
-    if coarse:  # a second round, with steps as long as the points are far from the origin (at the end of much longer ones all units are on the same side, whatever the point), and more for what is known worst
-        base = again[-1][2]
-        second = design(math.ceil(opt.second * h / o), slopes, length=base.c.norm(dim=1).median().item(), known=information(model, base, slopes))
-        for directions, res, first in again: add(sharpen(on.ask, found.x0, on.U, model, directions, res, first, second, size, found.noise, slopes=slopes, samples=on.samples, more=round(opt.third * h / o)))
-    rows, std = torch.cat(rows, 1), torch.stack(var).sum(0).div(d).sqrt()
-    weak = [i for i in std.div(size).topk(min(opt.pairs, h, int(share * h / o / 2))).indices.tolist() if opt.bars * std[i] > opt.sharp * size[i]] if kinked and h <= d and not coarse else []
-    if weak and k < d:  # those units alone
-        alone, error = lift_pairs(on.ask, found.x0, found.basis.back(rows), model.rows[:, k], model.out, lambda i, j: found.basis.rows(k + i, k + j), d - k, weak, found.noise, g)
-        better = error < std[weak]; weak = torch.tensor(weak)[better]
-        rows[weak, k:], std[weak] = alone[better], torch.hypot(error[better], on.polished.row_std[weak, :k].norm(dim=1) / d**.5)
-    run.stage("lift", residual=worst, smallest_singular_value=smallest, alone=len(weak))
+@dataclass(frozen=True)
+class _Problem:
+    "What the rounds of a lift share."
+    run: Run
+    found: Found
+    on: _OnSection
+    g: torch.Generator  # draws the base points
+
+    options = property(lambda self: self.run.options)
+    model = property(lambda self: self.on.model)
+    kinked = property(lambda self: ACTIVATIONS[self.model.activation].piecewise_linear)
+    free = property(lambda self: self.kinked or ACTIVATIONS[self.model.activation].linear_part(0.) is not None, doc="Whether the units have a linear part, which tells their signs.")
+    coarse = property(lambda self: self.run.eps > self.options.precise, doc="Whether a second round is needed.")
+    shape = property(lambda self: self.model.out.shape, doc="Units and outputs.")
+    k = property(lambda self: len(self.on.U), doc="Directions of the section, which are known.")
+    d = property(lambda self: self.run.oracle.in_features)
+
+    def directions(self, start): return lambda i, j: self.found.basis.rows(start + i, start + j)
+    def design(self, m, size, slopes, **options): return choose_base_points(self.model, m, size, self.found.noise, self.g, slopes=slopes, unsaturated=self.options.unsaturated, **options)
+
+@dataclass(frozen=True)
+class _Round:
+    "Directions that were lifted together."
+    start: int  # number of the first one
+    lifted: Lifted
+    base: BasePoints
+    second: BasePoints | None = None  # points for a second round, if it is known already where they are best
+
+def _checked(lifted: Lifted) -> Lifted:
+    "Raises `Retry` when a direction does not fit, or nothing is known of a unit."
+    if lifted.failed: raise Retry(f"{lifted.failed} of {lifted.rows.shape[1]} directions could not be lifted")
+    if not lifted.std.isfinite().all(): raise Retry("the lift says nothing about some units")
+    return lifted
+
+def _wider(p: _Problem, lifted: Lifted) -> _Problem:
+    "The same with the directions just lifted in the section, where points have more room between the kinks. Such a lift does not suffer from the errors of the new entries: it only needs to know on which side of each kink it stands."
+    k, on = p.k, p.on
+    def grown(m): return replace(m, rows=torch.cat([m.rows[:, :k], lifted.rows, m.rows[:, k:]], 1), linear=torch.cat([m.linear[:k], lifted.linear, m.linear[k:]]))
+    return replace(p, on=replace(on, model=grown(on.model), samples=tuple(map(grown, on.samples)), U=p.found.basis.rows(0, k + lifted.rows.shape[1])))
+
+def _stand(p: _Problem, size: Tensor, slopes: Tensor | None, **options) -> BasePoints:
+    "As many base points as the unknowns need, and more while some unit is active at none of them."
+    opt, (h, o) = p.options, p.shape
+    unknown = h + (o if p.free and slopes is None else 0)
+    m = math.ceil(opt.spare * unknown / o) if o < h else 1
+    while True:
+        base = p.design(m, size, slopes, **options)
+        if base.smallest > opt.singular or m > opt.crowded * (unknown / o + 2): return base
+        m += 1
+
+def _long(p: _Problem, base: BasePoints, size: Tensor, slopes: Tensor | None) -> BasePoints:
+    "Points for a second round, with steps as long as those of the first are far from the origin: at the end of much longer ones all units are on the same side, whatever the point."
+    return p.design(math.ceil(p.options.second * p.shape[0] / p.shape[1]), size, slopes, length=base.c.norm(dim=1).median().item(), known=information(p.model, base, slopes))
+
+def _first_round(p: _Problem, start: int, n: int, size: Tensor, slopes: Tensor | None) -> _Round:
+    "Lift n directions. Steps may cross kinks only when the answers are coarse, and where every entry of a row stays known whichever way they go."
+    opt, second = p.options, None
+    base = _stand(p, size, slopes, **({"margin": opt.coarse_margin if slopes is None else opt.crossing} if p.coarse else {}))
+    if p.coarse and p.kinked and slopes is not None:
+        second = _long(p, base, size, slopes)
+        if not worst_std(p.model, base + second, slopes, size, p.run.generator("directions")) < opt.lost: base, second = _stand(p, size, slopes, margin=opt.coarse_margin), None
+    res = lift(p.on.ask, p.found.x0, p.on.U, p.model, p.directions(start), n, base, slopes=slopes, samples=p.on.samples, keep=p.coarse)
+    return _Round(start, res if p.coarse else _checked(res), base, second)
+
+def _signs(p: _Problem, rows: Tensor, linear: Tensor) -> tuple[Signs, Tensor]:
+    "Signs of the units, and what they make of the linear map: signs times the exact size of a slope that is told or named. Raises `Retry` when they stay open."
+    opt, signs = p.options, unit_signs(rows, linear, p.model.out)
+    if signs is None or not signs.spread < (opt.coarse_spread if p.coarse else opt.spread):
+        raise Retry("the signs of the units are not determined by the linear part" + ("" if signs is None else f": they disagree by {signs.spread:.1e}"))
+    if p.kinked:
+        slope = name_slope(p.run, slope_from_size(signs.size))[1]
+        signs = replace(signs, size=(1 + slope) / (1 - slope))
+    return signs, signs.sign * signs.size
+
+def _second_round(p: _Problem, rounds: list[_Round], size: Tensor, slopes: Tensor | None) -> list[Lifted]:
+    "The same directions more exactly: long steps, and more, as far as queries are left, for what is known worst."
+    if not rounds: return []
+    opt, (h, o), n = p.options, p.shape, sum(len(r.lifted.residual) for r in rounds)
+    second = rounds[-1].second or _long(p, rounds[-1].base, size, slopes)
+    left = opt.coarse_queries * counting_bound(Architecture((p.d, h, p.found.Y.shape[1]), p.model.activation)) - p.run.queries
+    more = max(round(opt.third * h / o), int(left / n) - len(second.c))
+    finish = lambda r: sharpen(p.on.ask, p.found.x0, p.on.U, p.model, p.directions(r.start), r.lifted, r.base, second, size, p.found.noise, slopes=slopes, samples=p.on.samples, more=more)
+    return [_checked(finish(r)) for r in rounds]
+
+def _alone(p: _Problem, rows: Tensor, std: Tensor, size: Tensor) -> tuple[Tensor, Tensor, int]:
+    "Rows and their deviations after the units known worst were asked alone; and how many gained by it."
+    opt, (h, o), k = p.options, p.shape, p.k
+    most = min(opt.pairs, h, int(opt.alone * h / o / 2))
+    weak = [i for i in std.div(size).topk(most).indices.tolist() if opt.bars * std[i] > opt.sharp * size[i]]
+    if not weak or not p.kinked or h > p.d or p.coarse or k == p.d: return rows, std, 0
+    alone, error = lift_pairs(p.on.ask, p.found.x0, p.found.basis.back(rows), p.model.rows[:, k], p.model.out, p.directions(k), p.d - k, weak, p.found.noise, p.g)
+    better = error < std[weak]; weak = torch.tensor(weak)[better]
+    rows, std = rows.clone(), std.clone()
+    rows[weak, k:], std[weak] = alone[better], torch.hypot(error[better], p.on.polished.row_std[weak, :k].norm(dim=1) / p.d**.5)
+    return rows, std, len(weak)
+
+def _lift(run: Run, found: Found, on: _OnSection) -> _Whole:
+    "Rows in all directions, and signs. Raises `Retry` when a direction does not fit or the signs stay open."
+    p = _Problem(run, found, on, run.generator("lift")); opt, (h, o), k, d, model = p.options, p.shape, p.k, p.d, p.model
+    known, done, rounds, signs, slopes = model.rows[:, :k], k, [], None, None
+    size = _typical(known, model.out)
+    if p.free:  # directions with a free linear map until the signs are clear, then without
+        few = max(0, math.ceil(opt.signs * h / o) + opt.spare_signs)
+        n = min(d - k, few) if p.kinked and d - k >= 2 * few else d - k
+        if n: rounds.append(_first_round(p, k, n, size, None)); done += n
+        seen = torch.cat([known, *(r.lifted.rows for r in rounds)], 1)
+        size = _typical(seen, model.out)
+        signs, slopes = _signs(p, seen, torch.cat([model.linear[:k], *(r.lifted.linear for r in rounds)]))
+    if p.coarse and p.kinked: done, rounds = k, []  # the first ones once more, with steps that may cross kinks: theirs were short
+    wide = _wider(p, rounds[0].lifted) if p.kinked and rounds else p
+    if done < d: rounds.append(_first_round(wide, done, d - done, size, slopes))
+    lifted = _second_round(p, rounds, size, slopes) if p.coarse else [r.lifted for r in rounds]
+    rows = torch.cat([known, *(r.rows for r in lifted)], 1)
+    var = on.polished.row_std[:, :k].square().sum(1) + sum(r.std.square() * r.rows.shape[1] for r in lifted)
+    rows, std, alone = _alone(p, rows, var.div(d).sqrt(), size)
+    smallest = min([on.polished.smallest_singular_value, *(r.smallest_singular_value for r in lifted)])
+    run.stage("lift", residual=max((r.residual.max().item() for r in lifted), default=0.), smallest_singular_value=smallest, alone=alone)
     return _Whole(rows, std, signs, smallest)
+
 
 # %% ../nbs/17_shallow.ipynb #c008
 def _search(run, smooth, length):

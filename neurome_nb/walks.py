@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['WalkSearch', 'Frame', 'known_kinks', 'predicted', 'local_kink', 'Lost', 'Walk', 'normal_at', 'settle_frame',
-           'into_signed', 'fit_rows_to_places', 'answers_wanted', 'fit_output', 'polish_network', 'kinks_between',
-           'rows_behind', 'positive_vectors', 'on_together', 'recover_in_section', 'with_silent', 'recover_relu']
+           'signed_rows', 'into_signed', 'fit_rows_to_places', 'answers_wanted', 'fit_output', 'polish_network',
+           'kinks_between', 'rows_behind', 'positive_vectors', 'on_together', 'first_layer', 'recover_in_section',
+           'spread_inputs', 'with_silent', 'settle_network', 'recover_relu']
 
 # %% ../nbs/19_walks.ipynb #c002
 import math
@@ -22,7 +23,7 @@ from .certify import Certificate
 from .lift import Basis
 from .search import Stop
 from .sweep import Noise, find_kinks
-from .deep import (DeepFailure, DeepSearch, Line, Units, _distinct, _output_fit, _with_one, central_slopes, certify_deep, choose_stations, fit_biases,
+from .deep import (DeepFailure, DeepSearch, Line, Normals, Units, _distinct, _output_fit, _with_one, central_slopes, certify_deep, choose_stations, fit_biases,
     lift_first, measure_jacobians, measure_normals, measure_places, measure_units, null_space_polish, settle_signs, straight_units, sweep_line, triangle)
 
 # %% ../nbs/19_walks.ipynb #c005
@@ -33,6 +34,7 @@ class WalkSearch:
     spread: float = 1.5  # and at least this many times the median distance of the kinks on a first line
     lines: int = 4  # swept before the first layer is sought
     patience: int = 2  # lines without a new unit before lines are aimed
+    stuck: int = 12  # and before the search is begun anew, while the signs of the layer in front are open: a unit of it is missing or wrong
     barren: int = 50  # and before the units still missing in a deeper layer are taken to be those that never switch
     hiding: int = 4000  # rows drawn for a unit that may have been missed, few of their entries positive
     climbers: int = 512  # inputs moved to where such rows would be active
@@ -44,7 +46,7 @@ class WalkSearch:
     places: int = 6  # far places at which a finished row must predict a kink
     share: float = .9  # of them that must be there
     hits: float = .9  # of the kinks it predicts on lines, where they can be seen
-    same: float = 1e-7  # rows with a cosine closer to one than this are one unit
+    same: float = 1e-4  # rows with a cosine closer to one than this are one unit
     signs: float = 1e-3  # largest part of the free linear map that the signs may leave unexplained
     refits: int = 4  # rounds in which rows are fitted to all places they explain
     surplus: float = 1.5  # answers per parameter in the polish
@@ -57,6 +59,7 @@ class WalkSearch:
     rounds: int = 6  # of the polish
     draws: int = 12  # networks drawn for the error bars
     positive: float = 100.  # length of the hidden vectors with all units on, in units of the length over which the black box bends
+    alone: float = 1e4  # the same with one unit on, in units of those: there a unit is on that has a positive weight, whatever its bias
     vectors: int = 400  # positive hidden vectors among which the ends of a line are chosen
     base: float = 2.  # equations per unknown in the polish of a section: half of the units are off
     deep: DeepSearch = DeepSearch()  # measurements in a section
@@ -67,20 +70,28 @@ class Frame:
     "Known layers, and what the boundary of a unit behind them can be."
     known: Layers  # with signs
     top: tuple[Tensor, Tensor] | None = None  # rows of the layer behind them, signs unknown
+    leak: float = 0.  # slope of the negative side
+
+    @property
+    def parts(self) -> tuple[float, float]:
+        "A unit is the first times z, and the second times |z|."
+        return (1 + self.leak) / 2, (1 - self.leak) / 2
 
     @property
     def layers(self) -> Layers: return [*self.known, *([self.top] if self.top else [])]
 
     def phi(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n p"]:
-        h = hidden(self.known, x, "relu", 0.); one = torch.ones(len(x), 1, dtype=x.dtype)
+        h = hidden(self.known, x, "leaky_relu", self.leak); one = torch.ones(len(x), 1, dtype=x.dtype)
         return torch.cat([*([(h @ self.top[0].T + self.top[1]).abs()] if self.top else []), h, one], 1)
 
-    def slope(self, x: Float[Tensor, "d"]) -> Float[Tensor, "d p"]:
+    def slopes(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d p"]:
         "Derivative of phi."
-        M, zero = jacobians(self.known, x[None], "relu", 0.)[0], torch.zeros(1, len(x), dtype=x.dtype)
-        if not self.top: return torch.cat([M, zero]).T
-        z = hidden(self.known, x[None], "relu", 0.)[0] @ self.top[0].T + self.top[1]
-        return torch.cat([z.sign()[:, None] * (self.top[0] @ M), M, zero]).T
+        M, zero = jacobians(self.known, x, "leaky_relu", self.leak), torch.zeros(len(x), 1, x.shape[1], dtype=x.dtype)
+        if not self.top: return torch.cat([M, zero], 1).mT
+        z = hidden(self.known, x, "leaky_relu", self.leak) @ self.top[0].T + self.top[1]
+        return torch.cat([z.sign()[:, :, None] * (self.top[0] @ M), M, zero], 1).mT
+
+    def slope(self, x: Float[Tensor, "d"]) -> Float[Tensor, "d p"]: return self.slopes(x[None])[0]
 
     def switches(self, x: Float[Tensor, "d"]) -> tuple[Float[Tensor, "u"], Float[Tensor, "u d"]]:
         "Pre-activations of all known units, and their gradients."
@@ -88,7 +99,7 @@ class Frame:
         for W, b in self.layers:
             z, g = W @ x + b, W @ M
             Z.append(z); G.append(g)
-            M, x = (z > 0).to(x.dtype)[:, None] * g, z.clamp_min(0)
+            side = self.leak + (1 - self.leak) * (z > 0).to(x.dtype); M, x = side[:, None] * g, side * z
         return torch.cat(Z), torch.cat(G)
 
     @property
@@ -112,7 +123,7 @@ def known_kinks(
     "Where known units switch along a line, between -reach and reach, which are included."
     t = torch.tensor([-reach, reach], dtype=line.x0.dtype)
     for l, (W, b) in enumerate(frame.layers):
-        t = torch.cat([t, _zeros(hidden(frame.layers[:l], line.at(t), "relu", 0.) @ W.T + b, t)[1]]).sort().values
+        t = torch.cat([t, _zeros(hidden(frame.layers[:l], line.at(t), "leaky_relu", frame.leak) @ W.T + b, t)[1]]).sort().values
     return t
 
 def predicted(
@@ -342,12 +353,20 @@ def settle_frame(
     loose: float = .5,  # largest distance of a sign from +-1
 ) -> Frame | None:  # the signed frame; None when the rows do not determine the signs
     "The signs of the layer in front."
-    W, b = frame.top; m = len(b)
-    A = (theta[:, :m, None] * W).transpose(1, 2).flatten(0, 1); L = theta[:, m:-1].flatten()
+    (W, b), (even, bent) = frame.top, frame.parts; m = len(b)
+    A = even / bent * (theta[:, :m, None] * W).transpose(1, 2).flatten(0, 1); L = theta[:, m:-1].flatten()
     if len(A) < m: return None
     s = torch.linalg.lstsq(A, L[:, None]).solution[:, 0]
     clear = ((s.abs() - 1).abs() < loose).all() and (A @ s.sign() - L).norm() < close * L.norm()
-    return Frame([*frame.known, (W * s.sign()[:, None], b * s.sign())]) if clear else None
+    return replace(frame, known=[*frame.known, (W * s.sign()[:, None], b * s.sign())], top=None) if clear else None
+
+def signed_rows(
+    theta: Float[Tensor, "n p"],  # rows in a frame with free signs
+    signed: Frame,  # the same with signs
+) -> Float[Tensor, "n k"]:  # [w | b]
+    "Rows behind the last known layer, read from what multiplies |z|."
+    (_, b), (even, bent) = signed.known[-1], signed.parts; bends = theta[:, :len(b)] / bent
+    return torch.cat([bends, theta[:, -1:] - even * (bends @ b)[:, None]], 1)
 
 def into_signed(
     N: Float[Tensor, "p q"],  # rows in the frame with free signs
@@ -357,13 +376,13 @@ def into_signed(
     most: float = 1e-2,  # and the smallest one below this
 ) -> Float[Tensor, "r k"]:  # those that are rows of the signed frame, orthonormal
     "Rows in the signed frame."
-    W, b = signed.known[-1]; s = (W * frame.top[0]).sum(1).sign(); m = len(b)
-    free = N[m:-1] - W.T @ N[:m]
+    (W, b), (even, bent) = signed.known[-1], frame.parts; m = len(b)
+    free = N[m:-1] - even / bent * W.T @ N[:m]
     S, Vt = torch.linalg.svd(free)[1:]; S = torch.cat([S, S.new_zeros(len(Vt) - len(S))])
     keep = S < tol
     keep[-1] = S[-1] < most
     N = N @ Vt[keep].T
-    return torch.linalg.qr(torch.cat([2 * N[:m], N[-1:] - b @ N[:m]]))[0]
+    return torch.linalg.qr(signed_rows(N.T, signed).T)[0]
 
 def fit_rows_to_places(
     frame: Frame,
@@ -471,7 +490,7 @@ class _Search:
             todo = [(i if not frame.layers else 0, -line.gap[k].clamp_max(10 * self.scale).item(), i, k) for i, (line, mark) in enumerate(zip(self.lines, seen)) for k in (~mark).nonzero()[:, 0].tolist() if (i, k) not in tried]
             if not todo:
                 if barren >= o.barren and frame.known and not frame.top and walks: break
-                if barren >= o.barren: raise DeepFailure(f"{len(walks)} units of layer {len(frame.layers) + 1} were found on {len(self.lines)} lines, expected {told}")
+                if barren >= (o.stuck if frame.top else o.barren): raise DeepFailure(f"{len(walks)} units of layer {len(frame.layers) + 1} were found on {len(self.lines)} lines, expected {told}")
                 self.sweep(frame.known if barren >= o.patience and not frame.top and frame.known else None); barren += 1
                 continue
             *_, i, k = min(todo); tried.add((i, k))
@@ -499,11 +518,12 @@ def answers_wanted(
     x: Float[Tensor, "c d"],  # candidates, in random order
     n: int,  # how many, at least: the first ones
     each: int,  # for every side of every unit, and every two units of neighbouring layers active together, if there are such
+    leak: float = 0.,  # slope of the negative side
 ) -> Float[Tensor, "m d"]:
     "Inputs that see every parameter."
     on, h = [], x
     for W, b in layers:
-        z = h @ W.T + b; h = z.clamp_min(0); on.append(z > 0)
+        z = h @ W.T + b; h = torch.where(z > 0, z, leak * z); on.append(z > 0)
     pick = torch.arange(len(x)) < n
     cases = [s[:, i] for a in on for s in (a, ~a) for i in range(a.shape[1])]
     for a, c in zip(on, on[1:]):
@@ -525,14 +545,14 @@ def fit_output(
     V = (torch.linalg.lstsq(A * w / scale, y * w).solution / scale[:, None]).T
     signed = settle_frame(frame, V, close)
     if signed is None: raise DeepFailure("the signs of the last hidden layer are not determined by the answers")
-    m, b = len(frame.top[1]), signed.known[-1][1]
-    return [*signed.known, (2 * V[:, :m], V[:, -1] - V[:, :m] @ b)]
+    m, b, (even, bent) = len(frame.top[1]), signed.known[-1][1], frame.parts
+    return [*signed.known, (V[:, :m] / bent, V[:, -1] - even / bent * V[:, :m] @ b)]
 
-def _parameter_jacobian(layers, x):
+def _parameter_jacobian(layers, x, leak):
     "Derivative of the answers with respect to all parameters: (n, o, parameters)."
     on, H, o = [], [x], len(layers[-1][1])
     for W, b in layers[:-1]:
-        z = H[-1] @ W.T + b; on.append((z > 0).to(x.dtype)); H.append(z.clamp_min(0))
+        z = H[-1] @ W.T + b; on.append(leak + (1 - leak) * (z > 0).to(x.dtype)); H.append(on[-1] * z)
     B, parts = torch.eye(o, dtype=x.dtype).expand(len(x), o, o), []
     for l in reversed(range(len(layers))):
         parts[:0] = [(B[..., None] * H[l][:, None, None]).flatten(2), B]
@@ -568,6 +588,7 @@ def polish_network(
     sigma: Float[Tensor, "n"],
     g: torch.Generator,
     *,
+    leak: float = 0.,  # slope of the negative side
     rounds: int = WalkSearch.rounds,
     draws: int = WalkSearch.draws,
     expected: tuple[float, float] = (1e-3, 1e-6),  # relative change of a parameter in the first round, and later
@@ -575,11 +596,11 @@ def polish_network(
 ) -> tuple[Layers, list[Layers], float]:  # layers, copies within the noise, root mean square residual in units of the noise
     "All parameters together, by Gauss-Newton on answers."
     w, (held, size) = 1 / sigma[:, None], _held(layers)
-    miss = lambda: (y - forward(layers, x, "relu", 0.)) * w
+    miss = lambda: (y - forward(layers, x, "leaky_relu", leak)) * w
     moved = math.inf
     for k in range(rounds):
         if moved > again:
-            A = (_parameter_jacobian(layers, x) * w[:, None]).flatten(0, 1); scale = A.norm(dim=0); scale = scale.clamp_min(1e-8 * scale.max())
+            A = (_parameter_jacobian(layers, x, leak) * w[:, None]).flatten(0, 1); scale = A.norm(dim=0); scale = scale.clamp_min(1e-8 * scale.max())
             A = A / scale; C = normalize(held / scale, dim=1); H = A.T @ A + C.T @ C
         if k < len(expected): L = _factor(H + torch.diag((miss().square().mean().sqrt().clamp_min(1.) / (expected[k] * size * scale)).square()))
         step = torch.cholesky_solve(A.T @ miss().flatten()[:, None], L)[:, 0] / scale
@@ -662,19 +683,43 @@ def _where_they_switch(ends, g, width, options):
     pair = P[[i // len(P), i % len(P)]]
     return pair, torch.cat([ends, pair])
 
-def _first_layer(run, f, k, told, reach, eps, g, options):
-    "Rows of all first-layer units, from as many planes as it takes."
-    units = tri = None
+def first_layer(
+    run,  # offers stage(name, **detail)
+    f: Callable,  # points (n, k) -> answers
+    k: int,
+    told: int,  # units
+    reach: float,  # distance of the lines from the origin
+    eps: float,  # relative precision of the answers
+    g: torch.Generator,
+    options: DeepSearch,
+    *,
+    tests: int = 0,  # lines elsewhere, on most of which a unit must switch where its row says: in small networks boundaries of deeper units are straight over three lines
+) -> tuple[Units, list[tuple[Line, Normals | None]]]:  # signs free; a line of every plane with the normals beside it, and the lines of the tests
+    "Rows of all first-layer units, from as many planes as it takes. Raises DeepFailure when it is another number."
+    units, pool, others = None, [], []
     for _ in range(options.planes):
         p0 = torch.randn(k, generator=g, dtype=torch.float64) * (reach / k**.5)
-        new = triangle(f, p0, torch.linalg.qr(torch.randn(k, 2, generator=g, dtype=torch.float64))[0].T.contiguous(), reach, eps, g, ends=options.ends)
-        if new is None: continue
-        tri = new; found = measure_units(tri, straight_units(tri, tau=options.tau), measure_normals(f, tri.lines[0], step=options.step, apart=options.apart))
+        tri = triangle(f, p0, torch.linalg.qr(torch.randn(k, 2, generator=g, dtype=torch.float64))[0].T.contiguous(), reach, eps, g, ends=options.ends)
+        if tri is None: continue
+        triples = straight_units(tri, tau=options.tau)
+        if not triples: run.stage("plane", layer=1, kinks=len(tri.lines[0].t), units=0); continue
+        beside = measure_normals(f, tri.lines[0], step=options.step, apart=options.apart); pool.append((tri.lines[0], beside))
+        found = measure_units(tri, triples, beside)
         found = found.pick(found.std.norm(dim=1) < options.rough); units = _distinct(found if units is None else units.join(found), options.same)
         run.stage("plane", layer=1, kinks=len(tri.lines[0].t), units=len(units.rows))
+        if len(units.rows) < told: continue
+        while len(others) < tests:
+            x0, u = normalize(torch.randn(2, k, generator=g, dtype=torch.float64), dim=1)
+            if line := sweep_line(f, reach * x0, u, reach, eps, ends=options.ends[:1]): others.append(line)
+        if tests: units = units.pick(2 * sum(_meets(line, units.rows) for line in others) > tests)
         if len(units.rows) >= told: break
     if units is None or len(units.rows) != told: raise DeepFailure(f"{0 if units is None else len(units.rows)} units of layer 1 are on straight lines, expected {told}")
-    return units, tri.lines[0].noise
+    return units, pool + [(line, None) for line in others]
+
+def _meets(line, rows, share=.05):
+    "Which planes meet the line at a kink, as closely as this share of the distance to the next one: 1. or 0."
+    t = -(rows[:, :-1] @ line.x0 + rows[:, -1]) / (rows[:, :-1] @ line.u); off, k = (line.t - t[:, None]).abs().min(1)
+    return (off < share * line.gap[k]).to(t.dtype)
 
 def _settled(units, l, options):
     "A layer with signs; on its silent side a unit changes nothing."
@@ -702,8 +747,8 @@ def recover_in_section(
     k = min(d, max(math.ceil(o.wide * h), h + 4)); f = lambda c: run.ask(x0 + c @ basis.rows(0, k))
     draw = lambda n, k: normalize(torch.randn(n, k, generator=g, dtype=torch.float64), dim=1)
     around = lambda n, k, hi=3.: draw(n, k) * (length * 10**(1 + (hi - 1) * torch.rand(n, 1, generator=g, dtype=torch.float64)))
-    units, quiet = _first_layer(run, f, k, h, o.center * length, eps, g, o)
-    near, far = quiet.near, quiet.far; noise = lambda x, y: torch.maximum(near + far * x.norm(dim=1), eps * y.abs().amax(1))
+    units, pool = first_layer(run, f, k, h, o.center * length, eps, g, o)
+    quiet = pool[0][0].noise; near, far = quiet.near, quiet.far; noise = lambda x, y: torch.maximum(near + far * x.norm(dim=1), eps * y.abs().amax(1))
     layer = _settled(units, 1, o); W, b = layer.W, layer.b; known = [(W, b)]; run.stage("layer", layer=1, units=h, error=layer.error)
     inverse, size = torch.linalg.pinv(W), options.positive * length
     at = lambda v: (v - b) @ inverse.T  # where the hidden vector is v
@@ -719,11 +764,12 @@ def recover_in_section(
             new = rows_behind(on, line, kinks, sigma, step=o.step); new = new.pick(new.std.norm(dim=1) < o.rough)
             if len(new.rows): new = _proved(f, known, new, positive, noise, o); units = _distinct(new if units is None else units.join(new), o.same)
         run.stage("line", layer=2, kinks=len(line.t) - 2, tried=len(kinks), units=found())
-    if found() != behind: raise DeepFailure(f"{found()} units of layer 2 were found on {options.barren} lines, expected {behind}")
-    layer2 = _settled(units, 2, o); known.append((layer2.W, layer2.b)); run.stage("layer", layer=2, units=behind, error=layer2.error)
+    if not 0 < found() <= behind: raise DeepFailure(f"{found()} units of layer 2 were found on {options.barren} lines, expected {behind}")
+    layer2 = _settled(units, 2, o); known.append((layer2.W, layer2.b)); run.stage("layer", layer=2, units=found(), error=layer2.error)
     coins = lambda n: torch.where(torch.rand(n, h, generator=g) < .5, 1., -1.)
     mixed = lambda n: torch.cat([around(n // 2, k), at(size * coins(n - n // 2) * positive_vectors(n - n // 2, h, g))])
-    x = mixed(max(2 * behind + 8, math.ceil(3 * o.answers * h / outputs))); y = f(x)
+    alone = at(options.alone * size * (2 * torch.eye(h, dtype=W.dtype) - 1))  # one first-layer unit on: any unit behind with a positive weight is on at one of these
+    x = torch.cat([mixed(max(2 * behind + 8, math.ceil(3 * o.answers * h / outputs))), *([alone] if found() < behind else [])]); y = f(x)
     out, residual = _output_fit(known, x, y, "relu", 0.)
     if residual > o.affine * max(l.std.norm(dim=1).max().item() for l in (layer, layer2)): raise DeepFailure(f"behind 2 hidden layers the rest is not affine: relative residual {residual:.0e}")
     net = [*known, out]; m = math.ceil(options.base * h / outputs); pool = mixed(2 * o.candidates)
@@ -741,14 +787,23 @@ def recover_in_section(
     run.stage("lift", residual=rms)
     net, cert = certify_deep(run.ask, net, copies, lambda r: near + far * (r + x0.norm()), length, "relu", 0., g, deviations=bars)
     run.stage("certify", net, residual=cert.residual, bar=cert.relative_bar)
+    if found() < behind: net, cert = with_silent(net, cert, [0, behind - found()], "it is off wherever one unit before it is on alone, so it never switches")
     return net, cert, Architecture(sizes, "relu")
 
 # %% ../nbs/19_walks.ipynb #c027
-def _spread(search, places, n, near=3., far=2.):
+def spread_inputs(
+    places: Float[Tensor, "p d"],  # where units switch
+    n: int,
+    scale: float,  # typical distance of what happens
+    g: torch.Generator,
+    *,
+    near: float = 3.,  # decades below that scale
+    far: float = 2.,  # of distances from the origin
+) -> Float[Tensor, "n d"]:
     "Inputs at all distances, and around places where units switch, in random order."
-    g, s = search.g, search.scale; rand = lambda m: torch.rand(m, 1, generator=g, dtype=torch.float64)
-    around = places[torch.randint(len(places), (n - n // 2,), generator=g)] + search.draw(n - n // 2) * s * 10 ** (near * rand(n - n // 2) - near)
-    x = torch.cat([search.draw(n // 2) * s * 10 ** (far * rand(n // 2) - 1), around])
+    rand = lambda m: torch.rand(m, 1, generator=g, dtype=torch.float64); draw = lambda m: normalize(torch.randn(m, places.shape[1], generator=g, dtype=torch.float64), dim=1)
+    around = places[torch.randint(len(places), (n - n // 2,), generator=g)] + draw(n - n // 2) * scale * 10 ** (near * rand(n - n // 2) - near)
+    x = torch.cat([draw(n // 2) * scale * 10 ** (far * rand(n // 2) - 1), around])
     return x[torch.randperm(n, generator=g)]
 
 def _stacked(copies): return [tuple(torch.stack(p) for p in zip(*layer)) for layer in zip(*copies)]
@@ -757,15 +812,50 @@ def with_silent(
     layers: Layers,
     cert: Certificate,  # of them
     silent: list[int],  # per hidden layer: how many units were not found
+    reason: str = "it switched at no input asked, and no answer depends on it",
 ) -> tuple[Layers, Certificate]:
-    "The network in the width that was told: units that never switch, and that no answer depends on, are added as such and named."
+    "The network in the width that was told: units that were not found, and that no answer depends on, are added as silent ones and named."
     out, bars, named = [], [], []
     for l, ((W, b), (dW, db)) in enumerate(zip(layers, cert.error_bars)):
         rows, columns = silent[l] if l < len(silent) else 0, silent[l - 1] if l else 0
         wider = lambda W, b, fill, last: (torch.nn.functional.pad(torch.nn.functional.pad(W, (0, columns)), (0, 0, 0, rows), value=fill), torch.nn.functional.pad(b, (0, rows), value=last))
         out.append(wider(W, b, 0., -1.)); bars.append(wider(dW, db, math.inf, math.inf))
-        named += [(l, len(b) + i, "it never switched, and no answer depends on it") for i in range(rows)]
+        named += [(l, len(b) + i, reason) for i in range(rows)]
     return out, replace(cert, error_bars=bars, unidentifiable=tuple(named))
+
+def settle_network(
+    run,  # offers ask, stage(name, **detail)
+    frame: Frame,  # with the last hidden layer as top
+    spread: Callable[[int], Tensor],  # so many inputs of all kinds
+    noise: Callable,  # (points, answers) -> standard deviation of an answer
+    length: float,  # over which the black box bends
+    g: torch.Generator,
+    *,
+    bars: float = 10.,  # standard deviations per error bar
+    options: WalkSearch = WalkSearch(),
+) -> tuple[Layers, Certificate]:  # layers in the canonical gauge
+    "The last layer, then all of them together from answers, and the certificate. Raises DeepFailure when the rows do not determine the signs."
+    f, leak, width = run.ask, frame.leak, sum(frame.top[0].shape)
+    def asked(layers, n):
+        x = answers_wanted(layers, spread(options.candidates), n, options.pairs, leak); y = f(x)
+        return x, y, noise(x, y)
+    net = fit_output(frame, *asked(frame.layers, 3 * (width + 1))); outputs = len(net[-1][1])
+    parameters = sum(W.numel() + len(b) for W, b in net)
+    x, y, sigma = asked(net[:-1], math.ceil(options.surplus * parameters / outputs))
+    before = math.inf
+    for asking in range(options.asks + 1):
+        net, copies, rms = polish_network(net, x, y, sigma, g, leak=leak, rounds=options.rounds, draws=options.draws)
+        unsure = max(((c[l][0] - W).square().mean().sqrt() / W.abs().max()).item() for c in copies for l, (W, _) in enumerate(net)) * parameters**.5
+        run.stage("polish", residual=rms, unsure=unsure)
+        if unsure < options.goal or asking == options.asks or unsure > options.gain * before: break
+        before, new = unsure, spread(options.candidates // 8); now = forward(net, new, "leaky_relu", leak)
+        differ = (forward(_stacked(copies), new, "leaky_relu", leak) - now).square().sum((0, 2)).sqrt() / noise(new, now)
+        new = new[differ.topk(math.ceil(options.extra * parameters / outputs)).indices]; more = f(new)
+        x, y, sigma = torch.cat([x, new]), torch.cat([y, more]), torch.cat([sigma, noise(new, more)])
+    zero = torch.zeros(1, 1, dtype=torch.float64)
+    net, cert = certify_deep(f, net, copies, lambda r: noise(r[:, None], zero), length, "leaky_relu" if leak else "relu", leak, g, deviations=bars)
+    run.stage("certify", net, residual=cert.residual, bar=cert.relative_bar)
+    return net, cert
 
 def recover_relu(
     run,  # offers ask, generator(name), stage(name, **detail), arch, oracle
@@ -787,29 +877,10 @@ def recover_relu(
         theta = torch.stack([w.theta for w in walks])
         for _ in range(options.refits): theta = fit_rows_to_places(frame, theta, walks, search.lines, search.scale)
         places += [p for w in walks for p in (w.start, *w.points)]
-        frame = Frame(frame.known, (theta[:, :-1].contiguous(), theta[:, -1]))
+        frame = replace(frame, top=(theta[:, :-1].contiguous(), theta[:, -1]))
         silent.append(told - len(walks))
         run.stage("layer", layer=l + 1, units=len(walks), lines=len(search.lines))
-    places, width = torch.stack(places), sum(frame.top[0].shape)
-    def asked(layers, n):
-        x = answers_wanted(layers, _spread(search, places, options.candidates), n, options.pairs); y = f(x)
-        return x, y, search.noise(x, y)
-    net = fit_output(frame, *asked(frame.layers, 3 * (width + 1)))
-    parameters = sum(W.numel() + len(b) for W, b in net)
-    x, y, sigma = asked(net[:-1], math.ceil(options.surplus * parameters / len(net[-1][1])))
-    before = math.inf
-    for asking in range(options.asks + 1):
-        net, copies, rms = polish_network(net, x, y, sigma, g, rounds=options.rounds, draws=options.draws)
-        unsure = max(((c[l][0] - W).square().mean().sqrt() / W.abs().max()).item() for c in copies for l, (W, _) in enumerate(net)) * parameters**.5
-        run.stage("polish", residual=rms, unsure=unsure)
-        if unsure < options.goal or asking == options.asks or unsure > options.gain * before: break
-        before = unsure
-        new = _spread(search, places, options.candidates // 8)
-        spread = (forward(_stacked(copies), new, "relu", 0.) - forward(net, new, "relu", 0.)).square().sum((0, 2)).sqrt() / search.noise(new, forward(net, new, "relu", 0.))
-        new = new[spread.topk(math.ceil(options.extra * parameters / len(net[-1][1]))).indices]; more = f(new)
-        x, y, sigma = torch.cat([x, new]), torch.cat([y, more]), torch.cat([sigma, search.noise(new, more)])
-    zero = torch.zeros(1, 1, dtype=torch.float64)
-    net, cert = certify_deep(f, net, copies, lambda r: search.noise(r[:, None], zero), length, "relu", 0., g, deviations=bars)
-    run.stage("certify", net, residual=cert.residual, bar=cert.relative_bar)
+    places = torch.stack(places)
+    net, cert = settle_network(run, frame, lambda n: spread_inputs(places, n, search.scale, g), search.noise, length, g, bars=bars, options=options)
     if any(silent): net, cert = with_silent(net, cert, silent)
     return net, cert, Architecture(sizes, "relu")

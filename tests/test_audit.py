@@ -29,6 +29,11 @@ def test_an_audit():
     page = audit_page(found, "A <b>")
     assert "A &lt;b&gt;" in page and page.count("<tr>") == 4 and "src='data:" in page
 
+def test_bounds_that_leave_a_doubt_do_not_hide_what_was_found():
+    found = audit(MODEL, defences=[Defence("none"), bounded(-2, 2)])
+    inside = found.attacks[1]
+    assert inside.result.outcome.kind in ("recovered", "unidentifiable") and inside.digits > 6 and inside.against > 6 and inside.queries(4) == inside.result.queries
+
 def test_from_the_command_line(tmp_path, capsys):
     rows = {0: torch.export.Dim("rows")}
     torch.export.save(torch.export.export(MODEL, (X,), dynamic_shapes=(rows,)), str(tmp_path/"m.pt2"))

@@ -105,6 +105,23 @@ class Visit:
         assert not self.errors, '\n'.join(self.errors)
         assert self.hosts <= {'127.0.0.1', 'localhost', None, ''}, self.hosts
 
+def drag_the_line(visit):
+    "Take the section's dashed line with the pointer; what the sweep finds follows."
+    sheet = visit.page.locator('.neurome-pointer .widget-html-content > div').first
+    sheet.scroll_into_view_if_needed()
+    box, said = sheet.bounding_box(), visit.page.locator('[role=status]').last
+    turn = visit.page.locator('.widget-inline-hbox').filter(has=visit.page.locator('label:text-is("move the line")')).locator('.widget-readout')
+    before, mouse = turn.inner_text(), visit.page.mouse
+    picture = visit.page.locator('.neurome-pointer img').first
+    seen = picture.get_attribute('src')
+    mouse.move(box['x'] + .27*box['width'], box['y'] + .55*box['height'])
+    mouse.down()
+    for i in range(6): mouse.move(box['x'] + (.27 + .02*i)*box['width'], box['y'] + (.55 + .04*i)*box['height'])
+    until(lambda: turn.inner_text() != before, 10, 'the line follows the pointer')
+    mouse.up()
+    until(lambda: 'The sweep finds 10 of 10 units' in said.inner_text(), 10, 'and the sweep follows the line')
+    until(lambda: picture.get_attribute('src') != seen, 10, 'and so does the picture')
+
 def try_the_lab(visit, name):
     "Move population size and query epochs, run, watch, stop, run again, change the preset, read an error."
     page = visit.page
@@ -151,6 +168,8 @@ def test_jupyterlab(home, browser):
         page.wait_for_function(f'{kernel}?.connectionStatus === "connected" && {kernel}?.status === "idle"', timeout=60_000)
         page.evaluate('window.jupyterapp.commands.execute("notebook:run-all-cells")')
         try_the_lab(visit, 'lab')
+        drag_the_line(visit)
+        visit.shoot('lab_dragged')
         assert not page.get_by_text('Jupyter news').count()       # nobody is asked about it, and nothing is fetched
         visit.fine()
     finally: server.close()
@@ -164,6 +183,7 @@ def test_voila(home, browser):
         try_the_lab(visit, 'app')
         visit.slide('turn the line', 20)
         until(lambda: 'The sweep finds 10 of 10 units' in visit.page.locator('[role=status]').last.inner_text(), 20)
+        drag_the_line(visit)
         visit.slide('scale of unit 1', 6)
         until(lambda: visit.page.get_by_text(re.compile('The function is the same.*differ by up to 0.6')).count(), 20)
         visit.page.locator('img').nth(1).scroll_into_view_if_needed(); time.sleep(1)

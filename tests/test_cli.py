@@ -3,7 +3,7 @@ import builtins, json, math, warnings
 from dataclasses import replace
 from pathlib import Path
 
-import matplotlib
+import matplotlib.figure
 matplotlib.use('agg')
 import nbformat
 import pytest
@@ -124,6 +124,34 @@ def test_reconstruct_a_file_and_report(tmp_path, capsys):
     assert said.count('10-5-3 leaky_relu') == 2 and said.count('recovered: ') == 2 and 'unidentifiable  none' in said
     assert parameter_error(Reconstruction.load(str(tmp_path/'r.safetensors')).layers, BOX.layers).max < 1e-10
 
+MODELS = """
+import numpy as np, torch
+W, b, V = torch.ones(4, 6).triu().double() - .3, torch.tensor([.1, -.2, .3, .4]).double(), torch.eye(4)[:3].double() + .1
+net = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3)).double()
+with torch.no_grad(): net[0].weight.copy_(W); net[0].bias.copy_(b); net[2].weight.copy_(V); net[2].bias.zero_()
+def f(x): return np.maximum(x @ W.numpy().T + b.numpy(), 0) @ V.numpy().T
+"""
+
+@pytest.mark.parametrize('name, more', [('net', []), ('f', ['--inputs', '6', '--framework', 'numpy'])])
+def test_reconstruct_what_a_python_file_makes(name, more, tmp_path, capsys):
+    (tmp_path/'m.py').write_text(MODELS)
+    assert cli.main(['reconstruct', f'{tmp_path}/m.py:{name}', '--out', str(tmp_path/'r.safetensors'), '--quiet', *more]) == 0
+    assert '6-4-3 relu' in capsys.readouterr().out
+
+def test_a_python_file_that_cannot_be_used(tmp_path, capsys):
+    (tmp_path/'m.py').write_text(MODELS); (tmp_path/'bad.py').write_text('1/0')
+    assert "defines no 'g'" in fails(capsys, 'reconstruct', f'{tmp_path}/m.py:g', '--out', tmp_path/'x')
+    assert 'give in_features' in fails(capsys, 'reconstruct', f'{tmp_path}/m.py:f', '--out', tmp_path/'x')
+    assert 'ZeroDivisionError' in fails(capsys, 'reconstruct', f'{tmp_path}/bad.py:f', '--out', tmp_path/'x')
+    assert 'no such file' in fails(capsys, 'audit', f'{tmp_path}/none.py:f')
+
+def test_a_report_of_units_that_nothing_is_known_about(tmp_path, capsys):
+    (tmp_path/'m.py').write_text(MODELS)
+    assert cli.main(['reconstruct', f'{tmp_path}/m.py:net', '--out', str(tmp_path/'r.safetensors'), '--sizes', '6-5-3', '--quiet']) == 1
+    assert cli.main(['report', str(tmp_path/'r.safetensors'), '--html', str(tmp_path/'r.html')]) == 0
+    said = capsys.readouterr().out
+    assert said.count('layer 1, unit 4: no answer depends on it') == 2 and 'adversarial' in said and 'layer 1, unit 4' in (tmp_path/'r.html').read_text()
+
 # ---- what goes wrong ----
 
 def test_misuse_is_one_sentence(tmp_path, capsys, monkeypatch):
@@ -236,6 +264,18 @@ def test_without_data_the_demo_starts_from_a_random_network(monkeypatch):
     monkeypatch.setattr(cli, 'black_box', without)
     box, made = cli.demo_box(quick=False, progress=False)
     assert box.architecture.sizes == (784, 128, 10) and box.accuracy is None and 'neurome_nb[data]' in made
+
+@pytest.mark.parametrize('told,threads', [(None, 1), ('2', 2)])
+def test_demo_runs_on_one_thread_unless_told_otherwise(told, threads, monkeypatch, tmp_path):
+    "Two threads that wait for each other on a busy machine took ten times as long."
+    seen, before = [], torch.get_num_threads()
+    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
+    if told: monkeypatch.setenv('OMP_NUM_THREADS', told)
+    monkeypatch.setattr(cli, 'demo', lambda *a, **k: seen.append(torch.get_num_threads()) or ({}, matplotlib.figure.Figure()))
+    try:
+        torch.set_num_threads(2)
+        assert cli.main(['demo', '--out', str(tmp_path)]) == 0 and seen == [threads]
+    finally: torch.set_num_threads(before)
 
 def test_a_failed_reconstruction_still_gives_table_and_figure(tmp_path, capsys, monkeypatch, result):
     failed = replace(result, layers=[], certificate=None, outcome=replace(result.outcome, kind='not_converged'))

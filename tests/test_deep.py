@@ -73,3 +73,12 @@ def test_rows_through_many_places_are_right_to_the_last_digits():
     A, layer = second_layer(net, 1e-7, g)
     better = refine_rows(f, net[:1], layer, lambda rows: 5 * torch.randn(len(rows), 12, generator=g, dtype=torch.float64), NOISE, "leaky_relu", .01)
     assert (torch.cat([better.W, better.b[:, None]], 1) - A).norm(dim=1).max() < 1e-11 and f.queries < 1000
+
+
+def test_a_row_alone_is_refined():
+    net, g = box((12, 10, 8, 6, 3), 4), generator(0, "test/deep/alone"); f = oracle(net)
+    A = torch.cat([net[0][0], net[0][1][:, None]], 1); A = A / A.norm(dim=1, keepdim=True)
+    std = torch.zeros_like(A); std[3] = 1e-7
+    rows = A + std * torch.randn(A.shape, generator=g, dtype=A.dtype)
+    better = refine_rows(f, [], MeasuredLayer(rows[:, :-1], rows[:, -1], .01, 0., std), lambda rows: 5 * torch.randn(len(rows), 12, generator=g, dtype=torch.float64), NOISE, "leaky_relu", .01)
+    assert (torch.cat([better.W, better.b[:, None]], 1) - A).norm(dim=1).max() < 1e-11

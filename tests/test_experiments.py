@@ -29,9 +29,79 @@ def test_a_sweep_measures_what_is_missing_only(folder, monkeypatch):
     assert results('sweep', changed, folder) == []
     assert not list((folder/'sweep').glob('*.checkpoint')) and not list((folder/'sweep').glob('*.part'))
 
+def package(tmp_path, monkeypatch, **modules):
+    "Pretend that the package has these modules."
+    for name, text in modules.items(): (tmp_path/f'{name}.py').write_text(text)
+    monkeypatch.setattr(experiments, 'files', lambda _: tmp_path)
+    experiments._definitions.cache_clear(); experiments.code_of.cache_clear()
+
+def test_the_digest_of_the_code_follows_what_is_reached(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments, 'CODE', {'committee': (('population.run_committee',), ('answers',))})
+    parts = dict(population='from .nets import forward as f\nfrom .answers import log\nLIMIT = 3\ndef run_committee(): "Run."; log(); return f(LIMIT)\ndef other(): return 1\n', nets='def forward(x): return x\n', answers='def log(): pass\n')
+    def digest(**changed):
+        package(tmp_path, monkeypatch, **{**parts, **changed})
+        return experiments.code_of('committee')
+    try:
+        first = digest()
+        assert first == digest(population=parts['population'].replace('"Run."', '"Do it."').replace('return 1', 'return 2') + '# more\n') == digest(answers='def log(): print()\n')
+        assert first != digest(nets='def forward(x): return -x\n') and first != digest(population=parts['population'].replace('LIMIT = 3', 'LIMIT = 4'))
+    finally: experiments._definitions.cache_clear(); experiments.code_of.cache_clear()
+
+def test_options_of_other_routes_are_none_of_its_code(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments, 'CODE', {'exact': (('recipes.Exact', 'shallow.recover'), ())})
+    parts = dict(recipes='from .deep import Deep\nfrom .shallow import Lift\nclass Exact:\n    tol: float = 1.\n    lift: Lift = Lift()\n    deep: Deep = Deep()\n', deep='class Deep: lines: int = 3\n',
+                 shallow='class Lift: spare: float = 1.\ndef recover(run, lift: Lift): pass\n')
+    def digest(**changed):
+        package(tmp_path, monkeypatch, **{**parts, **changed})
+        return experiments.code_of('exact')
+    try:
+        first = digest()
+        assert first == digest(deep='class Deep: lines: int = 4\n') == digest(recipes=parts['recipes'].replace('    deep: Deep = Deep()\n', ''))
+        assert first != digest(recipes=parts['recipes'].replace('1.', '2.')) and first != digest(shallow=parts['shallow'].replace('1.', '2.'))
+    finally: experiments._definitions.cache_clear(); experiments.code_of.cache_clear()
+
+def test_the_code_of_a_recipe_is_its_own():
+    for recipe, inside, outside in (('committee', 'population', 'sweep'), ('exact', 'sweep', 'population')):
+        seen, real = [], experiments._definitions
+        experiments.code_of.cache_clear()
+        with pytest.MonkeyPatch.context() as m:
+            m.setattr(experiments, '_definitions', lambda module: seen.append(module) or real(module))
+            experiments.code_of(recipe)
+        assert inside in seen and (recipe == 'exact' or outside not in seen)
+        assert set(seen) <= {p.stem for p in experiments.Path(experiments.__file__).parent.glob('*.py')} - {'experiments', 'blackbox'}
+
+def test_runs_of_earlier_code_are_shown_and_measured_anew(tmp_path, monkeypatch):
+    calls, measure = [], experiments.measure
+    monkeypatch.setattr(experiments, 'measure', lambda row, seed, **k: calls.append((row.label, seed)) or measure(row, seed, **k))
+    run('sweep', SWEEP, tmp_path, progress=False)
+    assert len(calls) == 4 and 'earlier code' not in report('sweep', SWEEP, tmp_path)
+    code = experiments.code_of
+    monkeypatch.setattr(experiments, 'code_of', lambda recipe: 'new' if recipe == 'exact' else code(recipe))
+    assert len(results('sweep', SWEEP, tmp_path)) == 4 and '2 runs were measured with earlier code' in report('sweep', SWEEP, tmp_path)
+    run('sweep', SWEEP, tmp_path, progress=False, stale=False)
+    assert len(calls) == 4
+    run('sweep', SWEEP, tmp_path, progress=False)
+    assert calls[4:] == [('exact', 0), ('exact', 1)] and 'earlier code' not in report('sweep', SWEEP, tmp_path)
+
+def test_rows_without_their_data_are_left_out(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('NEUROME_DATA', str(tmp_path/'nowhere'))
+    away = Row('away', dict(sizes=(784, 4, 10), activation='tanh', data='kmnist'), 'exact')
+    runs = run('sweep', replace(SWEEP, rows=(away, SWEEP.rows[1]), seeds=(0,)), tmp_path, progress=False)
+    assert [r['label'] for r in runs] == ['exact']
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 1 and 'away, seed 0, is left out' in said[0] and 'put its files into' in said[0]
+
+def test_what_another_experiment_measured_is_not_measured_again(folder, tmp_path, monkeypatch):
+    import shutil
+    shutil.copytree(folder/'sweep', tmp_path/'sweep')
+    monkeypatch.setattr(experiments, 'measure', lambda *a, **k: pytest.fail('measured again'))
+    again = Experiment('the same under another name', (replace(SWEEP.rows[0], label='x', group='g'),), (0, 1))
+    runs = run('again', again, tmp_path, progress=False)
+    assert [(r['label'], r['group'], r['seed']) for r in runs] == [('x', 'g', 0), ('x', 'g', 1)] and runs[0]['balanced_max'] == results('sweep', SWEEP, tmp_path)[0]['balanced_max']
+
 def test_rows_hold_what_reproduces_them(folder):
     for r in results('sweep', SWEEP, folder):
-        assert r['machine'] and r['date'] and r['threads'] >= 1 and r['queries'] > 0 and r['bound'] > 0
+        assert r['machine'] and r['date'] and r['code'] and r['threads'] >= 1 and r['cpu_seconds'] >= 0 and r['queries'] > 0 and r['bound'] > 0
         assert (len(r['curve']) == 3) == (r['recipe'] == 'committee')
     good = [r for r in results('sweep', SWEEP, folder) if r['label'] == 'exact']
     assert all(succeeded(r) and r['outcome'] == 'recovered' for r in good)
@@ -46,6 +116,33 @@ def test_tidy_report_and_figures(folder):
     assert 'nothing is measured' in report('other', SWEEP, folder)
     for draw in (draw_errors, draw_curves, draw_max_and_mean): draw(runs, SWEEP)
     plt.close('all')
+
+def test_dials_have_an_axis_each(folder):
+    rows = tuple(replace(SWEEP.rows[i], label=v, group=f'{SWEEP.rows[i].recipe}: {dial}') for i in (1, 0) for dial in ('epochs', 'dropout') for v in ('0', '5'))
+    found = {r['recipe']: r for r in results('sweep', SWEEP, folder)}
+    ax = experiments.draw_dials([dict(found[r.recipe], label=r.label, group=r.group) for r in rows], Experiment('dials', rows))
+    axes = ax.figure.axes
+    assert [a.get_xlabel() for a in axes] == ['epochs', 'dropout'] and all([t.get_text() for t in a.get_xticklabels()] == ['0', '5'] for a in axes)
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ['exact', 'committee']
+    hollow = [line.get_markerfacecolor() == 'none' for line in axes[1].lines]
+    assert hollow == [False, False, True, True]                # recovered by exact; not by so short a run of the committee
+    plt.close('all')
+
+def test_an_option_given_its_default_is_no_option():
+    row = SWEEP.rows[0]
+    assert row.digest == replace(row, options=dict(QUICK, sampling='committee', lr=1e-3)).digest != replace(row, options=dict(QUICK, sampling='uniform')).digest
+    assert SWEEP.rows[1].digest == replace(SWEEP.rows[1], options=dict(search='auto')).digest == replace(SWEEP.rows[1], options={}).digest
+
+def test_budgets_have_a_line_per_method_through_the_medians():
+    runs = [dict(group=g, label=str(q), queries=15*q, balanced_max=e) for g, scale in (('committee', 1.), ('uniform', 2.)) for q, errors in ((100, (.5, .1, None)), (500, (1e-6, 3e-6, 2e-6))) for e in (None if x is None else scale*x for x in errors)]
+    ax = experiments.draw_budgets(runs, Experiment('budgets', ()))
+    lines = {line.get_label(): line for line in ax.lines if not line.get_label().startswith('_')}
+    assert list(lines) == ['committee', 'uniform'] and list(lines['committee'].get_xdata()) == [1500, 7500] and list(lines['uniform'].get_ydata()) == [1., 4e-6]
+    plt.close('all')
+
+def test_the_usual_training_is_one_black_box():
+    usual = [r for r in EXPERIMENTS['practice'].rows if 'committee' in r.group and r.box == EXPERIMENTS['side_by_side'].rows[0].box]
+    assert len(usual) == 5 and {r.digest for r in usual} == {EXPERIMENTS['side_by_side'].rows[0].digest}
 
 def test_an_interrupted_sweep_goes_on(tmp_path, monkeypatch):
     calls, measure = [], experiments.measure
@@ -88,3 +185,7 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(EXPERIMENTS, 'tiny', SWEEP)
     assert cli.main(['experiment', 'tiny', '--seeds', '1', '--quiet', '--out', str(tmp_path)]) == 0
     assert '| exact | 1/1 | 1/1 |' in capsys.readouterr().out and (tmp_path/'tiny.csv').exists()
+    monkeypatch.setattr(experiments, 'code_of', lambda recipe: 'new')
+    monkeypatch.setattr(experiments, 'measure', lambda *a, **k: pytest.fail('measured again'))
+    assert cli.main(['experiment', 'tiny', '--seeds', '1', '--keep', '--quiet', '--out', str(tmp_path)]) == 0
+    assert '2 runs were measured with earlier code' in capsys.readouterr().out

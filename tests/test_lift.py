@@ -127,3 +127,13 @@ def test_a_second_round_makes_coarse_answers_tell_more(name, more):
     before, after = ((r.rows - W @ q.T).square().mean().sqrt() for r in (first, res))
     assert res.failed == 0 and after < .6 * before
     assert .2 < ((res.rows - W @ q.T).square().mean(1).sqrt() / res.std).median() < 2
+
+def test_a_kink_crossed_by_one_point_alone_is_noticed():
+    "Where a unit is silent at one base point only, a step over its kink there can be explained by another row, which ends exactly on the kink."
+    for seed in range(60):
+        layers, basis, x0, U, model, g = section("relu", d=40, h=9, seed=seed); (W, _), k = layers[0], len(U)
+        sigma = lambda r: 1e-16 * (1 + r)
+        base = choose_base_points(model, 5, (W @ U.T).norm(dim=1) / k**.5, sigma, g)
+        res = lift(lambda x: forward(layers, x, "relu"), x0, U, model, lambda i, j: basis.rows(k + i, k + j), 40 - k, base)
+        fine = res.residual < 6 if base.smallest > 1e-6 else torch.zeros(40 - k, dtype=torch.bool)  # points that cannot tell are known beforehand
+        assert (res.rows - W @ basis.rows(k, 40).T)[:, fine].abs().lt(1e-12).all()

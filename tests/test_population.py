@@ -149,6 +149,23 @@ def test_a_run_resumes_to_the_same_bits(tmp_path, extra):
         assert equal(again.layers, whole.layers) and equal(again.certificate.error_bars, whole.certificate.error_bars)
     with pytest.raises(ValueError, match='other settings'): run_committee(box(), ARCH, replace(o, lr=.5), progress=False, checkpoint=tmp_path/'1')
 
+@pytest.mark.parametrize('name', ['round_0002', 'state'])
+def test_a_kill_while_the_checkpoint_is_written_loses_a_round_at_most(tmp_path, monkeypatch, name):
+    "The process dies with half a file on disk, under the name that is renamed when it is whole."
+    whole, write, seen = run_committee(box(), ARCH, TINY, progress=False), population._Checkpoint._write, []
+    def die(self, what, tensors, **meta):
+        seen.append(what)
+        if what == name and seen.count('state') in ((1,) if name != 'state' else (2,)):
+            (self.folder/f'{what}.{12345}').write_bytes(b'half'); raise SystemExit
+        write(self, what, tensors, **meta)
+    monkeypatch.setattr(population._Checkpoint, '_write', die)
+    with pytest.raises(SystemExit): run_committee(box(), ARCH, TINY, progress=False, checkpoint=tmp_path)
+    monkeypatch.setattr(population._Checkpoint, '_write', write)
+    oracle = box()
+    on = run_committee(oracle, ARCH, TINY, progress=False, checkpoint=tmp_path)
+    assert equal(on.layers, whole.layers) and equal(on.certificate.error_bars, whole.certificate.error_bars)
+    assert on.queries == whole.queries and oracle.queries == whole.queries - 40          # one round was not asked again
+
 def test_an_interrupt_in_the_first_round_returns_without_layers():
     def stop(x): raise KeyboardInterrupt
     r = run_committee(Oracle(stop, 4), ARCH, TINY, progress=False)
@@ -182,6 +199,27 @@ def test_every_step_can_be_watched_and_ends_the_run_where_it_should():
 def test_an_infinite_loss_is_a_divergence():
     r = run_committee(box(), ARCH, replace(TINY, lr=1e30), progress=False)
     assert r.outcome.kind == 'not_converged' and 'population divergence' in r.outcome.message
+
+def test_a_failing_run_says_what_to_try_while_it_runs(capsys):
+    history, o = [], replace(TINY, rounds=6, patience=2, lr=1e-6)          # hardly learns
+    run_committee(box(), ARCH, o, stage=lambda name, layers, row: history.append(row))
+    seen, shown = [r['signature'] for r in history], capsys.readouterr()
+    assert any(seen) and all(r['advice'] == SIGNATURES.get(r['signature'], '') for r in history)
+    for name in filter(None, set(seen)):
+        starts = sum(now == name != before for before, now in zip(['', *seen], seen))
+        assert shown.out.count(f'{name}. {SIGNATURES[name]}') == starts > 0 and name in shown.err       # a line with advice, and the name in the bar
+    run_committee(box(), ARCH, o, progress=False)
+    assert capsys.readouterr() == ('', '')
+
+def test_the_bar_tells_the_time_that_is_left(capsys):
+    run_committee(box(), ARCH, TINY)
+    assert '<00:0' in capsys.readouterr().err          # tqdm's "elapsed<remaining"
+
+def test_the_detector_follows_its_options():
+    flat = dict(loss=[.3]*8, disagreement=[.29]*8, dispersion=[.5]*8, lr=[1e-3]*8)
+    assert signature(rows(**flat), Committee(flat=1.1)) == '' and signature(rows(**flat), Committee(moved=1e4)) == ''
+    jump = dict(flat, loss=[.1]*7 + [.5])
+    assert signature(rows(**jump), Committee(diverged=4.)) == 'population divergence' != signature(rows(**jump), Committee())
 
 def test_a_single_member_cannot_say_whether_it_is_right():
     r = run_committee(box(), ARCH, replace(TINY, members=1, sampling='uniform'), progress=False)

@@ -142,6 +142,24 @@ def test_wrong_width_is_named(width):
     r = run(GOOD, Architecture((20, width, 3), "leaky_relu"), recipe=Exact(search="sweep"))
     assert not r.outcome.recovered and "8 units" in str(r.outcome) and r.queries < 1500
 
+def without_effect(how, name):
+    "TRUE with a unit that no answer depends on."
+    (W, b), (V, c) = [(W.clone(), b.clone()) for W, b in TRUE]
+    if how == "zero outgoing weights": V[:, 2] = 0
+    elif how == "equal rows": W[2], b[2] = W[5], b[5]
+    else: W[2] = 0
+    return answers([(W, b), (V, c)], name)
+
+@pytest.mark.parametrize("name", ["leaky_relu", "relu", "tanh"])
+@pytest.mark.parametrize("how", ["zero outgoing weights", "equal rows", "zero row"])
+def test_units_without_effect_are_named(how, name):
+    r = run(without_effect(how, name), Architecture((20, 8, 3), name))
+    assert r.outcome.kind == "unidentifiable" and "7 units explain every answer" in str(r.outcome) and r.queries < 2000
+    assert [(l, u) for l, u, _ in r.certificate.unidentifiable] == [(0, 7)] and "outgoing weights are zero" in r.certificate.unidentifiable[0][2]
+    x = torch.randn(50, 20, generator=generator(0, "test/x"), dtype=torch.float64)
+    assert [W.shape for W, _ in r.layers] == [(8, 20), (3, 8)] and (forward(r.layers, x, name) - without_effect(how, name)(x)).abs().max() < 1e-11
+    assert r.certificate.error_bars[0][0][7].isinf().all() and r.certificate.error_bars[0][0][:7].isfinite().all()
+
 @pytest.mark.parametrize("true, told", [
     ("tanh", "gelu"),
     ("gelu", "tanh")])
@@ -293,6 +311,35 @@ def test_single_precision():
     oracle = Oracle(lambda x: forward(layers, x, "leaky_relu"), 20, dtype=torch.float32)
     r = reconstruct(oracle, Architecture((20, 6, 4), "leaky_relu"), progress=False)
     assert r.outcome.recovered and parameter_error(r.layers, [(W.double(), b.double()) for W, b in layers]).max < 1e-4
+
+def test_single_precision_with_no_direction_beside_the_section():
+    layers = [(W.float(), b.float()) for W, b in net((6, 5, 4))]
+    r = reconstruct(Oracle(lambda x: forward(layers, x, "leaky_relu"), 6, dtype=torch.float32), Architecture((6, 5, 4), "leaky_relu"), progress=False)
+    assert r.outcome.recovered and parameter_error(r.layers, [(W.double(), b.double()) for W, b in layers]).max < 1e-5
+
+def test_what_is_left_of_the_queries_sharpens_coarse_answers():
+    layers = [(W.float(), b.float()) for W, b in net((60, 32, 10))]
+    def error(**options):
+        oracle = Oracle(lambda x: forward(layers, x, "leaky_relu"), 60, dtype=torch.float32)
+        r = reconstruct(oracle, Architecture((60, 32, 10), "leaky_relu"), recipe=Exact(**options), progress=False)
+        assert r.outcome.recovered
+        return parameter_error(r.layers, [(W.double(), b.double()) for W, b in layers]).balanced.mean, r.queries
+    (few, asked), (many, more) = error(coarse_queries=0.), error(coarse_queries=12.)
+    assert more > asked and many < .7 * few, (few, asked, many, more)
+
+def test_outgoing_weights_of_crowded_kinks():
+    "Two hundred units on one line: some kinks are so close that the line alone tells little about their outgoing weights."
+    layers = init_layers((300, 200, 20), generator=generator(0, "blackbox/crowded"))
+    r = run(answers(layers), Architecture((300, 200, 20), "leaky_relu"), d=300, seed=0)
+    assert r.outcome.recovered and parameter_error(r.layers, layers).max < 2e-13 and r.certificate.relative_bar < 2e-11
+
+@pytest.mark.parametrize("name", ["leaky_relu", "relu"])
+@pytest.mark.parametrize("sizes", [(20, 8, 3), (30, 10, 1)], ids=str)
+def test_few_base_points_in_single_precision(name, sizes):
+    layers = [(W.float(), b.float()) for W, b in net(sizes)]
+    oracle = Oracle(lambda x: forward(layers, x, name), sizes[0], dtype=torch.float32)
+    r = reconstruct(oracle, Architecture(sizes, name), progress=False)
+    assert r.outcome.recovered and parameter_error(r.layers, [(W.double(), b.double()) for W, b in layers], name).max < 3e-5 and r.queries < 3000
 
 @pytest.mark.parametrize("name", ["leaky_relu", "gelu"])
 def test_same_seed_same_result(name):

@@ -83,10 +83,11 @@ def test_execution_is_compared_and_left_alone(tmp_path, monkeypatch):
     path = tmp_path/'x.ipynb'
     nbformat.write(nb, path)
     before = path.read_bytes()
-    name, seconds, wrong, left = tool.run(path)
+    name, seconds, processor, wrong, left = tool.run(path)
+    assert .1 < processor < seconds + 10                  # the kernel's own work, wherever it waited
     assert len(wrong) == 1 and 'cell 0' in wrong[0] and left == ['cell 1 (slow: minutes)'] and path.read_bytes() == before
     tool.run(path, write=True)
-    assert tool.run(path)[2] == [] and 'ZeroDivisionError' in tool.run(path, slow=True)[2][0]
+    assert tool.run(path)[3] == [] and 'ZeroDivisionError' in tool.run(path, slow=True)[3][0]
 
 def test_ci_accepts_only_listed_skips(tmp_path):
     here = Path(__file__).parent

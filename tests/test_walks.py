@@ -127,8 +127,33 @@ def test_several_outputs_need_no_walks(sizes, seed):
 
 def test_a_missing_unit_in_a_section_is_noticed():
     net = box((40, 12, 8, 5), 0)
-    for sizes in ((40, 11, 8, 5), (40, 13, 8, 5), (40, 12, 7, 5), (40, 12, 9, 5)):
+    for sizes in ((40, 11, 8, 5), (40, 13, 8, 5), (40, 12, 7, 5)):
         with pytest.raises(DeepFailure): recover_relu(Bare(oracle(net), Architecture(sizes, "relu")), 1., 2.2e-16, options=WalkSearch(barren=10))
+
+
+def silenced(sizes, seed, unit):
+    "A network with one second-layer unit that never switches, and without it."
+    net = box(sizes, seed); (W, b), (V, c) = net[1:]; W, b = W.clone(), b.clone(); W[unit], b[unit] = -W[unit].abs(), -b[unit].abs()
+    others = [i for i in range(len(b)) if i != unit]
+    return [net[0], (W, b), (V, c)], [net[0], (W[others], b[others]), (V[:, others], c)]
+
+
+@pytest.mark.parametrize("sizes, unit", (((40, 12, 8, 5), 3), ((784, 12, 6, 4), 0)))
+def test_units_named_in_a_section_never_switch(sizes, unit):
+    net, rest = silenced(sizes, 0, unit); g = generator(0, "test/walks/wide")
+    layers, cert, _ = recover_relu(Bare(oracle(net), Architecture(sizes, "relu")), 1., 2.2e-16, options=WalkSearch(barren=10))
+    assert [(l, u) for l, u, _ in cert.unidentifiable] == [(1, sizes[2] - 1)] and cert.error_bars[1][0][-1].isinf().all()
+    assert parameter_error([layers[0], (layers[1][0][:-1], layers[1][1][:-1]), (layers[2][0][:, :-1], layers[2][1])], rest, "relu").max < 1e-10
+    for _ in range(20):  # the truth: a million inputs of all sizes
+        x = normalize(torch.randn(50_000, sizes[0], generator=g, dtype=torch.float64), dim=1) * 10**(6 * torch.rand(50_000, 1, generator=g, dtype=torch.float64) - 2)
+        assert ((forward(net[:1], x, "relu", 0., last="relu") @ net[1][0][unit] + net[1][1][unit]) <= 0).all()
+
+
+def test_a_unit_that_hardly_ever_switches_is_not_called_silent():
+    net, _ = silenced((40, 12, 8, 5), 0, 3); net[1][0][3, 5] = 1e-3  # on where unit 5 is, and hardly another
+    try: _, cert, _ = recover_relu(Bare(oracle(net), Architecture((40, 12, 8, 5), "relu")), 1., 2.2e-16, options=WalkSearch(barren=10))
+    except DeepFailure as e: assert "not affine" in str(e)
+    else: assert not cert.unidentifiable
 
 
 def test_many_inputs_and_one_output_are_out_of_reach():

@@ -326,6 +326,37 @@ def test_a_moved_line_is_the_same_picture_as_one_drawn_afresh():
     s.offset.value = .4
     assert ((pixels(s.frame()) - quick).abs().amax(2) > .1).float().mean() > .005
 
+def share(s, c):
+    "A place in the plane as the pointer gives it: shares of the picture from its top left corner."
+    (left, _), canvas, *_ = s._still
+    (x, y), (wide, high) = left.transData.transform(c), canvas.get_width_height()
+    return f'{x/wide} {1 - y/high}'
+
+@pytest.mark.drawn
+def test_the_line_follows_the_pointer():
+    s = SectionExplorer()
+    until(lambda: s._still is not None and s._painter is None)
+    def drag(a, b): s.pointer.value = f'{share(s, a)} {share(s, b)}'
+    def away(c):
+        p, u = s.line()
+        return abs(torch.tensor([-u[1], u[0]]) @ (torch.as_tensor(c, dtype=torch.float64) - p)).item()
+    at = (.5*s.radius, .2*s.radius)
+    drag((0., 0.), at)                                    # anywhere: the line moves to the pointer and keeps its direction
+    assert s.angle.value == 30 and away(at) < 1e-9 and 'finds 10 of 10' in s.message.value
+    first, second = s.rings().numpy()
+    drag(second, at := (-.3*s.radius, .6*s.radius))       # by a ring: it turns about the other one
+    assert s.angle.value != 30 and away(at) < 1e-9 and away(first) < 1e-9
+    before = s.angle.value, s.offset.value
+    drag((1.2*s.radius, 0.), (0., 0.))                    # what begins outside the plane moves nothing
+    assert (s.angle.value, s.offset.value) == before
+
+def test_rings_sit_on_the_line_wherever_it_is():
+    s = SectionExplorer()
+    for angle, offset in ((0, 0.), (90, 1.), (45, -1.), (180, 1.), (133, .99)):
+        s.angle.value, s.offset.value = angle, offset
+        (p, u), rings = s.line(), s.rings()
+        assert ((rings - p) @ torch.stack([-u[1], u[0]])).abs().max() < 1e-9*s.radius and (rings[1] - rings[0]).norm() > .4*s.radius and rings.abs().max() < 1.001*s.radius
+
 def test_section_run_stop_and_again():
     s = SectionExplorer()
     s.rounds.value = 30

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT/'nbs'/'bench'
 TABLE, FIGURE = RESULTS/'table.md', ROOT/'nbs'/'images'/'queries_vs_parameters.png'
 SHARED = 'core nets oracle symmetry sweep lift search certify'.split()       # modules that every row exercises
-SHALLOW, DEEP, WALKS, SMOOTH = 'polish consensus committee disagree shallow'.split(), 'peel deep'.split(), ['walks'], ['smooth']   # and those with one hidden layer, with more, and with more of ReLU or of saturating units
+SHALLOW, DEEP, WALKS, SMOOTH = 'polish consensus committee disagree shallow'.split(), 'peel deep'.split(), 'walks columns'.split(), ['smooth']   # and those with one hidden layer, with more, with more of ReLU units or wider than the input, with more of saturating units
 OTHER = 100             # the second series: black box seed s, reconstruction seed s + OTHER
 BUSY = 1.25             # a load above this many times the threads means that others share the cores
 SLOPE = 1e-6            # an unknown slope may be off by this much
@@ -70,8 +70,10 @@ ROWS = [
     *(Row('deep_' + '_'.join(map(str, sizes)) + name, '-'.join(map(str, sizes)) + f' leaky_relu{title}', sizes, 'leaky_relu', 'mnist' if sizes[0] == 784 else None, ratio, error, need, seconds, seeds=seeds, known=not name, series='deep')
       for sizes, name, title, ratio, error, need, seconds, seeds in (      # ratio: the queries aimed at, over the counting bound
           ((784, 128, 64, 10), '', '', 13.8, 1e-9, .9, 30, 10), ((784, 128, 64, 10), '_unknown', ', widths and activation unknown', 13.8, 1e-9, .8, 30, 10),
-          ((784, 128, 80, 40, 32, 16, 10), '', '', 25.9, 1e-8, .9, 90, 10), ((784, 256, 128, 64, 32, 10), '', '', 24.3, 1e-8, .8, 180, 5),
-          ((200, 200, 200, 200, 100), '', ', square', 714., 1e-7, .7, 600, 5), ((20, 64, 32, 5), '', ', expanding', 286., 1e-8, .8, 180, 10))),
+          ((784, 128, 80, 40, 32, 16, 10), '', '', 25.9, 1e-8, .9, 90, 10), ((784, 128, 80, 40, 32, 16, 10), '_unknown', ', widths and activation unknown', 25.9, 1e-8, .8, 90, 10),
+          ((784, 256, 128, 64, 32, 10), '', '', 24.3, 1e-8, .8, 180, 5), ((784, *[64]*12, 10), '', '', float('inf'), 1e-6, .5, 600, 5),
+          ((200, 200, 200, 200, 100), '', ', square', 714., 1e-7, .7, 600, 5), ((200, *[200]*7, 100), '', ', square', 763., 1e-7, 0, float('inf'), 3),
+          ((3072, 256, 256, 256), '', '', 834., 1e-7, .8, 900, 5), ((20, 64, 32, 5), '', ', expanding', 286., 1e-8, .8, 180, 10))),
     *(Row(f'deep_{a}_784_128_64_10', f'784-128-64-10 {a}', (784, 128, 64, 10), a, 'mnist', 27.4, 1e-8, .8, 300, series='deep, saturating') for a in ('tanh', 'sigmoid')),
     *(Row('deep_relu_' + '_'.join(map(str, sizes)), '-'.join(map(str, sizes)) + ' relu', sizes, 'relu', 'mnist' if sizes[0] == 784 else None, ratio, error, .8, 60, series='deep ReLU')
       for sizes, ratio, error in (      # ratio: the published queries, over the counting bound
@@ -103,7 +105,9 @@ def sources(folder=ROOT/'neurome_nb'):
 
 def digest(row, code):
     "Of the modules it exercises, and of everything about the run but its targets and texts."
-    other = (SHALLOW if len(row.sizes) > 3 else DEEP) + (WALKS if len(row.sizes) < 4 or row.activation != 'relu' else []) + (SMOOTH if len(row.sizes) < 4 or row.activation not in ('tanh', 'sigmoid') else [])
+    walks = len(row.sizes) > 3 and (row.activation == 'relu' or len(row.sizes) == 4 and row.sizes[1] > row.sizes[0] and row.sizes[-1] > 1)
+    smooth = len(row.sizes) > 3 and row.activation in ('tanh', 'sigmoid')
+    other = (SHALLOW if len(row.sizes) > 3 else DEEP) + ([] if walks else WALKS) + ([] if smooth else SMOOTH)
     asked = {k: v for k, v in asdict(row).items() if k in ('sizes', 'activation', 'data', 'dtype', 'search', 'init', 'known')}
     code = {m: text for m, text in code.items() if m not in other}
     return hashlib.blake2b(json.dumps([code, asked], sort_keys=True).encode(), digest_size=8).hexdigest()

@@ -8,7 +8,7 @@
 Flags in a cell's first lines, each with its reason: `#| slow: ...` and `#| notest: ...` are not executed (slow ones are with
 --slow; a cell holding nothing but such a flag speaks for the whole notebook), `#| varies: ...` is executed but not compared.
 """
-import argparse, copy, filecmp, io, os, re, shutil, subprocess, sys, tempfile, time
+import argparse, copy, filecmp, io, os, re, resource, shutil, subprocess, sys, tempfile, time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -21,7 +21,7 @@ WORKERS = 2                     # notebooks executed side by side
 CELL_TIMEOUT = 600              # seconds, per cell
 SECONDS = 20, 60                # what an exporting notebook, and any other one, may take; more is reported
 RTOL, ATOL = 1e-3, 1e-9         # how far a printed number may move; one unit in the last printed place is always allowed
-PIXELS = 1e-3                   # share of a figure's pixels that may differ: another CPU may round a line's edge differently
+BLOCK, SHADE, BLOCKS = 8, 24, 5e-3   # figures are compared in blocks of 8 x 8 pixels: this share of them may differ by more than 24 of 255; another CPU rounds a line's edge differently
 MAX_BYTES = 1_000_000           # per notebook
 VARIES = 1/5                    # largest share of code cells that may escape the comparison
 WIDGET = 'application/vnd.jupyter.widget-view+json'
@@ -131,13 +131,15 @@ def same_text(a, b):
     return all(close(x, y) for x, y in zip(NUMBER.findall(a), NUMBER.findall(b), strict=True))
 
 def same_figure(a, b):
-    "Equal pixels, but for a few."
+    "Equal blocks of pixels, but for a few."
     if a.strip() == b.strip(): return True
     import base64
     import numpy as np
     from PIL import Image
-    a, b = (np.asarray(Image.open(io.BytesIO(base64.b64decode(s))).convert('RGB'), dtype=int) for s in (a, b))
-    return a.shape == b.shape and (a != b).any(-1).mean() <= PIXELS
+    a, b = (Image.open(io.BytesIO(base64.b64decode(s))).convert('RGB') for s in (a, b))
+    if a.size != b.size: return False
+    a, b = (np.asarray(im.reduce(BLOCK), dtype=int) for im in (a, b))
+    return (abs(a - b).max(-1) > SHADE).mean() <= BLOCKS
 
 def differences(stored, fresh):
     "What the stored outputs of two notebooks say differently: (cell number, sentence)."
@@ -152,24 +154,30 @@ def differences(stored, fresh):
                 if not same_figure(a, b): yield i, 'the figure differs'
             elif not same_text(str(a), str(b)): yield i, f'the text differs\n    stored: {plain(str(a))[:600]}\n    now:    {plain(str(b))[:600]}'
 
+def clocks():
+    "Time now, and processor time of the kernels that have ended."
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.perf_counter(), used.ru_utime+used.ru_stime
+
 def run(path, slow=False, write=False):
-    "Execute one notebook: its name, seconds, what went wrong, what was left out."
-    name, start = str(path.relative_to(ROOT)), time.perf_counter()
+    "Execute one notebook: its name, seconds, processor seconds, what went wrong, what was left out."
+    name, start = str(path.relative_to(ROOT)), clocks()
+    took = lambda: tuple(b-a for a, b in zip(start, clocks()))
     stored = nbformat.read(path, 4)
-    if why := whole(stored, slow): return name, 0., [], [f'the whole notebook ({why})']
+    if why := whole(stored, slow): return name, 0., 0., [], [f'the whole notebook ({why})']
     try: fresh, left = execute(path, slow)
-    except Exception as e: return name, time.perf_counter()-start, [re.sub(ANSI, '', f'{type(e).__name__}: {e}')], []
+    except Exception as e: return name, *took(), [re.sub(ANSI, '', f'{type(e).__name__}: {e}')], []
     wrong = [] if write else [f'cell {i}: {what}' for i, what in differences(stored, fresh)]
     if write: nbformat.write(tidy(fresh), path)
-    return name, time.perf_counter()-start, wrong, [f'cell {i} ({why})' for i, why in left]
+    return name, *took(), wrong, [f'cell {i} ({why})' for i, why in left]
 
 def run_all(paths, slow=False, write=False):
     "Execute notebooks side by side, report, and return the number that failed."
     failed = passed = 0
     with ProcessPoolExecutor(WORKERS) as pool:
-        for name, seconds, wrong, left in pool.map(run, paths, [slow]*len(paths), [write]*len(paths)):
+        for name, seconds, processor, wrong, left in pool.map(run, paths, [slow]*len(paths), [write]*len(paths)):
             limit = SECONDS[bool(re.match(r'index|nbs/5', name))]
-            print(f'{"FAILED" if wrong else "ok":6} {seconds:6.1f} s  {name}' + (f'  (more than its {limit} s)' if seconds > limit else ''), flush=True)
+            print(f'{"FAILED" if wrong else "ok":6} {seconds:6.1f} s  {name}' + (f'  (more than its {limit} s; {processor:.1f} s of processor time)' if seconds > limit else ''), flush=True)
             for text in left: print(f'         left out: {text}')
             for text in wrong: print(f'         {text}')
             failed, passed = failed + bool(wrong), passed + (not wrong)
