@@ -294,7 +294,7 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
                 arch_found = replace(arch_found, sizes=arch.sizes)
             if outcome.kind != "not_converged": return layers, cert, arch_found, outcome
             raise Retry(outcome.message.rstrip("."))
-        except (Retry, DeepFailure) as e:
+        except (Retry, DeepFailure, torch.linalg.LinAlgError) as e:  # the last: equations that nothing determines
             reasons.append(str(e)); run.stage("retry", reason=str(e))
             if run.attempt == 0 and not run.far and (box := clipped_inputs(run.ask, run.oracle.in_features, run.eps, run.generator("clipped"))): return _inside_clipped(run, box)
             if arch.sizes is not None and not deep: _check_depth(run)

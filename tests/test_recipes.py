@@ -380,3 +380,15 @@ def test_malformed_files(tmp_path):
     save_file({"a": torch.zeros(1)}, str(path))
     refused(path.read_bytes())
     with pytest.raises(FileNotFoundError): Reconstruction.load(tmp_path / "none")
+
+def test_equations_without_a_solution_are_a_failed_attempt(monkeypatch):
+    "A matrix that cannot be factored ends the attempt, not the run: what was paid for is kept, and the next attempt is made."
+    from neurome_nb import recipes
+    layers = init_layers((12, 6, 3), generator=generator(0, "test/singular")); tried = []
+    def first_fails(run, *args):
+        tried.append(run.attempt)
+        if not run.attempt: raise torch.linalg.LinAlgError("linalg.cholesky: the input is not positive-definite")
+        return recover_shallow(run, *args)
+    recover_shallow = recipes.recover_shallow; monkeypatch.setattr(recipes, "recover_shallow", first_fails)
+    r = reconstruct(Oracle(lambda x: forward(layers, x, "leaky_relu"), 12), Architecture((12, 6, 3), "leaky_relu"), progress=False)
+    assert r.outcome.kind == "recovered" and tried == [0, 1] and any(s.name == "retry" for s in r.history)
