@@ -443,7 +443,7 @@ def polish_smooth(
     steps: int = 12,  # of Gauss-Newton
     iterations: int = 600,  # of conjugate gradients in each
     accuracy: float = 1e-3,  # of each step
-    gain: float = .5,  # a step that leaves a larger share of the residual is the last one
+    gain: float = .8,  # a step that leaves a larger share of the residual is the last one
     floor: float = 0.,  # residual at which nothing is left to gain
     halvings: int = 4,  # of a step that does not help
 ) -> tuple[Layers, list[float]]:  # layers; root mean square residual before and after each step
@@ -558,12 +558,12 @@ class SmoothSearch:
     spread: float = 1.2  # and where derivatives are decomposed
     misfit: float = .1  # of the decomposition: more says that the rest is no layer of units
     surplus: float = 1.5  # answers per unknown in the polish
-    sizes: tuple[float, float] = (.3, 2.)  # typical pre-activations of its queries: from, to
-    steps: int = 12  # of Gauss-Newton
-    iterations: int = 600  # of conjugate gradients in each: two digits of the residual
-    floor: float = 16.  # residual, in roundings of a typical answer, that is left to the arithmetic
+    sizes: tuple[float, float] = (.5, 8.)  # typical pre-activations of its queries, from and to: near saturation the second layer moves most, and what it does is told from the outgoing weights
+    steps: int = 16  # of Gauss-Newton
+    iterations: int = 1000  # of conjugate gradients in each: one to three digits of the residual
+    floor: float = 64.  # residual, in roundings of a typical answer, that is left to the arithmetic
     draws: int = 4  # copies for the error bars
-    moves: int = 300  # conjugate gradients for each copy, which need no digits
+    moves: int = 600  # conjugate gradients for each copy, which need no digits
     base: float = 1.5  # equations per unknown in the lift
     candidates: int = 400  # places looked at for the lift
     stride: float = .05  # typical change of a pre-activation in its steps: Newton's method then gains a digit with each iteration
@@ -619,10 +619,11 @@ def _second_layer(run, f, chart, space, o, g, options):
     run.stage("units", misfit=parts.misfit, profile=misfit.max().item())
     return [((alpha[:, None] * parts.rows) @ space.T, beta), (parts.out * (factor / alpha), torch.zeros(o, dtype=torch.float64))]
 
-def _polish_points(chart, n, g, options):
-    "Places where first-layer units are at various parts of their range, in all directions of the section."
+def _polish_points(chart, space, n, g, options):
+    "Places where first-layer units are at various parts of their range, in all directions of the section; half of them where the second layer reacts."
     (h, k), (lo, hi) = chart.W.shape, options.sizes
-    c = chart.at(lo * (hi / lo) ** torch.rand(n, 1, generator=g, dtype=torch.float64) * torch.randn(n, h, generator=g, dtype=torch.float64))
+    z = torch.randn(n, h, generator=g, dtype=torch.float64); z[::2] = (h / space.shape[1])**.5 * z[::2] @ space @ space.T
+    c = chart.at(lo * (hi / lo) ** torch.rand(n, 1, generator=g, dtype=torch.float64) * z)
     unseen = torch.linalg.svd(chart.W)[2][h:]
     return c + torch.randn(n, k - h, generator=g, dtype=torch.float64) @ unseen * c.norm(dim=1, keepdim=True) / k**.5
 
@@ -667,7 +668,7 @@ def recover_smooth(
     chart, space = _ranked(run, f, chart, o, told[1], g, options)
     layers = [(chart.W, chart.b), *_second_layer(run, f, chart, space, o, g, options)]
     unknowns = sum(W.numel() + len(b) for W, b in layers)
-    x = _polish_points(chart, math.ceil(options.surplus * unknowns / o), g, options); y = f(x)
+    x = _polish_points(chart, space, math.ceil(options.surplus * unknowns / o), g, options); y = f(x)
     layers, rms = polish_smooth(_fit_output(layers, x, y), x, y, steps=options.steps, iterations=options.iterations, floor=options.floor * run.eps * y.square().mean().sqrt().item())
     noise = rms[-1] * (y.numel() / (y.numel() - unknowns))**.5; run.stage("polish", start=rms[0], residual=rms[-1])
     if rms[-1] > options.explained * run.eps * y.abs().max(): raise DeepFailure(f"the layers found do not explain the answers: residual {rms[-1]:.0e}")
