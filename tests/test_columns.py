@@ -1,10 +1,10 @@
 "Kinks told by their jumps: rows of the last hidden layer from a handful of kinks, layers wider than the input; and that failures know themselves."
-from dataclasses import dataclass, field
 
 import pytest
 import torch
 from torch.nn.functional import normalize
 
+from bare import Bare
 from neurome_nb import Architecture, Oracle, parameter_error, reconstruct
 from neurome_nb.columns import ColumnSearch, Kinks, known_normals, recover_by_columns, rows_from_kinks, same_column, second_layer, unexplained
 from neurome_nb.core import generator
@@ -15,16 +15,6 @@ from neurome_nb.walks import Frame, settle_frame, signed_rows
 
 def box(sizes, seed): return init_layers(sizes, generator=generator(seed, "test/columns"))
 def oracle(net, slope): return Oracle(lambda x: forward(net, x, "leaky_relu", slope), net[0][0].shape[1])
-
-
-@dataclass
-class Bare:
-    oracle: Oracle
-    arch: Architecture
-    stages: list = field(default_factory=list)
-    def ask(self, x): return self.oracle(x)
-    def generator(self, name): return generator(0, f"test/{name}")
-    def stage(self, name, layers=None, **detail): self.stages.append((name, detail))
 
 
 def seen(net, slope, lines, flip=1.):

@@ -1,11 +1,11 @@
 "Deep ReLU networks from scratch: one output, layers wider than the one before, units that never switch; and that failures know themselves."
 import math
-from dataclasses import dataclass, field
 
 import pytest
 import torch
 from torch.nn.functional import normalize
 
+from bare import Bare
 from neurome_nb import Architecture, Oracle, parameter_error, reconstruct
 from neurome_nb.core import generator
 from neurome_nb.deep import DeepFailure, sweep_line
@@ -104,16 +104,6 @@ def test_the_polish_is_exact_and_keeps_what_it_cannot_see():
     layers, copies, _ = polish_network(blind, x, forward(blind, x, "relu", 0.), torch.full((400,), 1e-15, dtype=torch.float64), g)
     assert (layers[1][0][3] - net[1][0][3]).abs().max() < 1e-6 and torch.stack([c[1][0][3] for c in copies]).std(0).max() > 1e-9
     assert not math.isnan(layers[0][0].sum().item())
-
-
-@dataclass
-class Bare:
-    oracle: Oracle
-    arch: Architecture
-    stages: list = field(default_factory=list)
-    def ask(self, x): return self.oracle(x)
-    def generator(self, name): return generator(0, f"test/{name}")
-    def stage(self, name, layers=None, **detail): self.stages.append((name, detail))
 
 
 @pytest.mark.parametrize("sizes, seed", (((40, 12, 8, 5), 0), ((60, 20, 16, 6), 1), ((120, 20, 12, 4), 2)))
