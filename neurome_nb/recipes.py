@@ -183,6 +183,11 @@ def _is_smooth(run: Run, x: Tensor, u: Tensor, step: float = 1e-3) -> bool:
 
 def _tolerance(run): return run.options.tol or (1e-6 if run.eps < 1e-10 and not run.far else 1e-3)
 
+def _as_told(told: Architecture, layers: Layers, cert: Certificate, found: Architecture, reason: str) -> tuple[Layers, Certificate, Architecture]:
+    "A network with one hidden layer in the width that was told: the units not found are added and named."
+    layers, cert = with_silent(layers, cert, [told.sizes[1] - found.sizes[1]], reason)
+    return layers, cert, replace(found, sizes=told.sizes)
+
 def _inside(run: Run, region) -> tuple[Layers, Certificate, Architecture, Outcome]:
     "The recipe `exact` for a black box that can only be asked inside a region: one hidden layer of piecewise linear units."
     arch, opt, reasons = run.arch, run.options, []
@@ -200,8 +205,9 @@ def _inside(run: Run, region) -> tuple[Layers, Certificate, Architecture, Outcom
             cert, layers = certify_inside(run.oracle, region, s.layers, bars, activation, slope, noise=s.noise.near, smallest_singular_value=s.smallest_singular_value, g=g, deviations=opt.bars)
         except NotExplained as e:
             reasons.append(str(e)); run.stage("retry", reason=str(e))
+            if run.attempt: continue
             a, b = region.corners(2 * BENDS, run.generator("smooth")).split(BENDS)
-            if run.attempt == 0 and _is_smooth(run, (a + b) / 2, (b - a) / 2): raise Stop("out_of_family", "the black box bends smoothly inside the region.", "Only networks of piecewise linear units are recovered there.") from None
+            if _is_smooth(run, (a + b) / 2, (b - a) / 2): raise Stop("out_of_family", "the black box bends smoothly inside the region.", "Only networks of piecewise linear units are recovered there.") from None
             continue
         found, told = Architecture((run.oracle.in_features, len(layers[0][1]), o), activation, slope), arch.sizes[1] if arch.sizes else None
         run.stage("certify", layers, residual=cert.residual, bar=cert.relative_bar)
@@ -209,8 +215,7 @@ def _inside(run: Run, region) -> tuple[Layers, Certificate, Architecture, Outcom
         outcome = judge(cert, _tolerance(run))
         if told not in (None, found.sizes[1]) and outcome.recovered:
             outcome = Outcome("unidentifiable", f"{found.sizes[1]} units explain every answer inside the region; the other {told - found.sizes[1]} have no effect there.", "No query inside the region can determine them.")
-            layers, cert = with_silent(layers, cert, [told - found.sizes[1]], "it is off, or without outgoing weights, or has the row of another unit, wherever the region was asked")
-            found = replace(found, sizes=arch.sizes)
+            layers, cert, found = _as_told(arch, layers, cert, found, "it is off, or without outgoing weights, or has the row of another unit, wherever the region was asked")
         if outcome.recovered and told is None and slope == 0 and isinstance(region, Box):  # a unit that is off wherever a box was asked, but not in some corner, leaves no trace
             outcome = Outcome("unidentifiable", f"{outcome.message[:-1]}, but ReLU units that are off wherever the box was asked would leave no trace.", "Give the width in arch.sizes to have it checked.")
         if outcome.kind != "not_converged": return layers, cert, found, outcome
@@ -222,10 +227,10 @@ def _inside_clipped(run: Run, box: Box) -> tuple[Layers, Certificate, Architectu
     low, high = box.low[0].item(), box.high[0].item(); digit = 1e-9 * (high - low)  # bounds are known to a few digits more
     what = f"the black box clips its inputs to [{digit * round(low / digit):g}, {digit * round(high / digit):g}]"
     if run.arch.sizes is not None and len(run.arch.sizes) > 3: raise Stop("out_of_family", f"{what}.", "Inside bounds, networks with one hidden layer are recovered.")
-    say = lambda outcome: replace(outcome, message=f"{what}; inside, {outcome.message}")
+    say = lambda outcome: f"{what}; inside, {outcome.message}"
     try: layers, cert, found, outcome = _inside(run, box)
-    except Stop as e: raise Stop(say(e.outcome).kind, say(e.outcome).message, e.outcome.advice) from None
-    return layers, cert, found, say(outcome)
+    except Stop as e: raise Stop(e.outcome.kind, say(e.outcome), e.outcome.advice) from None
+    return layers, cert, found, replace(outcome, message=say(outcome))
 
 def _check_depth(run):
     "Stop when lines say that there is more than one hidden layer: all its units switch once on every line."
@@ -290,13 +295,12 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
             unseen = arch.sizes[1] - arch_found.sizes[1] if not deep and arch.sizes and arch.sizes[1] else 0
             if unseen and outcome.recovered:
                 outcome = Outcome("unidentifiable", f"{arch_found.sizes[1]} units explain every answer; the other {unseen} of {arch} have no effect.", "See certificate.unidentifiable, or correct arch.sizes.")
-                layers, cert = with_silent(layers, cert, [unseen], "no answer depends on it: its outgoing weights are zero, or its row is zero or that of another unit")
-                arch_found = replace(arch_found, sizes=arch.sizes)
+                layers, cert, arch_found = _as_told(arch, layers, cert, arch_found, "no answer depends on it: its outgoing weights are zero, or its row is zero or that of another unit")
             if outcome.kind != "not_converged": return layers, cert, arch_found, outcome
             raise Retry(outcome.message.rstrip("."))
         except (Retry, DeepFailure, torch.linalg.LinAlgError) as e:  # the last: equations that nothing determines
             reasons.append(str(e)); run.stage("retry", reason=str(e))
-            if run.attempt == 0 and not run.far and (box := clipped_inputs(run.ask, run.oracle.in_features, run.eps, run.generator("clipped"))): return _inside_clipped(run, box)
+            if run.attempt == 0 and not run.far and (box := clipped_inputs(run.ask, d, run.eps, run.generator("clipped"))): return _inside_clipped(run, box)
             if arch.sizes is not None and not deep: _check_depth(run)
             deep = deep or arch.sizes is None and not smooth and run.attempt > 0  # one hidden layer did not explain the answers, twice
     raise Stop("not_converged", f"{opt.attempts} attempts failed; the last one because {reasons[-1]}.", "Another seed, search='committee', or a deeper architecture may be needed.")
