@@ -19,7 +19,7 @@ from .nets import Architecture, forward
 from .canon import canonicalize
 from .lift import Basis, d_optimal
 from .certify import Certificate, adversarial_queries, residuals_on, row_margin, widen_bars, worst_bar
-from .deep import DeepFailure
+from .deep import DeepFailure, _backward, _with_one
 
 # %% ../nbs/18_smooth.ipynb #c005
 @dataclass(frozen=True)
@@ -380,14 +380,17 @@ def _against(layers, h, r):
         if i: r = (r @ layers[i][0]) * (1 - h[i].square())
     return out
 
+def _sensitivities(layers, h):
+    "Derivatives (n, o, h_l) of the answers with respect to every layer's pre-activations."
+    return _backward(layers, [1 - v.square() for v in h[1:-1]])
+
 def _kronecker(layers, h, ridge=1e-12):
     "Eigenvectors of each layer's two factors, and the inverse of the products of their eigenvalues."
-    n, o = h[-1].shape; D, out = torch.eye(o, dtype=h[-1].dtype).expand(n, o, o), []
-    for i in reversed(range(len(layers))):
-        X, E = torch.nn.functional.pad(h[i], (0, 1), value=1.), D.flatten(0, 1)
-        (a, Qa), (e, Qe) = torch.linalg.eigh(X.T @ X / n), torch.linalg.eigh(E.T @ E)
-        out.insert(0, (Qa, Qe, 1 / (e[:, None].clamp_min(0) * a.clamp_min(0) + ridge * e[-1] * a[-1])))
-        if i: D = (D @ layers[i][0]) * (1 - h[i].square())[:, None]
+    out = []
+    for v, D in zip(h, _sensitivities(layers, h)):
+        X, E = _with_one(v), D.flatten(0, 1)
+        (a, Qa), (e, Qe) = torch.linalg.eigh(X.T @ X / len(X)), torch.linalg.eigh(E.T @ E)
+        out.append((Qa, Qe, 1 / (e[:, None].clamp_min(0) * a.clamp_min(0) + ridge * e[-1] * a[-1])))
     return out
 
 def _precondition(factors, grad):
@@ -403,10 +406,7 @@ def _to(layers, dtype): return [tuple(t.to(dtype) for t in pair) for pair in lay
 
 def _jacobian(layers, h):
     "The whole Jacobian (n o, unknowns), weights [W | b] row by row."
-    n, o = h[-1].shape; D, parts = torch.eye(o, dtype=h[-1].dtype).expand(n, o, o), []
-    for i in reversed(range(len(layers))):
-        parts.insert(0, (D[..., None] * torch.nn.functional.pad(h[i], (0, 1), value=1.)[:, None, None]).flatten(2))
-        if i: D = (D @ layers[i][0]) * (1 - h[i].square())[:, None]
+    parts = [(D[..., None] * _with_one(v)[:, None, None]).flatten(2) for v, D in zip(h, _sensitivities(layers, h))]
     return torch.cat(parts, 2).flatten(0, 1)
 
 def gauss_newton_step(
@@ -470,20 +470,16 @@ def lift_rows(
 ) -> tuple[Float[Tensor, "h n"], Float[Tensor, "n"]]:  # rows along the directions, and root mean square residual of each
     "First-layer rows in new directions, by Newton's method with the derivatives at the base points."
     rest, y0 = layers[1:], forward(layers[1:], z.tanh(), "tanh")
-    rho = torch.zeros(z.shape[1], len(dy), dtype=z.dtype); Q, R = torch.linalg.qr(step * _slopes_behind(rest, z).flatten(0, 1))
+    rho = torch.zeros(z.shape[1], len(dy), dtype=z.dtype); Q, R = torch.linalg.qr(step * _slopes_behind(layers, z).flatten(0, 1))
     def miss(rho): return dy - (forward(rest, (z + step * rho.T[:, None]).tanh(), "tanh") - y0)
     for _ in range(newton):
         move = torch.linalg.solve_triangular(R, Q.T @ miss(rho).flatten(1).T, upper=True); rho = rho + move
         if not move.abs().max() > 1e-14 * rho.abs().max(): break
     return rho, miss(rho).square().mean((1, 2)).sqrt()
 
-def _slopes_behind(rest, z):
-    "Derivatives (..., o, h) of the answers with respect to first-layer pre-activations (..., h)."
-    h, D = [z.tanh()], []
-    for W, b in rest[:-1]: h.append(torch.tanh(h[-1] @ W.T + b))
-    J = rest[-1][0].expand(*z.shape[:-1], -1, -1)
-    for (W, _), v in zip(reversed(rest[:-1]), reversed(h[1:])): J = (J * (1 - v.square())[..., None, :]) @ W
-    return J * (1 - h[0].square())[..., None, :]
+def _slopes_behind(layers, z):
+    "Derivatives (n, o, h) of the answers with respect to first-layer pre-activations (n, h)."
+    return _sensitivities(layers, [z, *_values(layers[1:], z.tanh())])[0]
 
 def base_places(
     layers: Layers,  # on the section
@@ -491,7 +487,7 @@ def base_places(
     m: int,  # how many
 ) -> Int[Tensor, "m"]:
     "The candidates at which answers say most about new directions."
-    J = _slopes_behind(layers[1:], z)
+    J = _slopes_behind(layers, z)
     return torch.tensor(d_optimal(J / J.square().mean().sqrt(), m))
 
 # %% ../nbs/18_smooth.ipynb #c031
@@ -629,7 +625,7 @@ def _polish_points(chart, space, n, g, options):
 
 def _fit_output(layers, x, y):
     "The last layer by least squares."
-    A = torch.nn.functional.pad(_values(layers, x)[-2], (0, 1), value=1.)
+    A = _with_one(_values(layers, x)[-2])
     V = torch.linalg.lstsq(A, y).solution
     return [*layers[:-1], (V[:-1].T.contiguous(), V[-1])]
 
