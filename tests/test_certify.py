@@ -1,8 +1,10 @@
 "A certificate passes the truth, catches a single wrong parameter, and moves error bars with the gauge."
+from dataclasses import replace
+
 import pytest
 import torch
 from neurome_nb.canon import canonicalize
-from neurome_nb.certify import adversarial_queries, certify, into_gauge, judge, shaken, worst_bar
+from neurome_nb.certify import adversarial_queries, certify, into_gauge, judge, shaken, with_silent, worst_bar
 from neurome_nb.core import generator
 from neurome_nb.nets import forward, init_layers
 from neurome_nb.oracle import Oracle
@@ -57,3 +59,14 @@ def test_adversarial_queries_raise_the_disagreement_and_change_nothing_else():
     spread = lambda x: (forward(copies, x, "tanh") - forward(layers, x, "tanh")).square().sum((0, 2))
     hard = adversarial_queries(layers, copies, x, lambda r: torch.full_like(r, 1e-9), "tanh", .01)
     assert torch.equal(x, kept) and not hard.requires_grad and (spread(hard) > spread(x)).float().mean() > .9
+
+def test_units_that_nothing_shows_are_added_and_named():
+    layers = init_layers((5, 4, 3, 2), generator=generator(0, "blackbox/certify")); x = torch.randn(50, 5, generator=generator(0, "test"), dtype=torch.float64)
+    c = check(setting("relu"), setting("relu"), "relu"); c = replace(c, error_bars=bars_of(layers, 1e-10))
+    wide, d = with_silent(layers, c, [2, 1])
+    assert [W.shape for W, _ in wide] == [(6, 5), (4, 6), (2, 4)] == [W.shape for W, _ in d.error_bars] and d.unidentifiable[0][2] == d.unidentifiable[2][2]
+    assert [u[:2] for u in d.unidentifiable] == [(0, 4), (0, 5), (1, 3)]
+    assert (forward(wide, x, "relu") - forward(layers, x, "relu")).abs().max() < 1e-14 and judge(d, 1e-6).kind == "unidentifiable"
+    for l, ((W, b), (dW, db)) in enumerate(zip(wide, d.error_bars)):  # nothing of them is known, what they send on included
+        (h, k), open_ = layers[l][0].shape, torch.ones_like(W, dtype=torch.bool); open_[:h, :k] = False
+        assert torch.equal(dW.isinf(), open_) and (W[open_] == 0).all() and db[h:].isinf().all() and (b[h:] < 0).all() and not db[:h].isinf().any()
