@@ -124,7 +124,7 @@ class Exact:
     spare: float = 1.04  # equations per unknown in the lift
     singular: float = 1e-7  # a lift whose smallest singular value, relative to the largest, is below this gets another base point
     crowded: float = 4.  # base points, in units of what the equations need and two more, at which it stops asking for them
-    far_kinked: float = 1e7  # distance of a far line, in units of the bending length, for rounded corners
+    far_kinked: float = 1e8  # distance of a far line, in units of the bending length, for rounded corners
     far_steps: float = 3e6  # the same for steps
     residual: float = 30.  # of a polished section, in units of the noise, above which a unit must be missing
     least: int = 12  # points of a section per dimension, at least

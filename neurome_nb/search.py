@@ -253,7 +253,7 @@ def repair(
         rows = keep_needed(fit.model.rows, eliminate(fit), level=1e-3)
         fit, _ = fit_rows(rows, C, Y, w, model.activation, gain=.1)
         if fit.rms < enough: break
-    for _ in range(most * rounds):  # what can go without being missed goes
+    for _ in range(min(most * rounds, len(fit.model.rows) - 1)):  # what can go without being missed goes
         fewer, _ = fit_rows(fit.model.rows[eliminate(fit).order[1:].sort().values], C, Y, w, model.activation, gain=.1)
         if not fewer.rms < enough: break
         fit = fewer

@@ -48,8 +48,8 @@ def _polish(run: Run, found: Found) -> tuple[Found, _OnSection]:
     told = run.arch.sizes[1] if run.arch.sizes else None
     if told not in (None, h):
         what = f"{h} units explain every answer on a section, where the architecture has {told}"
-        if h > told: raise Stop("out_of_family", f"{what}.", "Correct arch.sizes, or leave the width None.")
-        if not again: raise Retry(what)  # the others have no effect, unless a line missed them
+        if not again: raise Retry(what)  # unless a line missed some, or took rounding for a kink
+        if h > told: raise Stop("out_of_family", f"{what}.", "Correct arch.sizes, or leave the width None.")  # with fewer, the others have no effect
     if o > h:  # answers lie in the span of the outgoing vectors: h numbers say it all
         span = torch.linalg.qr(model.out.T)[0]
         narrow = lambda m: replace(m, out=m.out @ span, linear=m.linear @ span)
