@@ -80,7 +80,7 @@ class Reconstruction:
                 tensors = {k: f.get_tensor(k) for k in f.keys()}
             pairs = lambda name: [(tensors[f"{name}.{i}.weight"], tensors[f"{name}.{i}.bias"]) for i in range(sum(k.startswith(name + ".") for k in tensors) // 2)]
             c = meta.get("certificate")
-            if c: c = Certificate(pairs("bars"), **{**c, "unidentifiable": tuple(map(tuple, c["unidentifiable"])), "margins": tuple(c["margins"])})
+            if c: c = Certificate(pairs("bars"), **{**c, "unidentifiable": tuple(map(tuple, c["unidentifiable"])), "margins": tuple(c["margins"]), "spectrum": tuple(c.get("spectrum", ()))})
             arch = Architecture(meta["sizes"] and tuple(meta["sizes"]), meta["activation"], meta["slope"])
             return cls(pairs("layers"), arch, meta["queries"], meta["seconds"], tuple(Stage(**s) for s in meta["history"]), Outcome(**meta["outcome"]), c)
         except FileNotFoundError: raise
