@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['Certificate', 'worst_bar', 'into_gauge', 'switching_inputs', 'jacobian', 'spectrum', 'shaken', 'residuals_on',
            'widen_bars', 'row_margin', 'adversarial_queries', 'around', 'without_effect', 'certify', 'certify_copies',
-           'judge']
+           'judge', 'with_silent']
 
 # %% ../nbs/20_certify.ipynb #c002
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from jaxtyping import Float
 from .core import Layers, Outcome
 from .nets import ACTIVATIONS, forward, preactivations, slope_per_layer
@@ -84,7 +85,7 @@ def into_gauge(
     scale = torch.hypot(length, common)
     return [(torch.hypot(dW, W1 * scale[:, None]), torch.hypot(db, b1 * scale)), (torch.hypot(dV, V1 * scale), dc)], canonical
 
-# %% ../nbs/20_certify.ipynb #c013
+# %% ../nbs/20_certify.ipynb #c021
 def switching_inputs(
     layers: Layers,
     x: Float[Tensor, "n d"],  # inputs to choose from
@@ -323,3 +324,19 @@ def judge(
                                             "Raise tol, or give the oracle more precision.")
     if c.unidentifiable: return Outcome("unidentifiable", f"{len(c.unidentifiable)} units have no effect on the outputs.", "See certificate.unidentifiable.")
     return Outcome("recovered", f"every error bar is within {c.relative_bar:.1e} of its layer's largest weight (tolerance {tol:.1e}).")
+
+# %% ../nbs/20_certify.ipynb #c013
+def with_silent(
+    layers: Layers,
+    cert: Certificate,  # of them
+    silent: list[int],  # per hidden layer: how many units were not found
+    reason: str = "it switched at no input asked, and no answer depends on it",
+) -> tuple[Layers, Certificate]:
+    "The network in the width that was told: units that were not found, and that no answer depends on, are added as silent ones and named."
+    out, bars, named = [], [], []
+    for l, ((W, b), (dW, db)) in enumerate(zip(layers, cert.error_bars)):
+        rows, columns = silent[l] if l < len(silent) else 0, silent[l - 1] if l else 0
+        wider = lambda W, b, fill, bias: (pad(pad(W, (0, columns), value=fill), (0, 0, 0, rows), value=fill), pad(b, (0, rows), value=bias))
+        out.append(wider(W, b, 0., -1.)); bars.append(wider(dW, db, math.inf, math.inf))
+        named += [(l, len(b) + i, reason) for i in range(rows)]
+    return out, replace(cert, error_bars=bars, unidentifiable=tuple(named))

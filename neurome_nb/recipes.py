@@ -25,10 +25,10 @@ from .afar import Afar, look_far
 from .shallow import name_slope, recover_shallow
 from .population import Committee, run_committee
 from .deep import DeepFailure, DeepSearch, recover_deep
-from .walks import WalkSearch, recover_relu, with_silent
+from .walks import WalkSearch, recover_relu
 from .columns import ColumnSearch, recover_by_columns
 from .smooth import SmoothSearch, recover_smooth
-from .certify import Certificate, judge
+from .certify import Certificate, judge, with_silent
 from .inside import NotExplained, allowed_region, certify_inside, clipped_inputs, solve_inside
 
 # %% ../nbs/21_recipes.ipynb #c005
@@ -280,9 +280,7 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
     if arch.activation and ACTIVATIONS[arch.activation].piecewise_linear == smooth:
         raise Stop("out_of_family", f"the black box was said to use {arch.activation}, but it {'bends smoothly' if smooth else 'is straight between kinks'}.", "Leave activation=None to have it found.")
     reasons, deep = [], arch.sizes is not None and len(arch.sizes) > 3
-    if deep and smooth and (len(arch.sizes) > 4 or arch.activation not in (None, "tanh", "sigmoid")): raise Stop("not_converged", f"deep networks of smooth units are reconstructed with two hidden layers of tanh or sigmoid units, got {arch}.")
     walked = deep and arch.activation == "relu"
-    if walked and None in arch.sizes: raise Stop("not_converged", f"deep networks of ReLU units are reconstructed when their widths are given, got {arch}.", "Give every width in arch.sizes.")
     if deep and run.far: raise Stop("not_converged", "deep networks with rounded or noisy answers are not reconstructed yet.")
     for run.attempt in range(opt.attempts):
         try:

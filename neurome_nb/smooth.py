@@ -18,6 +18,7 @@ from .core import Layers
 from .nets import Architecture, forward
 from .lift import Basis, d_optimal
 from .certify import Certificate, certify_copies
+from .search import Stop
 from .deep import DeepFailure, _backward, _with_one
 
 # %% ../nbs/18_smooth.ipynb #c005
@@ -622,11 +623,10 @@ def recover_smooth(
     bars: float = 10.,  # standard deviations per error bar
     options: SmoothSearch = SmoothSearch(),
 ) -> tuple[Layers, Certificate, Architecture]:  # layers in the canonical gauge
-    "A network with two hidden layers of tanh or sigmoid units, from scratch. Raises DeepFailure when a check fails."
+    "A network with two hidden layers of tanh or sigmoid units, from scratch. Raises DeepFailure when a check fails, Stop for what is out of reach."
     d, g, arch = run.oracle.in_features, run.generator("smooth"), run.arch
     told, activation = list(arch.sizes[1:-1]) if arch.sizes else [None, None], arch.activation or "tanh"
-    if activation not in ("tanh", "sigmoid"): raise DeepFailure(f"deep networks with {activation} units are not supported yet")
-    if len(told) != 2: raise DeepFailure(f"deep networks of {activation} units are reconstructed with two hidden layers, not {len(told)}")
+    if activation not in ("tanh", "sigmoid") or len(told) != 2: raise Stop("not_converged", f"deep networks of smooth units are reconstructed with two hidden layers of tanh or sigmoid units, got {arch}.")
     basis, x0 = Basis(d, g), torch.randn(d, generator=g, dtype=torch.float64) * (length / d**.5)
     section = lambda k: (lambda c: run.ask(x0 + c @ basis.rows(0, k)))
     chart, k = _first_chart(run, section, x0, basis, length, told[0], options); f = section(k)

@@ -1,9 +1,10 @@
 "A certificate passes the truth, catches a single wrong parameter, and moves error bars with the gauge."
 from dataclasses import replace
+
 import pytest
 import torch
 from neurome_nb.canon import canonicalize
-from neurome_nb.certify import adversarial_queries, around, certify, certify_copies, into_gauge, jacobian, judge, shaken, spectrum, worst_bar
+from neurome_nb.certify import adversarial_queries, around, certify, certify_copies, into_gauge, jacobian, judge, shaken, spectrum, with_silent, worst_bar
 from neurome_nb.core import generator
 from neurome_nb.nets import Architecture, forward, init_layers
 from neurome_nb.oracle import Oracle
@@ -124,3 +125,14 @@ def test_a_spectrum_of_nothing_is_empty():
     layers = [(torch.zeros(3, 5, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)), (torch.zeros(2, 3, dtype=torch.float64), torch.zeros(2, dtype=torch.float64))]
     values, share = spectrum(layers, near(generator(0, "test")), "relu", 0., lambda r: 0 * r, generator(1, "test"))
     assert len(values) == 2 and share == 1  # the output's biases
+
+def test_units_that_nothing_shows_are_added_and_named():
+    layers = init_layers((5, 4, 3, 2), generator=generator(0, "blackbox/certify")); x = torch.randn(50, 5, generator=generator(0, "test"), dtype=torch.float64)
+    c = check(setting("relu"), setting("relu"), "relu"); c = replace(c, error_bars=bars_of(layers, 1e-10))
+    wide, d = with_silent(layers, c, [2, 1])
+    assert [W.shape for W, _ in wide] == [(6, 5), (4, 6), (2, 4)] == [W.shape for W, _ in d.error_bars] and d.unidentifiable[0][2] == d.unidentifiable[2][2]
+    assert [u[:2] for u in d.unidentifiable] == [(0, 4), (0, 5), (1, 3)]
+    assert (forward(wide, x, "relu") - forward(layers, x, "relu")).abs().max() < 1e-14 and judge(d, 1e-6).kind == "unidentifiable"
+    for l, ((W, b), (dW, db)) in enumerate(zip(wide, d.error_bars)):  # nothing of them is known, what they send on included
+        (h, k), open_ = layers[l][0].shape, torch.ones_like(W, dtype=torch.bool); open_[:h, :k] = False
+        assert torch.equal(dW.isinf(), open_) and (W[open_] == 0).all() and db[h:].isinf().all() and (b[h:] < 0).all() and not db[:h].isinf().any()
