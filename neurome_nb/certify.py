@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Certificate', 'worst_bar', 'into_gauge', 'switching_inputs', 'jacobian', 'spectrum', 'shaken', 'residuals_on',
            'widen_bars', 'row_margin', 'adversarial_queries', 'around', 'without_effect', 'certify', 'certify_copies',
-           'judge', 'with_silent']
+           'judge', 'with_silent', 'undetermined']
 
 # %% ../nbs/20_certify.ipynb #c002
 import math
@@ -322,7 +322,9 @@ def judge(
                                           "Try another seed, or search='committee'.")
     if c.relative_bar > tol: return Outcome("partial", f"the largest error bar is {c.relative_bar:.1e} of its layer's largest weight, above the tolerance {tol:.1e}.",
                                             "Raise tol, or give the oracle more precision.")
-    if c.unidentifiable: return Outcome("unidentifiable", f"{len(c.unidentifiable)} units have no effect on the outputs.", "See certificate.unidentifiable.")
+    if c.unidentifiable:
+        reasons = "; ".join(dict.fromkeys(reason for _, _, reason in c.unidentifiable))
+        return Outcome("unidentifiable", f"no answer determines {len(c.unidentifiable)} of the units: {reasons}.", "See certificate.unidentifiable; all other parameters are within their error bars.")
     return Outcome("recovered", f"every error bar is within {c.relative_bar:.1e} of its layer's largest weight (tolerance {tol:.1e}).")
 
 # %% ../nbs/20_certify.ipynb #c013
@@ -339,4 +341,16 @@ def with_silent(
         wider = lambda W, b, fill, bias: (pad(pad(W, (0, columns), value=fill), (0, 0, 0, rows), value=fill), pad(b, (0, rows), value=bias))
         out.append(wider(W, b, 0., -1.)); bars.append(wider(dW, db, math.inf, math.inf))
         named += [(l, len(b) + i, reason) for i in range(rows)]
-    return out, replace(cert, error_bars=bars, unidentifiable=tuple(named))
+    return out, replace(cert, error_bars=bars, unidentifiable=(*cert.unidentifiable, *named))
+def undetermined(
+    cert: Certificate,
+    units: list[int],  # of the first layer; the network has one hidden layer
+    reason: str,
+    constant: bool = False,  # whether they leave the output's biases open too
+) -> Certificate:
+    "The certificate with these units named, and nothing said about their parameters."
+    (dW, db), (dV, dc) = ((dW.clone(), db.clone()) for dW, db in cert.error_bars)
+    dW[units], db[units], dV[:, units] = math.inf, math.inf, math.inf
+    if constant: dc[:] = math.inf
+    return replace(cert, error_bars=[(dW, db), (dV, dc)], unidentifiable=(*cert.unidentifiable, *((0, i, reason) for i in units)))
+

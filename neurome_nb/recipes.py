@@ -130,6 +130,7 @@ class Exact:
     least: int = 12  # points of a section per dimension, at least
     unsaturated: float = 15.  # largest pre-activation of smooth units at points that are to say something about them: there every row of the table is within 1e-6 of its asymptote
     spread: float = 1e-3  # by which units may disagree about the linear part that their signs make
+    beside: float = 1e-6  # of the linear part, relative: what signs leave of it beyond that is a linear map beside the units
     signs: float = 1.3  # equations per sign in the directions that leave the linear map free
     spare_signs: int = 4  # further such directions: one output has so few equations per direction that some signs hang by a thread
     slope: float = 1e-4  # by which a measured slope may differ from the one told
@@ -291,7 +292,7 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
             else: layers, cert, arch_found = recover_shallow(run, smooth, length)
             outcome = judge(cert, tol)
             unseen = arch.sizes[1] - arch_found.sizes[1] if not deep and arch.sizes and arch.sizes[1] else 0
-            if unseen and outcome.recovered:
+            if unseen and outcome.kind in ("recovered", "unidentifiable"):
                 outcome = Outcome("unidentifiable", f"{arch_found.sizes[1]} units explain every answer; the other {unseen} of {arch} have no effect.", "See certificate.unidentifiable, or correct arch.sizes.")
                 layers, cert, arch_found = _as_told(arch, layers, cert, arch_found, "no answer depends on it: its outgoing weights are zero, or its row is zero or that of another unit")
             if outcome.kind != "not_converged": return layers, cert, arch_found, outcome
