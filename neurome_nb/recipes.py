@@ -267,7 +267,7 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
     if roundings > max(opt.roundings, rounds): run.noise, run.step = found.noise_floor, found.step
     affine = look_far(run, found, opt.afar) if found.flat or roundings > max(opt.afar.roundings, rounds) else False
     if run.far: length = None if affine else 1.
-    else: length = curvature_length(run.ask, torch.zeros(run.oracle.in_features, dtype=torch.float64), run.generator("length"))
+    else: length = curvature_length(run.ask, torch.zeros(run.oracle.in_features, dtype=torch.float64), run.generator("length"), noise=found.noise_floor)
     run.stage("probe", noise=found.noise_floor, length=length or math.inf)
     tol = _tolerance(run)
     if length is None:
