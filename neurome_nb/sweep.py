@@ -162,6 +162,8 @@ def curvature_length(
     radii: Sequence[float] = tuple(4.**i for i in range(-8, 9)),  # tried, ascending
     lines: int = 3,  # per radius; the median is taken
     bend: float = .1,  # second difference, relative to the first, that counts as a bend
+    noise: float = 0.,  # standard deviation of an answer's error
+    clear: float = 30.,  # second difference, in units of that, below which there is none to be seen
 ) -> float | None:
     "The smallest radius over which the black box bends noticeably; None when it is straight as far as we look. `9 * len(radii)` queries."
     r = torch.tensor(radii, dtype=torch.float64)
@@ -169,7 +171,7 @@ def curvature_length(
     at = torch.tensor([-1., .37, 1.74], dtype=torch.float64)  # equally spaced, and not symmetric about x0
     y = oracle((x0 + u[:, None, None] * (r[:, None] * at)[..., None]).flatten(0, 2)).unflatten(0, (lines, len(r), 3))
     second, first = (y[:, :, 0] - 2 * y[:, :, 1] + y[:, :, 2]).norm(dim=-1), (y[:, :, 2] - y[:, :, 0]).norm(dim=-1)
-    bends = (second / first.clamp_min(1e-300)).median(0).values > bend
+    bends = ((second - clear * noise) / first.clamp_min(1e-300)).median(0).values > bend
     return r[bends][0].item() if bends.any() else None
 
 # %% ../nbs/13_sweep.ipynb #c016
