@@ -80,7 +80,7 @@ class Reconstruction:
                 tensors = {k: f.get_tensor(k) for k in f.keys()}
             pairs = lambda name: [(tensors[f"{name}.{i}.weight"], tensors[f"{name}.{i}.bias"]) for i in range(sum(k.startswith(name + ".") for k in tensors) // 2)]
             c = meta.get("certificate")
-            if c: c = Certificate(pairs("bars"), **{**c, "unidentifiable": tuple(map(tuple, c["unidentifiable"])), "margins": tuple(c["margins"])})
+            if c: c = Certificate(pairs("bars"), **{**c, "unidentifiable": tuple(map(tuple, c["unidentifiable"])), "margins": tuple(c["margins"]), "spectrum": tuple(c.get("spectrum", ()))})
             arch = Architecture(meta["sizes"] and tuple(meta["sizes"]), meta["activation"], meta["slope"])
             return cls(pairs("layers"), arch, meta["queries"], meta["seconds"], tuple(Stage(**s) for s in meta["history"]), Outcome(**meta["outcome"]), c)
         except FileNotFoundError: raise
@@ -124,12 +124,13 @@ class Exact:
     spare: float = 1.04  # equations per unknown in the lift
     singular: float = 1e-7  # a lift whose smallest singular value, relative to the largest, is below this gets another base point
     crowded: float = 4.  # base points, in units of what the equations need and two more, at which it stops asking for them
-    far_kinked: float = 1e7  # distance of a far line, in units of the bending length, for rounded corners
+    far_kinked: float = 1e8  # distance of a far line, in units of the bending length, for rounded corners
     far_steps: float = 3e6  # the same for steps
     residual: float = 30.  # of a polished section, in units of the noise, above which a unit must be missing
     least: int = 12  # points of a section per dimension, at least
     unsaturated: float = 15.  # largest pre-activation of smooth units at points that are to say something about them: there every row of the table is within 1e-6 of its asymptote
     spread: float = 1e-3  # by which units may disagree about the linear part that their signs make
+    beside: float = 1e-6  # of the linear part, relative: what signs leave of it beyond that is a linear map beside the units
     signs: float = 1.3  # equations per sign in the directions that leave the linear map free
     spare_signs: int = 4  # further such directions: one output has so few equations per direction that some signs hang by a thread
     slope: float = 1e-4  # by which a measured slope may differ from the one told
@@ -266,7 +267,7 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
     if roundings > max(opt.roundings, rounds): run.noise, run.step = found.noise_floor, found.step
     affine = look_far(run, found, opt.afar) if found.flat or roundings > max(opt.afar.roundings, rounds) else False
     if run.far: length = None if affine else 1.
-    else: length = curvature_length(run.ask, torch.zeros(run.oracle.in_features, dtype=torch.float64), run.generator("length"))
+    else: length = curvature_length(run.ask, torch.zeros(run.oracle.in_features, dtype=torch.float64), run.generator("length"), noise=found.noise_floor)
     run.stage("probe", noise=found.noise_floor, length=length or math.inf)
     tol = _tolerance(run)
     if length is None:
@@ -291,7 +292,7 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
             else: layers, cert, arch_found = recover_shallow(run, smooth, length)
             outcome = judge(cert, tol)
             unseen = arch.sizes[1] - arch_found.sizes[1] if not deep and arch.sizes and arch.sizes[1] else 0
-            if unseen and outcome.recovered:
+            if unseen and outcome.kind in ("recovered", "unidentifiable"):
                 outcome = Outcome("unidentifiable", f"{arch_found.sizes[1]} units explain every answer; the other {unseen} of {arch} have no effect.", "See certificate.unidentifiable, or correct arch.sizes.")
                 layers, cert, arch_found = _as_told(arch, layers, cert, arch_found, "no answer depends on it: its outgoing weights are zero, or its row is zero or that of another unit")
             if outcome.kind != "not_converged": return layers, cert, arch_found, outcome
