@@ -86,6 +86,16 @@ def test_runs_of_earlier_code_are_shown_and_measured_anew(tmp_path, monkeypatch)
     run('sweep', SWEEP, tmp_path, progress=False)
     assert calls[4:] == [('exact', 0), ('exact', 1)] and 'earlier code' not in report('sweep', SWEEP, tmp_path)
 
+def test_code_that_gives_the_same_keeps_earlier_runs(folder, monkeypatch):
+    old = {r['recipe']: r['code'] for r in results('sweep', SWEEP, folder)}
+    monkeypatch.setattr(experiments, 'code_of', lambda recipe: f'new {recipe}')
+    monkeypatch.setattr(experiments, 'SAME', {'new committee': {old['committee']: 'a reason'}})
+    assert {r['recipe'] for r in results('sweep', SWEEP, folder) if experiments.current(r)} == {'committee'}
+    class Measured(Exception): pass
+    def measure(row, *a, **k): assert row.recipe == 'exact'; raise Measured
+    monkeypatch.setattr(experiments, 'measure', measure)
+    with pytest.raises(Measured): run('sweep', SWEEP, folder, progress=False)
+
 def test_rows_without_their_data_are_left_out(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv('NEUROME_DATA', str(tmp_path/'nowhere'))
     away = Row('away', dict(sizes=(784, 4, 10), activation='tanh', data='kmnist'), 'exact')
