@@ -256,10 +256,10 @@ def _keep(res, path):
     part = path.with_suffix(".part")
     part.write_text(json.dumps(res, separators=(",", ":")) + "\n"); part.replace(path)
 
-def _measure(row, seed, path):
+def _measure(row, seed, path, progress):
     "Measure, with a checkpoint beside the file while it takes."
     checkpoint = path.with_suffix(".checkpoint") if row.recipe == "committee" else None
-    res = measure(row, seed, progress=False, checkpoint=checkpoint)
+    res = measure(row, seed, progress=progress, checkpoint=checkpoint)
     if res["outcome"] == "interrupted": raise KeyboardInterrupt
     if checkpoint and checkpoint.is_dir():
         for f in checkpoint.iterdir(): f.unlink()
@@ -292,7 +292,7 @@ def run(
         if lacking := _lacking(row):
             bar.write(f"{row.group} {row.label}, seed {seed}, is left out: {lacking}")
             continue
-        res = known.get((row.digest, seed)) or _measure(row, seed, path)
+        res = known.get((row.digest, seed)) or _measure(row, seed, path, progress)
         _keep(dict(res, label=row.label, group=row.group), path)
         known[_key(res)] = res
     return results(name, experiment, folder)

@@ -169,6 +169,12 @@ def test_an_interrupted_sweep_goes_on(tmp_path, monkeypatch):
     run('sweep', SWEEP, tmp_path, progress=False)
     assert len(calls) == 5 and len(results('sweep', SWEEP, tmp_path)) == 4
 
+def test_a_sweep_shows_the_run_that_it_waits_for(tmp_path, capsys):
+    one = replace(SWEEP, rows=SWEEP.rows[:1], seeds=(0,))
+    run('sweep', one, tmp_path)
+    shown = capsys.readouterr().err
+    assert 'sweep: 100%' in shown and 'committee: 100%' in shown and 'round 3/3' in shown
+
 def test_rates():
     curve = [dict(queries=i, max=.3*.5**i, mean=1e-3*.6**i) for i in range(6)]
     r, = rates([dict(label='a', group='', seed=0, outcome='recovered', curve=curve)])
