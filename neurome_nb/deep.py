@@ -64,6 +64,8 @@ class DeepSearch:
     foreign: float = 1000.  # typical misses above which a place is not its unit's
     caution: float = 10.  # a row as first measured may be off by this many of its standard deviations: false kinks disturb all of its entries alike
     false: float = 10.  # false kinks may be this many times as strong as half of them are
+    digits: int = 4  # a slope that agrees with a number of so few digits is that number: its error would blur all layers behind
+    accident: float = .01  # unless it would agree with one in this share of all cases
     fine: float = 2e-4  # a row with a larger relative error is measured again on the next line
     rough: float = 3e-3  # a row with a larger relative error predicts nothing and counts as not found
     agree: float = 100.  # the slopes that units show may differ by this many times the error of their rows, or by that of the worst
@@ -341,6 +343,16 @@ def settle_signs(units: Units) -> MeasuredLayer:
     ratio = ((T + units.half) * (T - units.half)).sum(1) / torch.maximum(on, off)
     sign, a = torch.where(on > off, 1., -1.).to(W), ratio.median().item()
     return MeasuredLayer(W * sign[:, None], b * sign, a, (ratio - a).abs().median().item(), units.std)
+
+def written_slope(
+    layer: MeasuredLayer,
+    *,
+    options: DeepSearch = DeepSearch(),
+) -> float:
+    "The number of few digits that agrees with the measured slope, when that is no accident; else the measured slope."
+    a, error = layer.slope, options.tau * layer.spread
+    written, unit = float(f"{a:.{options.digits - 1}e}"), 10. ** (math.floor(math.log10(abs(a))) + 1 - options.digits)
+    return written if abs(a - written) <= error < options.accident * unit else a
 
 def measure_layer(f: Callable, tri: Triangle, triples: list[tuple[int, int, int]]) -> MeasuredLayer:
     "Rows and signs of a layer all of whose units are among the triples; see `measure_units`."
@@ -1091,7 +1103,7 @@ def recover_deep(
             run.stage("refine", layer=l + 1, error=layers[l].error, worst=layers[l].worst)
     while True:
         layer = settle_signs(units)
-        if not known and arch.activation is None and layer.slope > 1e-3: slope = layer.slope  # not told: as measured
+        if not known and arch.activation is None and layer.slope > 1e-3: slope = written_slope(layer, options=options)  # not told
         if not _agrees(layer, slope, options): raise DeepFailure(f"the units of layer {len(known) + 1} disagree about their slope: one is missing, or it is no {activation}")
         known.append((layer.W, layer.b)); layers.append(layer)
         if len(known) == 1:  # places where units of the first layer switch often, those of later layers included
