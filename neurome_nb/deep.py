@@ -52,6 +52,7 @@ class DeepSearch:
     looks: int = 2  # places for each of them
     lines: int = 40  # lines looked at for each that is asked
     around: float = .2  # a line passes its starting point at this share of its distance from the origin
+    shared: float = .95  # lines on which kinks of several layers are measured together, per entry of a row that has to become precise
     places: float = 1.05  # per entry of a row that has to become precise
     choice: int = 4  # places looked at per place asked, for rows that have to become precise
     spare: int = 8  # and as many besides, which show how well they agree
@@ -464,6 +465,66 @@ def mixed(
     far = (away.norm(dim=1) / x.norm(dim=1)).clamp_min(1.)[:, None]  # much larger inputs carry the layers' errors: some go only part of the way
     return torch.where(torch.arange(len(x))[:, None] % 2 > 0, x + away * far ** -draw(len(x), 1), x)
 
+@dataclass(frozen=True)
+class LineKinks:
+    "Kinks of several layers, measured on lines."
+    layer: Int[Tensor, "n"]
+    unit: Int[Tensor, "n"]  # of that layer
+    x: Float[Tensor, "n dim"]
+    rate: Float[Tensor, "n"]  # change of the unit's pre-activation per unit length along the line
+    std: Float[Tensor, "n"]  # of the position along the line
+
+    def places(self, l, known, row, errors, activation, slope) -> Places:
+        "The equations they make for rows of layer l, behind the known ones."
+        mine = self.layer == l; x = self.x[mine]; h = _with_one(hidden(known, x, activation, slope)); size = h.norm(dim=1)
+        blur = (_blur(known, errors, x, activation, slope) * row[self.unit[mine], :-1].square()).sum(1).sqrt()
+        return Places(self.unit[mine], torch.ones_like(size, dtype=torch.bool), h / size[:, None], torch.hypot((self.rate * self.std)[mine], blur) / size)
+
+def _predicted(layers, stds, x, u, errors, activation, slope):
+    "Where units of these layers switch on the line x + t u, in ascending order: t, layer, unit, rate, and how unsure t is."
+    found = []
+    for l, c in enumerate(crossings(layers[:-1], layers[-1], x, u, activation, slope)):
+        at = x + c.t[:, None] * u; h = _with_one(hidden(layers[:l], at, activation, slope))
+        blur = (_blur(layers[:l], errors[:l], at, activation, slope) * layers[l][0][c.unit].square()).sum(1).sqrt()
+        found.append((c.t, torch.full_like(c.unit, l), c.unit, c.rate.abs(), ((h * stds[l][c.unit]).norm(dim=1) + blur) / c.rate.abs()))
+    columns = [torch.cat(v) for v in zip(*found)]
+    return [v[columns[0].argsort()] for v in columns]
+
+def kinks_on_lines(
+    f: Callable,  # points (n, dim) -> answers
+    layers: Layers,  # all found so far
+    stds: Sequence[Tensor],  # standard deviations of their rows [w | b]
+    x: Float[Tensor, "n dim"],  # the lines x + t u
+    u: Float[Tensor, "n dim"],  # unit length
+    noise: Callable,  # (x, y) -> standard deviation of an answer
+    activation: str,
+    slope: float,
+    *,
+    options: DeepSearch = DeepSearch(),
+) -> LineKinks:
+    "Measure the kinks that rows predict on whole lines: two answers beside each serve its piece, and two more where something unknown switches in between."
+    lines = [_predicted(layers, [options.caution * s for s in stds], a, v, stds, activation, slope) for a, v in zip(x, u)]
+    t, layer, unit, rate, unsure = (torch.cat(v) for v in zip(*lines)); line = torch.repeat_interleave(torch.arange(len(lines)), torch.tensor([len(l[0]) for l in lines]))
+    start, end = (torch.cat([line.diff() != 0, line.new_ones(1) > 0]).roll(i) for i in (1, 0))  # first and last kink of its line
+    gap = torch.cat([t.new_zeros(1), t.diff()]); outer = t.abs() + unsure; before = torch.where(start, outer, gap); after = torch.where(end, outer, gap.roll(-1))
+    near = torch.minimum(.3 * torch.minimum(before, after), torch.maximum(options.bend / 4 * torch.minimum(before, after), 10 * unsure))
+    at = lambda t, which=slice(None): x[line[which]] + t[:, None] * u[line[which]]
+    y = f(torch.cat([at(t - near), at(t + near)])); left, right = y.chunk(2); tl, tr = t - near, t + near
+    fl, fr = (torch.where(start, t - before, tr.roll(1)), torch.where(end, t + after, tl.roll(-1)))  # where the pieces are asked at their other ends
+    yl, yr = right.roll(1, 0), left.roll(-1, 0); yl[start], yr[end] = f(torch.cat([at(fl[start], start), at(fr[end], end)])).chunk(2)
+    def kinks():
+        a, b = (left - yl) / (tl - fl)[:, None], (yr - right) / (fr - tr)[:, None]; jump = b - a
+        gap = (left + a * near[:, None]) - (right - b * near[:, None]); off = (gap * jump).sum(1) / jump.square().sum(1).clamp_min(1e-300)
+        error = noise(at(t), left); size = jump.norm(dim=1)
+        ok = ((gap - off[:, None] * jump).abs().amax(1) < options.tau * error) & (off.abs() < near) & (4 * near * size > 10 * options.tau * error) & (6 * unsure <= 4 * near)
+        return ok, t + off, 2 * error / size
+    ok = kinks()[0]; failed = lambda other, edge: ~ok & (edge | ~ok.roll(other))
+    l, r = failed(1, start), failed(-1, end)  # two neighbours that fail: something is between them
+    yl[l], yr[r] = f(torch.cat([at((t - 4 * near)[l], l), at((t + 4 * near)[r], r)])).split([int(l.sum()), int(r.sum())])
+    fl, fr = torch.where(l, t - 4 * near, fl), torch.where(r, t + 4 * near, fr)
+    ok, t, std = kinks()
+    return LineKinks(layer[ok], unit[ok], at(t)[ok], rate[ok], std[ok])
+
 def refine_rows(
     f: Callable,  # points (n, dim) -> answers
     known: Layers,  # layers before
@@ -474,37 +535,44 @@ def refine_rows(
     slope: float,
     *,
     errors: Sequence[Tensor] = (),  # standard deviations of the rows [w | b] of the layers before
+    given: Places | None = None,  # measured before; None: some are measured to see how right the rows are
     options: DeepSearch = DeepSearch(),
     precise: float = DeepSearch.precise,  # relative error of a row that is good enough as it is
     rounds: int = 12,  # better rows predict more places
 ) -> MeasuredLayer:
     "Rows through many places where their units switch, for units whose rows are not precise yet."
     start = torch.cat([layer.W, layer.b[:, None]], 1); rows = start.clone()
-    test = measure_places(f, known, rows, options.caution * layer.std, torch.full((len(rows),), options.trials), draw, noise, activation, slope, errors=errors, options=options)
-    off = (test.h * rows[test.unit]).sum(1).abs() / torch.hypot(test.std, (test.h * layer.std[test.unit]).norm(dim=1))
-    off = torch.stack([off[test.ok & (test.unit == i)].nanmedian() if (test.ok & (test.unit == i)).any() else off.new_zeros(()) for i in range(len(rows))])
+    new = given or measure_places(f, known, rows, options.caution * layer.std, torch.full((len(rows),), options.trials), draw, noise, activation, slope, errors=errors, options=options)
+    off = (new.h * rows[new.unit]).sum(1).abs() / torch.hypot(new.std, (new.h * layer.std[new.unit]).norm(dim=1))
+    off = torch.stack([off[new.ok & (new.unit == i)].nanmedian() if (new.ok & (new.unit == i)).any() else off.new_zeros(()) for i in range(len(rows))])
     prior = std = layer.std * torch.where(off > 0, 5 * off, options.caution).clamp_min(1.)[:, None]; std = std.clone()  # rows may be worse than they seem
     fine = std.norm(dim=1) <= precise; weak = (~fine).nonzero()[:, 0]; need = math.ceil(options.places * start.shape[1]) + options.spare
     A, sigma = torch.zeros(len(weak), need, start.shape[1], dtype=rows.dtype), torch.full((len(weak), need), math.inf, dtype=rows.dtype)
+    which = torch.full((len(rows),), -1); which[weak] = torch.arange(len(weak)); new = replace(new, unit=which[new.unit], ok=new.ok & ~fine[new.unit])
     for _ in range(rounds):
+        _enter(new, A, sigma)
+        for _ in range(options.outliers + 1):  # the largest miss is the place to blame, if one is
+            miss = _through(start[weak], prior[weak], A, sigma)[2]
+            typical = miss.nanmedian().nan_to_num(1.)  # what the places themselves show
+            worst, at = miss.nan_to_num(0.).max(1); wrong = worst > options.foreign * typical
+            if not wrong.any(): break
+            sigma[wrong, at[wrong]] = math.inf
+        rows[weak], spread, miss = _through(start[weak], prior[weak], A, sigma * typical)
+        std[weak] = spread * miss.nanmedian(1).values.nan_to_num(1.).clamp_min(1.)[:, None]
         missing = sigma.isinf().sum(1)
         if not missing.any(): break
         new = measure_places(f, known, rows[weak], std[weak], missing, draw, noise, activation, slope, errors=errors, choice=options.choice, others=rows[fine], beside=A, options=options)
         if not new.ok.any(): break
-        unit, h, error = new.unit[new.ok], new.h[new.ok], new.std[new.ok]; count = unit.bincount(minlength=len(weak))
-        free = sigma.isinf().double().sort(dim=1, descending=True, stable=True).indices  # free slots first
-        slot = free[unit, torch.arange(len(unit)) - (count.cumsum(0) - count)[unit]]
-        A[unit, slot], sigma[unit, slot] = h, error
-        for _ in range(options.outliers + 1):  # the largest miss is the place to blame, if one is
-            miss = _through(start[weak], prior[weak], A, sigma)[2]
-            typical = miss.nanmedian().nan_to_num(1.)  # what the places themselves show
-            worst, which = miss.nan_to_num(0.).max(1); wrong = worst > options.foreign * typical
-            if not wrong.any(): break
-            sigma[wrong, which[wrong]] = math.inf
-        rows[weak], spread, miss = _through(start[weak], prior[weak], A, sigma * typical)
-        std[weak] = spread * miss.nanmedian(1).values.nan_to_num(1.).clamp_min(1.)[:, None]
     untold = weak[sigma.isinf().all(1)]; rows[untold], std[untold] = start[untold], layer.std[untold]  # nothing learned
     return replace(layer, W=rows[:, :-1], b=rows[:, -1], std=std)
+
+def _enter(places, A, sigma):
+    "Write the equations of these places where there is room for them."
+    unit, h, error = places.unit[places.ok], places.h[places.ok], places.std[places.ok]; order = unit.argsort(stable=True); unit, h, error = unit[order], h[order], error[order]
+    count = unit.bincount(minlength=len(A)); rank = torch.arange(len(unit)) - (count.cumsum(0) - count)[unit]
+    room = rank < sigma.isinf().sum(1)[unit]; unit, h, error, rank = unit[room], h[room], error[room], rank[room]
+    slot = sigma.isinf().double().sort(dim=1, descending=True, stable=True).indices[unit, rank]  # free ones first
+    A[unit, slot], sigma[unit, slot] = h, error
 
 # %% ../nbs/18_deep.ipynb #c014
 def _switches(layers, x, activation, slope):
@@ -1095,9 +1163,12 @@ def recover_deep(
     units = measure_units(tri, triples, beside)
     x = around(max(2 * h + 8, math.ceil(options.answers * 3 * h / tri.lines[0].jump.shape[1])), k); y = f(x)
     def refine(first=0):  # until no row is much worse than the others of its layer
+        lines = math.ceil(options.shared * (k + 1)) if len(known) - len(refined) > 1 else 0; shared = None
+        if lines: shared = kinks_on_lines(f, known, [l.std for l in layers], natural(lines), draw(lines, k), noise, activation, slope, options=options); run.stage("lines", kinks=len(shared.unit))
         for l in range(len(refined), len(known)):
+            given = shared and shared.places(l, known[:l], torch.cat([layers[l].W, layers[l].b[:, None]], 1), [x.std for x in layers[:l]], activation, slope)
             for again in range(first, options.passes):
-                layers[l] = refine_rows(f, known[:l], layers[l], lambda rows: mixed(known[:l], natural(len(rows)), rows, activation, slope, g), noise, activation, slope, precise=max(options.precise, options.uneven * layers[l].error if again else 0.), errors=[x.std for x in layers[:l]], options=options)
+                layers[l] = refine_rows(f, known[:l], layers[l], lambda rows: mixed(known[:l], natural(len(rows)), rows, activation, slope, g), noise, activation, slope, precise=max(options.precise, options.uneven * layers[l].error if again else 0.), errors=[x.std for x in layers[:l]], given=None if again else given, options=options)
                 if layers[l].worst < options.uneven * layers[l].error: break
             known[l] = layers[l].W, layers[l].b; refined.append(l)
             run.stage("refine", layer=l + 1, error=layers[l].error, worst=layers[l].worst)
