@@ -184,7 +184,7 @@ def _collinear(tri, p, q, r, tau):
     t, da, db = meet(a, b), 1e-6 * A.gap, 1e-6 * B.gap
     ga = (meet(a + da[:, None, None] * tri.direction[p], b) - t) / da[:, None]
     gb = (meet(a, b + db[None, :, None] * tri.direction[q]) - t) / db
-    off, k = (t[..., None] - C.t).abs().min(-1)
+    k = torch.searchsorted((C.t[1:] + C.t[:-1]) / 2, t); off = (t - C.t[k]).abs()
     sigma = ((ga * A.std[:, None]).square() + (gb * B.std).square() + C.std[k].square()).sqrt()
     i, j = ((off < tau * sigma) & (tau * sigma < .05 * C.gap[k])).nonzero(as_tuple=True)
     return i, j, k[i, j], (off / sigma)[i, j]
@@ -1121,6 +1121,28 @@ def polish_later(
     other = p + solve(J.T @ ((by_noise - shift) / sigma[:, None]).flatten(1).T + by_rows.T).T
     return [*fixed, *split(p)], [[*m, *split(q)] for m, q in zip(moved, other)], rms(p)
 
+def fit_last(
+    layers: Layers,  # the hidden ones
+    stds: Sequence[Tensor],  # standard deviations of their rows [w | b]
+    x: Float[Tensor, "n k"],
+    y: Float[Tensor, "n o"],
+    noise: Callable,  # (x, y) -> standard deviation of an answer
+    activation: str,
+    slope: float,
+    g: torch.Generator,
+    *,
+    draws: int = DeepSearch.draws,
+) -> tuple[Layers, list[Layers], float]:  # as `polish_later`
+    "All layers, the last one by linear least squares: with many outputs it has most of the unknowns, and every output has its own."
+    sigma = noise(x, y)[:, None]
+    def fit(net, y):
+        A = _with_one(hidden(net, x, activation, slope)) / sigma; scale = A.norm(dim=0)
+        V = torch.linalg.lstsq(A / scale, y / sigma).solution / scale[:, None]
+        return [*net, (V[:-1].T.contiguous(), V[-1])], (y / sigma - A @ V).square().mean().sqrt()
+    net, miss = fit(layers, y)
+    copies, misses = zip(*(fit(_perturbed(layers, stds, g), y + sigma * torch.randn(y.shape, generator=g, dtype=y.dtype)) for _ in range(draws)))
+    return net, list(copies), (2**.5 * miss / torch.stack(misses).median()).item()  # the copies' rows and answers are off twice: as measured, and once more
+
 @dataclass(frozen=True)
 class _Noise:
     "Noise of an answer y at x."
@@ -1189,7 +1211,8 @@ def recover_deep(
         units = _next_layer(run, f, known, told[len(known)] if told else None, pool, (x, y), natural, eps, noise, [x.std for x in layers], activation, slope, g, options)
     if not straight: raise DeepFailure(f"behind {len(known)} hidden layers the rest is not affine: relative residual {residual:.0e}")
     if told and len(told) != len(known): raise DeepFailure(f"the rest is affine behind {len(known)} hidden layers, where the architecture has {len(told)}")
-    if len(known) > 2:
+    wide = out[0].numel() > options.unknowns
+    if wide or len(known) > 2:
         refine(); out, residual = _output_fit(known, x, y, activation, slope)
         m = math.ceil(options.base * min(options.unknowns, sum(l.std.numel() for l in layers[1:])) / y.shape[1] / len(known))
         beside = lambda l, unit: _beside_switches(known[:l], torch.cat([layers[l].W, layers[l].b[:, None]], 1), unit, lambda rows: mixed(known[:l], natural(len(rows)), rows, activation, slope, g), activation, slope, g, options)
@@ -1197,7 +1220,7 @@ def recover_deep(
         again = weak.repeat_interleave(math.ceil(options.doubtful * layers[-1].std.shape[1] / 2)); P = torch.cat([*(beside(l, torch.randint(len(b), (m,), generator=g)) for l, (_, b) in enumerate(known)), beside(len(known) - 1, again), _rare_side(known, natural(len(again)), again, activation, slope, options)])
         X, Y = torch.cat([x, P]), torch.cat([y, f(P)])
         def polish(unknowns):
-            net, copies, rms = polish_later([*known, out], [l.std for l in layers], X, Y, noise, activation, slope, g, unknowns=unknowns, steps=options.newton, draws=options.draws)
+            net, copies, rms = fit_last(known, [l.std for l in layers], X, Y, noise, activation, slope, g, draws=options.draws) if wide else polish_later([*known, out], [l.std for l in layers], X, Y, noise, activation, slope, g, unknowns=unknowns, steps=options.newton, draws=options.draws)
             run.stage("polish", rest=residual, residual=rms)
             return net, copies, rms
         for _ in range(options.passes):  # rows that predict no kinks yet: from answers first
