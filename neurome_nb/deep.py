@@ -40,7 +40,7 @@ class DeepSearch:
     apart: float = .1  # smallest singular value of unit jump vectors that are told apart
     tau: float = 20.  # a difference of more than tau standard deviations is real
     planes: int = 12  # planes or lines tried per layer
-    tries: int = 30  # lines asked per layer, at most; when one brings nothing new, a line of inputs follows
+    tries: int = 60  # lines asked per layer, at most; when one brings nothing new, a line of inputs follows
     beyond: float = 20.  # lines of inputs go this many times the distance of two inputs to either side of them
     sides: int = 4  # answers beside the kinks of every unit, to see what is left
     climb: int = 200  # steps towards inputs whose hidden vectors point in a given direction
