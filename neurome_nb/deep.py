@@ -12,7 +12,7 @@ __all__ = ['DeepFailure', 'DeepSearch', 'Line', 'sweep_line', 'Triangle', 'trian
 # %% ../nbs/18_deep.ipynb #c002
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 import scipy.linalg
 import torch
 from torch import Tensor
@@ -919,14 +919,14 @@ def _rows_beside(f, known, at, noise, activation, slope, options):
     return _as_rows(known, x, torch.einsum("cr,crn->cn", normal, V), std, sigma / size[:, 0].sqrt(), torch.einsum("cro,crn->con", (before + after) / 2, V), jump, activation, slope)
 
 def _through_inputs(f, known, rows, a, b, noise, activation, slope, options):
-    "Kinks on the line through two inputs that neither known layers nor these rows predict: three answers per piece show in which pieces there are some."
+    "Pieces of the line through two inputs with kinks that neither known layers nor these rows predict: three answers per piece show in which there are some. And how many kinks are known."
     u = torch.nn.functional.normalize(b - a, dim=0); x0, reach = (a + b) / 2, options.beyond * (b - a).norm().item()
     t = torch.cat([c.t for c in crossings(known, (rows[:, :-1], rows[:, -1]), x0, u, activation, slope, reach=reach)]).sort().values
     edge = t.new_tensor([reach]); edges = torch.cat([-edge, t, edge]); middle, half = (edges[1:] + edges[:-1]) / 2, edges.diff() / 2
     x = x0 + (middle + half * t.new_tensor([[-.8], [0.], [.8]]))[..., None] * u; y = f(x.flatten(0, 1)).unflatten(0, x.shape[:2])
     bent = (y[0] - 2 * y[1] + y[2]).abs().amax(1) > options.tau * noise(x[0], y[0]).maximum(noise(x[2], y[2]))
     most = torch.where(bent, half, 0.).topk(min(options.pieces, int(bent.sum()))).indices
-    return _here(f, known, x[1, most], u.expand(len(most), -1), half[most], noise, activation, slope, options), len(t)
+    return (x[1, most], u.expand(len(most), -1), half[most]), len(t)
 
 def _sharpest(known, units, draw, errors, activation, slope, options):
     "Places where these units should switch: of many, those where the prediction is sharpest compared with the room around."
@@ -1012,61 +1012,99 @@ def _agrees(layer, slope, options):
     "Whether the units of a layer show the slope they should."
     return max(layer.spread, abs(layer.slope - slope)) <= max(options.agree * layer.error, layer.worst)
 
-def _next_layer(run, f, known, told, pool, answers, natural, eps, noise, errors, activation, slope, g, options):
-    "All units of the layer behind the known ones: its rows predict kinks everywhere, those of deeper units only nearby."
-    l, patience, none = len(known) + 1, 1., torch.zeros(0, len(known[-1][1]) + 1, dtype=torch.float64); units = waiting = None
-    draw = lambda rows: mixed(known, natural(len(rows)), rows, activation, slope, g)
-    rows = lambda: none if units is None else units.rows
-    fine = lambda: none if units is None else units.rows[units.std.norm(dim=1) < options.fine]
-    def seen(line, before):  # what known units explain, and what not
-        normals = _known_normals(line, before, (fine()[:, :-1], fine()[:, -1]), activation, slope)
+@dataclass
+class _LayerSearch:
+    "The search for the layer behind the known ones: its rows predict kinks everywhere, those of deeper units only nearby."
+    deep: "_Deep"
+    told: int | None  # its width
+    units: Units | None = None  # found so far
+    waiting: Units | None = None  # candidates whose kinks could not be reached
+    patience: float = 1.  # how much stronger than usual false kinks are taken to be
+    looked: int = 0  # how often rows that are not fine were measured again
+
+    @property
+    def count(self): return 0 if self.units is None else len(self.units.rows)
+
+    @property
+    def fine(self):
+        "Rows that predict kinks well."
+        if self.units is None: return torch.zeros(0, len(self.deep.known[-1][1]) + 1, dtype=torch.float64)
+        return self.units.rows[self.units.std.norm(dim=1) < self.deep.options.fine]
+
+    def unexplained(self, line, before):
+        "Normals of the kinks on a line that known units explain, and which kinks these are not."
+        normals = _known_normals(line, before, (self.fine[:, :-1], self.fine[:, -1]), *self.deep.kind)
         return normals, normals[:, 0].isnan().nonzero()[:, 0]
-    def test(new, times=1):  # kinks found where the rows predict them, and looked for
-        tried = measure_places(f, known, new.rows, options.caution * new.std, torch.full((len(new.rows),), times * options.trials), draw, noise, activation, slope, errors=errors, choice=options.choice, options=options)
-        return [x.bincount(minlength=len(new.rows)) for x in (tried.unit[tried.ok], tried.unit)]
-    def again():  # a test can be passed by chance, hardly twice
-        nonlocal units
-        right, asked = test(units, 2); units = units.pick((asked >= 3) & (4 * right > 3 * asked))
-    def judge(new, kinks):  # which candidates are this layer's
-        nonlocal units, waiting
-        tries = len(new.rows); new = _distinct(new.pick(new.std.norm(dim=1) < options.rough), options.same)  # twins would leave each other no room
+
+    def test(self, units, times=1):
+        "Per unit: kinks found where its row predicts them, and looked for."
+        e, o = self.deep, self.deep.options
+        tried = measure_places(e.f, e.known, units.rows, o.caution * units.std, torch.full((len(units.rows),), times * o.trials), e.near(), e.noise, *e.kind, errors=e.stds, choice=o.choice, options=o)
+        return [x.bincount(minlength=len(units.rows)) for x in (tried.unit[tried.ok], tried.unit)]
+
+    def test_all(self):
+        "Drop the units that fail a second test: one can be passed by chance, hardly two."
+        right, asked = self.test(self.units, 2)
+        self.units = self.units.pick((asked >= 3) & (4 * right > 3 * asked))
+
+    def judge(self, new, kinks):
+        "Keep the candidates that belong to this layer."
+        o, tries = self.deep.options, len(new.rows); new = _distinct(new.pick(new.std.norm(dim=1) < o.rough), o.same)  # twins would leave each other no room
         if len(new.rows):
-            right, asked = test(new); open = asked < 3  # open: its kinks cannot be reached; one that two lines show alike is taken
-            good = 4 * right > 3 * asked if waiting is None else torch.where(open, _alike(new, waiting, options.tau).any(1), 4 * right > 3 * asked)
-            waiting = new.pick(open) if waiting is None else waiting.join(new.pick(open))
-            new = new.pick(good); units = _distinct(new if units is None else units.join(new), options.same)
-            if told and len(units.rows) > told: again()
-            if told and len(units.rows) > told: raise DeepFailure(f"{len(units.rows)} units of layer {l} were found, expected {told}")
-        run.stage("line", layer=l, kinks=kinks, tried=tries, units=len(rows()))
-    def look(at, kinks):
-        if at is not None and len(at[0]): judge(_rows_beside(f, known, at, noise, activation, slope, options), kinks)
-    def complete():  # a unit that is missing or false spoils the slopes of the others
-        return _agrees(settle_signs(units), slope, options)
-    for line, beside in pool:
-        kinks = seen(line, known)[1]
-        if len(kinks): judge(_candidates(line, beside, kinks, known, activation, slope), len(line.t))
-    late = 0
-    for i in range(options.tries):
-        if len(rows()) == told or told is None and units is not None and complete():
-            if len(fine()) < len(rows()) and late < options.extra:
-                late += 1; vague = units.pick(units.std.norm(dim=1) >= options.fine)
-                look(_here(f, known, *_sharpest(known, vague, draw, errors, activation, slope, options), noise, activation, slope, options), 0)
-                continue
-            if complete(): return units
-            again()
-        n = len(fine())
-        rest, line = _draw_line(f, known, natural, eps, errors, patience, activation, slope, g, options)
-        if line is None: patience *= 4
-        else:
-            normals, kinks = seen(line, [])
-            if len(kinks):
-                judge(_candidates(line, measure_normals(rest, line, known=normals, step=options.step, apart=options.apart), kinks, [], activation, slope), len(line.t))
-        if len(fine()) > n: continue
-        x = natural(2 * options.lines); silent = _silent(f, known, units, *answers, draw, activation, slope, g, options) if i % 2 == 0 and units is not None else None
-        span = silent if silent is not None and len(silent) else torch.eye(none.shape[1] - 1, dtype=x.dtype)
-        x = x[:2] if i % 2 else _opposite(known, x, torch.randn(len(span), generator=g, dtype=x.dtype) @ span, activation, slope, options)
-        look(*_through_inputs(f, known, fine(), *x, noise, activation, slope, options))
-    raise DeepFailure(f"{len(rows())} units of layer {l} were found, expected {told or 'no new ones'}")
+            right, asked = self.test(new); open, good = asked < 3, 4 * right > 3 * asked  # open: its kinks cannot be reached; one that two lines show alike is taken
+            if self.waiting is not None: good = torch.where(open, _alike(new, self.waiting, o.tau).any(1), good)
+            self.waiting = new.pick(open) if self.waiting is None else self.waiting.join(new.pick(open))
+            new = new.pick(good); self.units = _distinct(new if self.units is None else self.units.join(new), o.same)
+            if self.told and self.count > self.told: self.test_all()
+            if self.told and self.count > self.told: raise DeepFailure(f"{self.count} units of layer {self.deep.depth + 1} were found, expected {self.told}")
+        self.deep.run.stage("line", layer=self.deep.depth + 1, kinks=kinks, tried=tries, units=self.count)
+
+    def look(self, at, kinks=0):
+        "Judge the kinks on short pieces."
+        e = self.deep; at = _here(e.f, e.known, *at, e.noise, *e.kind, e.options)
+        if at is not None and len(at[0]): self.judge(_rows_beside(e.f, e.known, at, e.noise, *e.kind, e.options), kinks)
+
+    def agree(self):
+        "Whether the units show one slope: one that is missing or false spoils those of the others."
+        return self.units is not None and _agrees(settle_signs(self.units), self.deep.slope, self.deep.options)
+
+    def use(self, line, beside):
+        "Judge the kinks of a line of inputs whose normals were measured before."
+        kinks = self.unexplained(line, self.deep.known)[1]
+        if len(kinks): self.judge(_candidates(line, beside, kinks, self.deep.known, *self.deep.kind), len(line.t))
+
+    def sharpen(self):
+        "Measure rows that are not fine again."
+        e = self.deep; vague = self.units.pick(self.units.std.norm(dim=1) >= e.options.fine); self.looked += 1
+        self.look(_sharpest(e.known, vague, e.near(), e.stds, *e.kind, e.options))
+
+    def hidden_line(self):
+        "Judge the kinks of a line that is straight in the vectors entering the layer."
+        e, o = self.deep, self.deep.options
+        rest, line = _draw_line(e.f, e.known, e.natural, e.eps, e.stds, self.patience, *e.kind, e.g, o)
+        if line is None: self.patience *= 4; return
+        normals, kinks = self.unexplained(line, [])
+        if len(kinks): self.judge(_candidates(line, measure_normals(rest, line, known=normals, step=o.step, apart=o.apart), kinks, [], *e.kind), len(line.t))
+
+    def input_line(self, apart):
+        "Judge the kinks of a line of inputs: any, or one between inputs whose hidden vectors lie far apart, along rows of silent units if there are some."
+        e, o = self.deep, self.deep.options; x = e.natural(2 * o.lines)
+        silent = _silent(e.f, e.known, self.units, e.x, e.y, e.near(), *e.kind, e.g, o) if apart and self.units is not None else None
+        span = silent if silent is not None and len(silent) else torch.eye(len(e.known[-1][1]), dtype=x.dtype)
+        x = _opposite(e.known, x, torch.randn(len(span), generator=e.g, dtype=x.dtype) @ span, *e.kind, o) if apart else x[:2]
+        self.look(*_through_inputs(e.f, e.known, self.fine, *x, e.noise, *e.kind, o))
+
+    def complete(self) -> Units:
+        "All units of the layer."
+        for line, beside in self.deep.pool: self.use(line, beside)
+        for i in range(self.deep.options.tries):
+            if self.count == self.told if self.told else self.agree():
+                if len(self.fine) < self.count and self.looked < self.deep.options.extra: self.sharpen(); continue
+                if self.agree(): return self.units
+                self.test_all()
+            n = len(self.fine); self.hidden_line()
+            if len(self.fine) == n: self.input_line(apart=i % 2 == 0)
+        raise DeepFailure(f"{self.count} units of layer {self.deep.depth + 1} were found, expected {self.told or 'no new ones'}" if self.count != self.told else f"the {self.told} units found of layer {self.deep.depth + 1} disagree about their slope")
 
 def _perturbed(layers, stds, g):
     "The layers, with every row moved by as much as its standard deviations say."
@@ -1158,6 +1196,125 @@ def _output_fit(known, x, y, activation, slope):
     V = torch.linalg.lstsq(A * w / scale, y * w).solution / scale[:, None]
     return (V[:-1].T.contiguous(), V[-1]), ((A @ V - y) * w).square().sum(1).mean().sqrt().item()
 
+@dataclass
+class _Deep:
+    "A network on a section of the inputs, layer by layer as it becomes known."
+    run: object
+    f: Callable  # section coordinates (n, k) -> answers
+    k: int
+    length: float  # over which the black box bends
+    eps: float  # relative precision of its answers
+    noise: _Noise
+    pool: list  # lines of inputs, and the normals of their kinks
+    activation: str
+    slope: float
+    g: torch.Generator
+    options: DeepSearch
+    x: Tensor = None  # section coordinates
+    y: Tensor = None  # answers there
+    radii: tuple[float, float] = (0., 0.)  # between which inputs are natural
+    layers: list[MeasuredLayer] = field(default_factory=list)
+    refined: int = 0  # so many of them
+
+    @property
+    def depth(self): return len(self.layers)
+    @property
+    def known(self): return [(l.W, l.b) for l in self.layers]
+    @property
+    def stds(self): return [l.std for l in self.layers]
+    @property
+    def kind(self): return self.activation, self.slope
+    def rows(self, l): return torch.cat([self.layers[l].W, self.layers[l].b[:, None]], 1)
+
+    def around(self, n, hi=3.):
+        "Points at all distances, from ten bending lengths on."
+        return _directions(n, self.k, self.g) * (self.length * 10**(1 + (hi - 1) * torch.rand(n, 1, generator=self.g, dtype=torch.float64)))
+
+    def natural(self, n):
+        "Points where units of the first layer switch often, those of later layers included."
+        near, far = self.radii; directions = _directions(n, self.k, self.g)
+        return directions * near * (far / near) ** torch.rand(n, 1, generator=self.g, dtype=torch.float64)
+
+    def near(self, depth=None):
+        "Where places of rows behind so many layers are looked for from."
+        known = self.known[:depth]
+        return lambda rows: mixed(known, self.natural(len(rows)), rows, *self.kind, self.g)
+
+    def add(self, units):
+        "The next layer is complete."
+        layer = settle_signs(units)
+        if not self.layers and self.run.arch.activation is None and layer.slope > 1e-3: self.slope = written_slope(layer, options=self.options)  # not told
+        if not _agrees(layer, self.slope, self.options): raise DeepFailure(f"the units of layer {self.depth + 1} disagree about their slope: one is missing, or it is no {self.activation}")
+        if not self.layers: self.radii = tuple(v * self.k**.5 * layer.b.abs().median() for v in self.options.reach)
+        self.layers.append(layer)
+
+    def affine(self):
+        "Whether the rest is."
+        _, residual = _output_fit(self.known, self.x, self.y, *self.kind)
+        self.run.stage("layer", layer=self.depth, units=len(self.layers[-1].b), error=self.layers[-1].error, rest=residual)
+        return residual < max(self.options.affine * max(l.error for l in self.layers), self.layers[-1].worst), residual
+
+    def refine(self, first=0):
+        "Rows precise enough for the layers behind, until none is much worse than the others of its layer."
+        o, given = self.options, None
+        if self.depth - self.refined > 1:
+            n = math.ceil(o.shared * (self.k + 1)); kinks = kinks_on_lines(self.f, self.known, self.stds, self.natural(n), _directions(n, self.k, self.g), self.noise, *self.kind, options=o)
+            self.run.stage("lines", kinks=len(kinks.unit)); given = lambda l: kinks.places(l, self.known[:l], self.rows(l), self.stds[:l], *self.kind)
+        for l in range(self.refined, self.depth):
+            for again in range(first, o.passes):
+                self.layers[l] = refine_rows(self.f, self.known[:l], self.layers[l], self.near(l), self.noise, *self.kind, precise=max(o.precise, o.uneven * self.layers[l].error if again else 0.), errors=self.stds[:l], given=given(l) if given and not again else None, options=o)
+                if self.layers[l].worst < o.uneven * self.layers[l].error: break
+            self.run.stage("refine", layer=l + 1, error=self.layers[l].error, worst=self.layers[l].worst)
+        self.refined = self.depth
+
+    def beside(self, l, unit):
+        "Points on either side of where these units of layer l switch."
+        return _beside_switches(self.known[:l], self.rows(l), unit, self.near(l), *self.kind, self.g, self.options)
+
+    def telling(self):
+        "Points that tell much about the last layers."
+        o = self.options; m = math.ceil(o.base * min(o.unknowns, sum(l.std.numel() for l in self.layers[1:])) / self.y.shape[1] / self.depth)
+        weak = (self.layers[-1].std.norm(dim=1) > o.sharp).nonzero()[:, 0].repeat_interleave(math.ceil(o.doubtful * self.layers[-1].std.shape[1] / 2))
+        return torch.cat([*(self.beside(l, torch.randint(len(b), (m,), generator=self.g)) for l, (_, b) in enumerate(self.known)), self.beside(self.depth - 1, weak), _rare_side(self.known, self.natural(len(weak)), weak, *self.kind, o)])
+
+    def polish(self, unknowns):
+        "The last layers from answers."
+        out, residual = _output_fit(self.known, self.x, self.y, *self.kind); by_output = out[0].numel() > self.options.unknowns
+        if by_output: found = fit_last(self.known, self.stds, self.x, self.y, self.noise, *self.kind, self.g, draws=self.options.draws)
+        else: found = polish_later([*self.known, out], self.stds, self.x, self.y, self.noise, *self.kind, self.g, unknowns=unknowns, steps=self.options.newton, draws=self.options.draws)
+        self.run.stage("polish", rest=residual, residual=found[2])
+        return found
+
+    def polish_last(self):
+        "All layers refined, the last ones from answers: network, copies within the noise, residual."
+        o = self.options; self.refine(); more = self.telling()
+        self.x, self.y = torch.cat([self.x, more]), torch.cat([self.y, self.f(more)])
+        for _ in range(o.passes):  # rows that predict no kinks yet: from answers first
+            last = self.layers[-1]
+            if last.worst < o.uneven * last.error: break
+            (*_, (W, b), _), copies, rms = self.polish(o.unknowns // 3); unit = lambda W, b: torch.nn.functional.normalize(torch.cat([W, b[:, None]], 1), dim=1)
+            row = unit(W, b); std = torch.stack([unit(*c[-2]) - row for c in copies]).square().mean(0).sqrt() * max(1., rms)
+            self.layers[-1] = replace(last, W=row[:, :-1], b=row[:, -1], std=torch.minimum(std, last.std)); self.refined -= 1; self.refine(1)
+        net, copies, rms = self.polish(o.unknowns)
+        if rms > o.explained: raise DeepFailure(f"the layers found do not explain the answers: residual {rms:.0e} in units of what noise and rows allow")
+        return net, copies, rms
+
+def _directions(n, k, g): return torch.nn.functional.normalize(torch.randn(n, k, generator=g, dtype=torch.float64), dim=1)
+
+def _start(run, length, eps, told, options):
+    "The section, and the units of the first layer in it."
+    d, g, arch = run.oracle.in_features, run.generator("deep"), run.arch
+    basis, x0 = Basis(d, g), torch.randn(d, generator=g, dtype=torch.float64) * (length / d**.5)
+    section = lambda k: (lambda c: run.ask(x0 + c @ basis.rows(0, k)))
+    plane = min(d, 2); tri, triples = _first_plane(run, section(plane), plane, told, options.center * length, eps, g, options); h = len(triples)
+    k = min(d, max(math.ceil(options.wide * h), h + 4)); f = section(k)
+    wide = lambda v: torch.nn.functional.pad(v, (0, k - plane))
+    tri = replace(tri, lines=tuple(replace(l, x0=wide(l.x0), u=wide(l.u)) for l in tri.lines)); line = tri.lines[0]
+    beside = measure_normals(f, line, step=options.step, apart=options.apart)
+    deep = _Deep(run, f, k, length, eps, _Noise(line.noise.near, line.noise.far, eps), [(line, beside)], arch.activation or "leaky_relu", arch.slope, g, options)
+    deep.x = deep.around(max(2 * h + 8, math.ceil(options.answers * 3 * h / line.jump.shape[1]))); deep.y = f(deep.x)
+    return deep, measure_units(tri, triples, beside), basis, x0
+
 def recover_deep(
     run,  # offers ask, generator(name), stage(name, **detail), arch, oracle
     length: float,  # over which the black box bends
@@ -1167,89 +1324,38 @@ def recover_deep(
     options: DeepSearch = DeepSearch(),
 ) -> tuple[Layers, Certificate, Architecture]:  # layers in the canonical gauge
     "A piecewise linear network with two or more hidden layers, from scratch. Raises DeepFailure when a check fails."
-    d, g, arch = run.oracle.in_features, run.generator("deep"), run.arch
-    told = list(arch.sizes[1:-1]) if arch.sizes else None
-    activation, slope = arch.activation or "leaky_relu", arch.slope
-    if activation not in ("leaky_relu", "prelu") or slope <= 0: raise DeepFailure(f"deep networks with {activation} units are not supported yet")
-    basis, x0 = Basis(d, g), torch.randn(d, generator=g, dtype=torch.float64) * (length / d**.5)
-    draw = lambda n, k: torch.nn.functional.normalize(torch.randn(n, k, generator=g, dtype=torch.float64), dim=1)
-    around = lambda n, k, hi=3.: draw(n, k) * (length * 10**(1 + (hi - 1) * torch.rand(n, 1, generator=g, dtype=torch.float64)))
-    section = lambda k: (lambda c: run.ask(x0 + c @ basis.rows(0, k)))
-    plane = min(d, 2)
-    tri, triples = _first_plane(run, section(plane), plane, told[0] if told else None, options.center * length, eps, g, options); h = len(triples)
-    k = min(d, max(math.ceil(options.wide * h), h + 4)); f = section(k)
-    wide = lambda v: torch.nn.functional.pad(v, (0, k - plane))
-    tri = replace(tri, lines=tuple(replace(l, x0=wide(l.x0), u=wide(l.u)) for l in tri.lines))
-    noise = _Noise(tri.lines[0].noise.near, tri.lines[0].noise.far, eps); known, layers, refined = [], [], []
-    beside = measure_normals(f, tri.lines[0], step=options.step, apart=options.apart); pool = [(tri.lines[0], beside)]
-    units = measure_units(tri, triples, beside)
-    x = around(max(2 * h + 8, math.ceil(options.answers * 3 * h / tri.lines[0].jump.shape[1])), k); y = f(x)
-    def refine(first=0):  # until no row is much worse than the others of its layer
-        lines = math.ceil(options.shared * (k + 1)) if len(known) - len(refined) > 1 else 0; shared = None
-        if lines: shared = kinks_on_lines(f, known, [l.std for l in layers], natural(lines), draw(lines, k), noise, activation, slope, options=options); run.stage("lines", kinks=len(shared.unit))
-        for l in range(len(refined), len(known)):
-            given = shared and shared.places(l, known[:l], torch.cat([layers[l].W, layers[l].b[:, None]], 1), [x.std for x in layers[:l]], activation, slope)
-            for again in range(first, options.passes):
-                layers[l] = refine_rows(f, known[:l], layers[l], lambda rows: mixed(known[:l], natural(len(rows)), rows, activation, slope, g), noise, activation, slope, precise=max(options.precise, options.uneven * layers[l].error if again else 0.), errors=[x.std for x in layers[:l]], given=None if again else given, options=options)
-                if layers[l].worst < options.uneven * layers[l].error: break
-            known[l] = layers[l].W, layers[l].b; refined.append(l)
-            run.stage("refine", layer=l + 1, error=layers[l].error, worst=layers[l].worst)
+    arch = run.arch; told = list(arch.sizes[1:-1]) if arch.sizes else None; width = lambda l: told[l] if told else None
+    if arch.activation not in (None, "leaky_relu", "prelu") or arch.slope <= 0: raise DeepFailure(f"deep networks with {arch.activation} units are not supported yet")
+    deep, units, basis, x0 = _start(run, length, eps, width(0), options)
     while True:
-        layer = settle_signs(units)
-        if not known and arch.activation is None and layer.slope > 1e-3: slope = written_slope(layer, options=options)  # not told
-        if not _agrees(layer, slope, options): raise DeepFailure(f"the units of layer {len(known) + 1} disagree about their slope: one is missing, or it is no {activation}")
-        known.append((layer.W, layer.b)); layers.append(layer)
-        if len(known) == 1:  # places where units of the first layer switch often, those of later layers included
-            near, far = (v * k**.5 * layer.b.abs().median() for v in options.reach)
-            natural = lambda n: draw(n, k) * near * (far / near) ** torch.rand(n, 1, generator=g, dtype=torch.float64)
-        error = max(l.error for l in layers)
-        out, residual = _output_fit(known, x, y, activation, slope)
-        run.stage("layer", layer=len(known), units=len(layer.b), error=layer.error, rest=residual)
-        straight = residual < max(options.affine * error, layer.worst)
-        if straight or len(known) == (len(told) if told else options.deepest): break
-        if len(known) > 1: refine()
-        units = _next_layer(run, f, known, told[len(known)] if told else None, pool, (x, y), natural, eps, noise, [x.std for x in layers], activation, slope, g, options)
-    if not straight: raise DeepFailure(f"behind {len(known)} hidden layers the rest is not affine: relative residual {residual:.0e}")
-    if told and len(told) != len(known): raise DeepFailure(f"the rest is affine behind {len(known)} hidden layers, where the architecture has {len(told)}")
-    wide = out[0].numel() > options.unknowns
-    if wide or len(known) > 2:
-        refine(); out, residual = _output_fit(known, x, y, activation, slope)
-        m = math.ceil(options.base * min(options.unknowns, sum(l.std.numel() for l in layers[1:])) / y.shape[1] / len(known))
-        beside = lambda l, unit: _beside_switches(known[:l], torch.cat([layers[l].W, layers[l].b[:, None]], 1), unit, lambda rows: mixed(known[:l], natural(len(rows)), rows, activation, slope, g), activation, slope, g, options)
-        weak = (layers[-1].std.norm(dim=1) > options.sharp).nonzero()[:, 0]
-        again = weak.repeat_interleave(math.ceil(options.doubtful * layers[-1].std.shape[1] / 2)); P = torch.cat([*(beside(l, torch.randint(len(b), (m,), generator=g)) for l, (_, b) in enumerate(known)), beside(len(known) - 1, again), _rare_side(known, natural(len(again)), again, activation, slope, options)])
-        X, Y = torch.cat([x, P]), torch.cat([y, f(P)])
-        def polish(unknowns):
-            net, copies, rms = fit_last(known, [l.std for l in layers], X, Y, noise, activation, slope, g, draws=options.draws) if wide else polish_later([*known, out], [l.std for l in layers], X, Y, noise, activation, slope, g, unknowns=unknowns, steps=options.newton, draws=options.draws)
-            run.stage("polish", rest=residual, residual=rms)
-            return net, copies, rms
-        for _ in range(options.passes):  # rows that predict no kinks yet: from answers first
-            if layers[-1].worst < options.uneven * layers[-1].error: break
-            (*_, (W, b), out), copies, rms = polish(options.unknowns // 3); rows = lambda W, b: torch.nn.functional.normalize(torch.cat([W, b[:, None]], 1), dim=1)
-            row = rows(W, b); std = torch.stack([rows(*c[-2]) - row for c in copies]).square().mean(0).sqrt() * max(1., rms)
-            layers[-1] = replace(layers[-1], W=row[:, :-1], b=row[:, -1], std=torch.minimum(std, layers[-1].std)); known[-1] = layers[-1].W, layers[-1].b; refined.pop(); refine(1)
-            out, residual = _output_fit(known, X, Y, activation, slope)
-        net, copies, rms = polish(options.unknowns)
-        if rms > options.explained: raise DeepFailure(f"the layers found do not explain the answers: residual {rms:.0e} in units of what noise and rows allow")
-    else: net, copies, rms = _exact(run, f, [*known, out], x, y, noise, around, k, activation, slope, g, options)
-    m = math.ceil(options.base * len(known[0][1]) / y.shape[1])
-    c, _ = choose_stations(net, around(options.candidates, k), noise, m, activation, slope, cover=0)
-    net, copies, rms = lift_first(run.ask, x0, basis, net, copies, c, noise, activation, slope, g)
+        deep.add(units); straight, residual = deep.affine()
+        if straight or deep.depth == (len(told) if told else options.deepest): break
+        if deep.depth > 1: deep.refine()
+        units = _LayerSearch(deep, width(deep.depth)).complete()
+    if not straight: raise DeepFailure(f"behind {deep.depth} hidden layers the rest is not affine: relative residual {residual:.0e}")
+    if told and len(told) != deep.depth: raise DeepFailure(f"the rest is affine behind {deep.depth} hidden layers, where the architecture has {len(told)}")
+    outputs = len(deep.layers[-1].b) * deep.y.shape[1]
+    net, copies, rms = deep.polish_last() if deep.depth > 2 or outputs > options.unknowns else _exact(deep)
+    m = math.ceil(options.base * len(net[0][1]) / deep.y.shape[1])
+    c, _ = choose_stations(net, deep.around(options.candidates), deep.noise, m, *deep.kind, cover=0)
+    net, copies, rms = lift_first(run.ask, x0, basis, net, copies, c, deep.noise, *deep.kind, deep.g)
     run.stage("lift", residual=rms)
-    sigma = lambda r: noise.near + noise.far * (r + x0.norm())
-    net, cert = certify_deep(run.ask, net, copies, sigma, length, activation, slope, g, deviations=bars)
+    sigma = lambda r: deep.noise.near + deep.noise.far * (r + x0.norm())
+    net, cert = certify_deep(run.ask, net, copies, sigma, length, *deep.kind, deep.g, deviations=bars)
     run.stage("certify", net, residual=cert.residual, bar=cert.relative_bar)
-    return net, cert, Architecture((d, *(len(b) for _, b in net)), activation, slope)
+    return net, cert, Architecture((run.oracle.in_features, *(len(b) for _, b in net)), *deep.kind)
 
-def _exact(run, f, net, x, y, noise, around, k, activation, slope, g, options):
+def _exact(deep):
     "All layers of the section's network together: null space polish, biases, and copies within the noise."
+    f, x, y, noise, g, options, (activation, slope) = deep.f, deep.x, deep.y, deep.noise, deep.g, deep.options, deep.kind
+    net = [*deep.known, _output_fit(deep.known, x, y, activation, slope)[0]]
     (h1, _), o = net[1][0].T.shape, y.shape[1]
     m = math.ceil(options.base * (h1 + sum(len(b) for _, b in net[1:-1])) / o)
     other = []
     for l in range(1, len(net) - 1):  # hidden vectors that need not occur naturally
         size = hidden(net[:l], x, activation, slope).abs().mean() * 10**(2 * torch.rand(options.other, 1, generator=g, dtype=x.dtype))
         other.append(Peeled(f, net[:l], x[0], activation, slope).inputs(size * torch.randn(options.other, len(net[l - 1][1]), generator=g, dtype=x.dtype)))
-    P, weight = choose_stations(net, torch.cat([around(options.candidates, k, 4.), *other]), noise, m, activation, slope, cover=options.cover)
+    P, weight = choose_stations(net, torch.cat([deep.around(options.candidates, 4.), *other]), noise, m, activation, slope, cover=options.cover)
     at = measure_jacobians(f, net, P, weight, noise, activation, slope)
     res = null_space_polish(net, at, activation, slope, g, steps=options.newton, draws=options.draws)
     X, Y = torch.cat([x, P]), torch.cat([y, at.y]); sigma = noise(X, Y)
@@ -1259,5 +1365,5 @@ def _exact(run, f, net, x, y, noise, around, k, activation, slope, g, options):
         shaken = Y + max(1., rms) * sigma[:, None] * torch.randn(Y.shape, generator=g, dtype=Y.dtype)
         copies.append(fit_biases(c, X, shaken, sigma, activation, slope, steps=2)[0])
     if not res.moved < options.converged: raise DeepFailure(f"the polish of all layers did not converge: its last step was {res.moved:.0e}")
-    run.stage("polish", residual=res.residual, moved=res.moved, biases=rms, points=len(P))
+    deep.run.stage("polish", residual=res.residual, moved=res.moved, biases=rms, points=len(P))
     return net, copies, rms
