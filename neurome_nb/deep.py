@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['DeepFailure', 'DeepSearch', 'Line', 'sweep_line', 'Triangle', 'triangle', 'straight_units', 'Normals',
            'central_slopes', 'measure_normals', 'MeasuredLayer', 'Units', 'measure_units', 'settle_signs',
-           'measure_layer', 'Places', 'measure_places', 'mixed', 'refine_rows', 'Stations', 'choose_stations',
-           'measure_jacobians', 'NullPolished', 'null_space_polish', 'fit_biases', 'lift_first', 'certify_deep',
-           'polish_later', 'recover_deep']
+           'written_slope', 'measure_layer', 'Places', 'measure_places', 'mixed', 'LineKinks', 'kinks_on_lines',
+           'refine_rows', 'Stations', 'choose_stations', 'measure_jacobians', 'NullPolished', 'null_space_polish',
+           'fit_biases', 'lift_first', 'certify_deep', 'polish_later', 'fit_last', 'recover_deep']
 
 # %% ../nbs/18_deep.ipynb #c002
 import math
@@ -328,6 +328,7 @@ def measure_units(
 ) -> Units:
     "Rows of units, from the normals beside the first line and the positions on all three."
     line, found = tri.lines[0], []
+    if not triples: return Units(*(x.new_zeros(0, *x.shape[1:]) for x in (line.jump.new_zeros(0, len(line.u) + 1),) * 2), beside.mean[:0], line.jump[:0])
     for triple in triples:
         k = triple[0]; P, normal = line.at(line.t[k]), beside.normal[k]
         parts = [(l.u, l.at(l.t[i]), l.std[i], normal if l is line else None, beside.std[k]) for l, i in zip(tri.lines, triple)]
@@ -465,6 +466,7 @@ def mixed(
     far = (away.norm(dim=1) / x.norm(dim=1)).clamp_min(1.)[:, None]  # much larger inputs carry the layers' errors: some go only part of the way
     return torch.where(torch.arange(len(x))[:, None] % 2 > 0, x + away * far ** -draw(len(x), 1), x)
 
+# %% ../nbs/18_deep.ipynb #c012b
 @dataclass(frozen=True)
 class LineKinks:
     "Kinks of several layers, measured on lines."
@@ -525,6 +527,7 @@ def kinks_on_lines(
     ok, t, std = kinks()
     return LineKinks(layer[ok], unit[ok], at(t)[ok], rate[ok], std[ok])
 
+# %% ../nbs/18_deep.ipynb #c012c
 def refine_rows(
     f: Callable,  # points (n, dim) -> answers
     known: Layers,  # layers before
@@ -1012,6 +1015,7 @@ def _agrees(layer, slope, options):
     "Whether the units of a layer show the slope they should."
     return max(layer.spread, abs(layer.slope - slope)) <= max(options.agree * layer.error, layer.worst)
 
+# %% ../nbs/18_deep.ipynb #c020b
 @dataclass
 class _LayerSearch:
     "The search for the layer behind the known ones: its rows predict kinks everywhere, those of deeper units only nearby."
@@ -1094,11 +1098,12 @@ class _LayerSearch:
         x = _opposite(e.known, x, torch.randn(len(span), generator=e.g, dtype=x.dtype) @ span, *e.kind, o) if apart else x[:2]
         self.look(*_through_inputs(e.f, e.known, self.fine, *x, e.noise, *e.kind, o))
 
-    def complete(self) -> Units:
-        "All units of the layer."
-        for line, beside in self.deep.pool: self.use(line, beside)
+    def complete(self, beyond=0) -> Units:
+        "All units of the layer, which are more than some number."
+        if not beyond:
+            for line, beside in self.deep.pool: self.use(line, beside)
         for i in range(self.deep.options.tries):
-            if self.count == self.told if self.told else self.agree():
+            if self.count == self.told if self.told else self.count > beyond and self.agree():
                 if len(self.fine) < self.count and self.looked < self.deep.options.extra: self.sharpen(); continue
                 if self.agree(): return self.units
                 self.test_all()
@@ -1106,6 +1111,7 @@ class _LayerSearch:
             if len(self.fine) == n: self.input_line(apart=i % 2 == 0)
         raise DeepFailure(f"{self.count} units of layer {self.deep.depth + 1} were found, expected {self.told or 'no new ones'}" if self.count != self.told else f"the {self.told} units found of layer {self.deep.depth + 1} disagree about their slope")
 
+# %% ../nbs/18_deep.ipynb #c020c
 def _perturbed(layers, stds, g):
     "The layers, with every row moved by as much as its standard deviations say."
     return [(W + s[:, :-1] * torch.randn(W.shape, generator=g, dtype=W.dtype), b + s[:, -1] * torch.randn(b.shape, generator=g, dtype=b.dtype)) for (W, b), s in zip(layers, stds)]
@@ -1196,6 +1202,7 @@ def _output_fit(known, x, y, activation, slope):
     V = torch.linalg.lstsq(A * w / scale, y * w).solution / scale[:, None]
     return (V[:-1].T.contiguous(), V[-1]), ((A @ V - y) * w).square().sum(1).mean().sqrt().item()
 
+# %% ../nbs/18_deep.ipynb #c020d
 @dataclass
 class _Deep:
     "A network on a section of the inputs, layer by layer as it becomes known."
@@ -1285,19 +1292,27 @@ class _Deep:
         self.run.stage("polish", rest=residual, residual=found[2])
         return found
 
-    def polish_last(self):
+    def polish_last(self, complete):
         "All layers refined, the last ones from answers: network, copies within the noise, residual."
         o = self.options; self.refine(); more = self.telling()
         self.x, self.y = torch.cat([self.x, more]), torch.cat([self.y, self.f(more)])
         for _ in range(o.passes):  # rows that predict no kinks yet: from answers first
             last = self.layers[-1]
             if last.worst < o.uneven * last.error: break
-            (*_, (W, b), _), copies, rms = self.polish(o.unknowns // 3); unit = lambda W, b: torch.nn.functional.normalize(torch.cat([W, b[:, None]], 1), dim=1)
-            row = unit(W, b); std = torch.stack([unit(*c[-2]) - row for c in copies]).square().mean(0).sqrt() * max(1., rms)
+            net, copies, rms = self.polish(o.unknowns // 3); unit = lambda W, b: torch.nn.functional.normalize(torch.cat([W, b[:, None]], 1), dim=1)
+            if rms > o.explained and not complete: return net, copies, rms  # a unit is missing
+            row = unit(*net[-2]); std = torch.stack([unit(*c[-2]) - row for c in copies]).square().mean(0).sqrt() * max(1., rms)
             self.layers[-1] = replace(last, W=row[:, :-1], b=row[:, -1], std=torch.minimum(std, last.std)); self.refined -= 1; self.refine(1)
-        net, copies, rms = self.polish(o.unknowns)
-        if rms > o.explained: raise DeepFailure(f"the layers found do not explain the answers: residual {rms:.0e} in units of what noise and rows allow")
-        return net, copies, rms
+        return self.polish(o.unknowns)
+
+    def explain(self, search):
+        "All layers polished; while they leave something unexplained, and may be wider, the last one is searched for more units."
+        while True:
+            net, copies, rms = self.polish_last(complete=search.told is not None)
+            if rms <= self.options.explained: return net, copies
+            if search.told: raise DeepFailure(f"the layers found do not explain the answers: residual {rms:.0e} in units of what noise and rows allow")
+            units = search.complete(beyond=search.count)
+            self.layers.pop(); self.refined -= 1; self.add(units)
 
 def _directions(n, k, g): return torch.nn.functional.normalize(torch.randn(n, k, generator=g, dtype=torch.float64), dim=1)
 
@@ -1331,11 +1346,11 @@ def recover_deep(
         deep.add(units); straight, residual = deep.affine()
         if straight or deep.depth == (len(told) if told else options.deepest): break
         if deep.depth > 1: deep.refine()
-        units = _LayerSearch(deep, width(deep.depth)).complete()
+        search = _LayerSearch(deep, width(deep.depth)); units = search.complete()
     if not straight: raise DeepFailure(f"behind {deep.depth} hidden layers the rest is not affine: relative residual {residual:.0e}")
     if told and len(told) != deep.depth: raise DeepFailure(f"the rest is affine behind {deep.depth} hidden layers, where the architecture has {len(told)}")
     outputs = len(deep.layers[-1].b) * deep.y.shape[1]
-    net, copies, rms = deep.polish_last() if deep.depth > 2 or outputs > options.unknowns else _exact(deep)
+    net, copies = deep.explain(search) if deep.depth > 1 and (deep.depth > 2 or outputs > options.unknowns) else _exact(deep)
     m = math.ceil(options.base * len(net[0][1]) / deep.y.shape[1])
     c, _ = choose_stations(net, deep.around(options.candidates), deep.noise, m, *deep.kind, cover=0)
     net, copies, rms = lift_first(run.ask, x0, basis, net, copies, c, deep.noise, *deep.kind, deep.g)
@@ -1366,4 +1381,4 @@ def _exact(deep):
         copies.append(fit_biases(c, X, shaken, sigma, activation, slope, steps=2)[0])
     if not res.moved < options.converged: raise DeepFailure(f"the polish of all layers did not converge: its last step was {res.moved:.0e}")
     deep.run.stage("polish", residual=res.residual, moved=res.moved, biases=rms, points=len(P))
-    return net, copies, rms
+    return net, copies

@@ -1,13 +1,15 @@
 "Deep networks from scratch: small ones in full, and that failures know themselves."
-from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from neurome_nb import Architecture, Oracle, parameter_error, reconstruct
 from neurome_nb.core import generator
-from neurome_nb.deep import MeasuredLayer, measure_layer, measure_places, refine_rows, straight_units, triangle, written_slope
+from neurome_nb.deep import (DeepFailure, DeepSearch, MeasuredLayer, Units, _Deep, _here, _opposite, _rare_side, _rows_beside, _silent, _toward, kinks_on_lines, measure_layer, measure_normals, measure_places,
+                             measure_units, refine_rows, straight_units, triangle, written_slope)
 from neurome_nb.nets import forward, init_layers
+from neurome_nb.peel import hidden, switches
 from neurome_nb.recipes import Exact
 
 
@@ -89,3 +91,105 @@ def test_a_row_alone_is_refined():
     rows = A + std * torch.randn(A.shape, generator=g, dtype=A.dtype)
     better = refine_rows(f, [], MeasuredLayer(rows[:, :-1], rows[:, -1], .01, 0., std), lambda rows: 5 * torch.randn(len(rows), 12, generator=g, dtype=torch.float64), NOISE, "leaky_relu", .01)
     assert (torch.cat([better.W, better.b[:, None]], 1) - A).norm(dim=1).max() < 1e-11
+
+
+# the searches that layers far behind need, on a small network whose layers before are exact
+
+DEEP = (12, 10, 8, 6, 3)
+KIND = "leaky_relu", .01
+
+
+def normalized(net, l):
+    A = torch.cat([net[l][0], net[l][1][:, None]], 1)
+    return A / A.norm(dim=1, keepdim=True)
+
+
+def with_bias(net, l, unit, b):
+    return [(W, torch.where(torch.arange(len(bias)) == unit, b, bias) if i == l else bias) for i, (W, bias) in enumerate(net)]
+
+
+def starts(n, g): return 5 * torch.randn(n, 12, generator=g, dtype=torch.float64)
+
+
+def found_units(rows, which):
+    "Units as a search would hand them on, rows right to 1e-9."
+    rows = rows[which]
+    return Units(rows, torch.full_like(rows, 1e-10), torch.zeros(len(rows), 3, rows.shape[1] - 1, dtype=rows.dtype), torch.zeros(len(rows), 3, dtype=rows.dtype))
+
+
+def test_kinks_of_two_layers_are_measured_on_one_line():
+    net, g = box(DEEP, 4), generator(0, "test/deep/lines"); f, known = oracle(net), net[:2]; rows = [torch.cat([W, b[:, None]], 1) for W, b in known]
+    n = 8; kinks = kinks_on_lines(f, known, [torch.full_like(A, 1e-9) for A in rows], starts(n, g), torch.nn.functional.normalize(starts(n, g), dim=1), NOISE, *KIND)
+    assert (kinks.layer == 0).sum() > .9 * n * 10 and (kinks.layer == 1).sum() > 8  # a first-layer unit switches once on every line
+    for l in (0, 1):
+        places = kinks.places(l, known[:l], rows[l], [torch.full_like(A, 1e-15) for A in rows[:l]], *KIND)
+        assert ((places.h * rows[l][places.unit]).sum(1)).abs().max() < 1e-11
+    assert f.queries < 4 * len(kinks.unit)  # less than one by one, though kinks of a third layer are in between
+
+
+def test_rows_are_refined_from_places_measured_before():
+    net, g = box(DEEP, 4), generator(0, "test/deep/given"); f = oracle(net); A = normalized(net, 0); std = torch.full_like(A, 1e-7)
+    rough = A + 1e-7 * torch.randn(A.shape, generator=g, dtype=A.dtype); n = 14
+    kinks = kinks_on_lines(f, [(rough[:, :-1], rough[:, -1])], [std], starts(n, g), torch.nn.functional.normalize(starts(n, g), dim=1), NOISE, *KIND); asked = f.queries
+    layer = MeasuredLayer(rough[:, :-1], rough[:, -1], .01, 0., std); draw = lambda rows: starts(len(rows), g)
+    better = refine_rows(f, [], layer, draw, NOISE, *KIND, given=kinks.places(0, [], rough, [], *KIND)); alone = oracle(net)
+    refine_rows(alone, [], layer, draw, NOISE, *KIND)
+    assert (torch.cat([better.W, better.b[:, None]], 1) - A).norm(dim=1).max() < 1e-12
+    assert f.queries < alone.queries and f.queries - asked < alone.queries / 2
+
+
+def test_a_short_piece_tells_its_kink_and_a_row():
+    net, g = box(DEEP, 4), generator(0, "test/deep/here"); f = oracle(net); A = normalized(net, 2); known = net[:2]
+    at = switches([*known, (A[:, :-1], A[:, -1])], torch.arange(6), starts(6, g), *KIND); there = at.off < 1e-9
+    found = _here(f, known, at.x[there], at.u[there], .9 * at.room[there], NOISE, *KIND, DeepSearch())
+    units = _rows_beside(f, known, found, NOISE, *KIND, DeepSearch())
+    assert len(units.rows) >= int(there.sum()) - 1 > 2
+    off = torch.minimum(torch.cdist(units.rows, A), torch.cdist(-units.rows, A)).amin(1)
+    assert (off < torch.maximum(20 * units.std.norm(dim=1), torch.full_like(off, 1e-7))).all()
+    away = at.x[there] + .5 * at.room[there, None] * at.u[there]
+    assert not len(_here(f, known, away, at.u[there], .3 * at.room[there], NOISE, *KIND, DeepSearch())[0])
+
+
+def test_a_silent_unit_is_what_remains_linear_and_climbing_wakes_it():
+    net, g = with_bias(box(DEEP, 4), 2, 1, -20.), generator(0, "test/deep/silent"); f = oracle(net); known, A = net[:2], normalized(net, 2)
+    x = starts(200, g); z = hidden(known, x, *KIND) @ net[2][0].T + net[2][1]; w = torch.nn.functional.normalize(net[2][0][1], dim=0)
+    assert (z[:, 1] < 0).all()
+    units = found_units(A, torch.arange(6) != 1)
+    span = _silent(f, known, units, x, f(x), lambda rows: starts(len(rows), g), *KIND, g, DeepSearch())
+    still = (z > 0).all(0) | (z < 0).all(0)  # those that are known already remain linear too
+    assert len(span) == still.sum() and (span @ w).norm() > 1 - 1e-6
+    there = _toward(known, x, w.expand(len(x), -1), *KIND, DeepSearch())
+    cosine = lambda x: torch.nn.functional.cosine_similarity(hidden(known, x, *KIND), w.expand(len(x), -1))
+    assert (cosine(there) > cosine(x)).double().mean() > .9 and (hidden(known, there, *KIND) @ net[2][0][1] > 20.).any()
+    a, b = _opposite(known, x, w, *KIND, DeepSearch()); h = hidden(known, torch.stack([a, b]), *KIND)
+    assert h[0] @ w > 0 > h[1] @ w
+
+
+def test_nothing_linear_remains_while_units_that_switch_are_missing():
+    net, g = box(DEEP, 4), generator(0, "test/deep/loud"); f = oracle(net); x = starts(200, g); z = hidden(net[:2], x, *KIND) @ net[2][0].T + net[2][1]
+    loud = int((z > 0).double().mean(0).sub(.5).abs().argmin())
+    assert _silent(f, net[:2], found_units(normalized(net, 2), torch.arange(6) != loud), x, f(x), lambda rows: starts(len(rows), g), *KIND, g, DeepSearch()) is None
+
+
+def test_the_rare_side_of_a_unit_is_reached():
+    net, g = with_bias(box(DEEP, 4), 2, 1, -4.), generator(0, "test/deep/rare"); x = starts(200, g); unit = torch.full((200,), 1)
+    on = lambda x: (hidden(net[:2], x, *KIND) @ net[2][0].T + net[2][1])[:, 1] > 0
+    assert on(x).double().mean() < .2 and on(_rare_side(net[:3], x, unit, *KIND, DeepSearch())).double().mean() > .8
+    assert not len(_rare_side(net[:3], x[:0], unit[:0], *KIND, DeepSearch()))
+
+
+def test_no_units_are_measured_where_none_was_found():
+    net, g = box((12, 10, 8, 3), 2), generator(0, "test/deep/none")
+    tri = triangle(oracle(net), .1 * torch.randn(12, generator=g, dtype=torch.float64), torch.eye(12, dtype=torch.float64)[:2], 1., 2.2e-16, g)
+    units = measure_units(tri, [], measure_normals(oracle(net), tri.lines[0]))
+    assert units.rows.shape == units.std.shape == (0, 13) and units.mean.shape == (0, 3, 12) and units.half.shape == (0, 3)
+
+
+def test_while_answers_stay_unexplained_a_layer_of_unknown_width_is_searched_again():
+    residuals, asked = [.5, 1e6], []
+    deep = _Deep(None, None, 0, 1., 0., None, [], *KIND, None, DeepSearch(), layers=["first", "five units"], refined=2)
+    deep.polish_last, deep.add = lambda complete: ("net", "copies", residuals.pop()), deep.layers.append
+    search = SimpleNamespace(told=None, count=5, complete=lambda beyond: asked.append(beyond) or "six units")
+    assert deep.explain(search) == ("net", "copies") and asked == [5] and deep.layers == ["first", "six units"] and deep.refined == 1
+    residuals.append(1e6); search.told = 5
+    with pytest.raises(DeepFailure, match="do not explain"): deep.explain(search)
