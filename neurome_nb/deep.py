@@ -37,6 +37,7 @@ class DeepSearch:
     ends: tuple[float, ...] = (.02, .03, .04, .2, .3)  # where straight pieces are asked, as shares of their length from either end
     step: float = .15  # first step away from a line, in units of half the piece
     trials: int = 6  # places where a row is put to the test
+    met: int = 3  # lines of hidden vectors on which a row whose kinks cannot be reached has one just where it should, if the width is not told: two may lie in the same region
     apart: float = .1  # smallest singular value of unit jump vectors that are told apart
     tau: float = 20.  # a difference of more than tau standard deviations is real
     planes: int = 12  # planes or lines tried per layer
@@ -328,7 +329,7 @@ def measure_units(
 ) -> Units:
     "Rows of units, from the normals beside the first line and the positions on all three."
     line, found = tri.lines[0], []
-    if not triples: return Units(*(x.new_zeros(0, *x.shape[1:]) for x in (line.jump.new_zeros(0, len(line.u) + 1),) * 2), beside.mean[:0], line.jump[:0])
+    if not triples: return Units(*beside.mean.new_zeros(2, 0, len(line.u) + 1), beside.mean[:0], line.jump[:0])
     for triple in triples:
         k = triple[0]; P, normal = line.at(line.t[k]), beside.normal[k]
         parts = [(l.u, l.at(l.t[i]), l.std[i], normal if l is line else None, beside.std[k]) for l, i in zip(tri.lines, triple)]
@@ -1024,6 +1025,7 @@ class _LayerSearch:
     units: Units | None = None  # found so far
     waiting: Units | None = None  # candidates whose kinks could not be reached
     patience: float = 1.  # how much stronger than usual false kinks are taken to be
+    lines: list[Line] = field(default_factory=list)  # of hidden vectors
     looked: int = 0  # how often rows that are not fine were measured again
 
     @property
@@ -1056,12 +1058,21 @@ class _LayerSearch:
         o, tries = self.deep.options, len(new.rows); new = _distinct(new.pick(new.std.norm(dim=1) < o.rough), o.same)  # twins would leave each other no room
         if len(new.rows):
             right, asked = self.test(new); open, good = asked < 3, 4 * right > 3 * asked  # open: its kinks cannot be reached; one that two lines show alike is taken
-            if self.waiting is not None: good = torch.where(open, _alike(new, self.waiting, o.tau).any(1), good)
+            if self.waiting is not None: good = torch.where(open, _alike(new, self.waiting, o.tau).any(1) & (self.met(new) >= (0 if self.told else o.met)), good)
             self.waiting = new.pick(open) if self.waiting is None else self.waiting.join(new.pick(open))
             new = new.pick(good); self.units = _distinct(new if self.units is None else self.units.join(new), o.same)
             if self.told and self.count > self.told: self.test_all()
             if self.told and self.count > self.told: raise DeepFailure(f"{self.count} units of layer {self.deep.depth + 1} were found, expected {self.told}")
         self.deep.run.stage("line", layer=self.deep.depth + 1, kinks=kinks, tried=tries, units=self.count)
+
+    def met(self, units):
+        "On how many lines of hidden vectors there is a kink just where these rows say."
+        count = torch.zeros(len(units.rows), dtype=torch.long)
+        for line in self.lines:
+            rate = units.rows[:, :-1] @ line.u; t = -(units.rows @ torch.cat([line.x0, line.x0.new_ones(1)])) / rate
+            unsure = self.deep.options.tau * (_with_one(line.at(t)) * units.std).norm(dim=1) / rate.abs(); off, k = (line.t - t[:, None]).abs().min(1)
+            count += (unsure < .05 * line.gap[k]) & (off < unsure + self.deep.options.tau * line.std[k])
+        return count
 
     def look(self, at, kinks=0):
         "Judge the kinks on short pieces."
@@ -1087,7 +1098,7 @@ class _LayerSearch:
         e, o = self.deep, self.deep.options
         rest, line = _draw_line(e.f, e.known, e.natural, e.eps, e.stds, self.patience, *e.kind, e.g, o)
         if line is None: self.patience *= 4; return
-        normals, kinks = self.unexplained(line, [])
+        self.lines.append(line); normals, kinks = self.unexplained(line, [])
         if len(kinks): self.judge(_candidates(line, measure_normals(rest, line, known=normals, step=o.step, apart=o.apart), kinks, [], *e.kind), len(line.t))
 
     def input_line(self, apart):

@@ -6,10 +6,10 @@ import torch
 
 from neurome_nb import Architecture, Oracle, parameter_error, reconstruct
 from neurome_nb.core import generator
-from neurome_nb.deep import (DeepFailure, DeepSearch, MeasuredLayer, Units, _Deep, _here, _opposite, _rare_side, _rows_beside, _silent, _toward, kinks_on_lines, measure_layer, measure_normals, measure_places,
-                             measure_units, refine_rows, straight_units, triangle, written_slope)
+from neurome_nb.deep import (DeepFailure, DeepSearch, MeasuredLayer, Units, _Deep, _LayerSearch, _here, _opposite, _rare_side, _rows_beside, _silent, _toward, kinks_on_lines, measure_layer, measure_normals, measure_places,
+                             measure_units, refine_rows, straight_units, sweep_line, triangle, written_slope)
 from neurome_nb.nets import forward, init_layers
-from neurome_nb.peel import hidden, switches
+from neurome_nb.peel import Peeled, hidden, switches
 from neurome_nb.recipes import Exact
 
 
@@ -193,3 +193,13 @@ def test_while_answers_stay_unexplained_a_layer_of_unknown_width_is_searched_aga
     assert deep.explain(search) == ("net", "copies") and asked == [5] and deep.layers == ["first", "six units"] and deep.refined == 1
     residuals.append(1e6); search.told = 5
     with pytest.raises(DeepFailure, match="do not explain"): deep.explain(search)
+
+
+def test_a_row_is_met_on_lines_of_hidden_vectors_and_a_wrong_one_is_not():
+    "A deeper unit whose kinks could not be reached was taken for one of the layer, because two lines crossed it in one region."
+    net, g = box(DEEP, 4), generator(0, "test/deep/met"); f = oracle(net); rest = Peeled(f, net[:1], starts(1, g)[0], *KIND)
+    line = lambda: sweep_line(rest, *torch.nn.functional.normalize(torch.randn(2, 10, generator=g, dtype=torch.float64), dim=1), 1., 2.2e-16)
+    search = _LayerSearch(SimpleNamespace(options=DeepSearch()), None, lines=[line() for _ in range(4)])
+    A = normalized(net, 1); wrong = torch.nn.functional.normalize(torch.randn(8, 11, generator=g, dtype=torch.float64), dim=1)
+    count = search.met(Units(torch.cat([A, wrong]), torch.full((16, 11), 1e-9, dtype=torch.float64), None, None))
+    assert (count[:8] >= 3).all() and (count[8:] <= 1).all()
