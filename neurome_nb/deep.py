@@ -1059,9 +1059,9 @@ def fit_last(
         A = _with_one(hidden(net, x, activation, slope)) / sigma; scale = A.norm(dim=0)
         V = torch.linalg.lstsq(A / scale, y / sigma).solution / scale[:, None]
         return [*net, (V[:-1].T.contiguous(), V[-1])], (y / sigma - A @ V).square().mean().sqrt()
-    net, miss = fit(layers, y)
-    copies, misses = zip(*(fit(_perturbed(layers, stds, g), y + sigma * torch.randn(y.shape, generator=g, dtype=y.dtype)) for _ in range(draws)))
-    return net, list(copies), (2**.5 * miss / torch.stack(misses).median()).item()  # the copies' rows and answers are off twice: as measured, and once more
+    net, miss = fit(layers, y); told = forward(net, x, activation, slope)
+    copies, misses = zip(*(fit(_perturbed(layers, stds, g), told + sigma * torch.randn(y.shape, generator=g, dtype=y.dtype)) for _ in range(draws)))
+    return net, list(copies), (miss / torch.stack(misses).median()).item()  # the copies show what rows that are off so much leave unexplained
 
 @dataclass(frozen=True)
 class _Noise:
@@ -1149,7 +1149,7 @@ def recover_deep(
         net, copies, rms = polish(options.unknowns)
         if rms > options.explained: raise DeepFailure(f"the layers found do not explain the answers: residual {rms:.0e} in units of what noise and rows allow")
     else: net, copies, rms = _exact(run, f, [*known, out], x, y, noise, around, k, activation, slope, g, options)
-    m = math.ceil(options.base * len(known[0][1]) / y.shape[1])
+    m = math.ceil(options.base * len(known[0][1]) / min(len(b) for _, b in net[1:]))  # a Jacobian's rank is that of the narrowest layer
     c, _ = choose_stations(net, around(options.candidates, k), noise, m, activation, slope, cover=0)
     net, copies, rms = lift_first(run.ask, x0, basis, net, copies, c, noise, activation, slope, g)
     run.stage("lift", residual=rms)
