@@ -7,7 +7,7 @@ __all__ = ['DeepFailure', 'DeepSearch', 'Line', 'sweep_line', 'Triangle', 'trian
            'central_slopes', 'measure_normals', 'MeasuredLayer', 'Units', 'measure_units', 'settle_signs',
            'measure_layer', 'Places', 'measure_places', 'mixed', 'refine_rows', 'Stations', 'choose_stations',
            'measure_jacobians', 'NullPolished', 'null_space_polish', 'fit_biases', 'lift_first', 'certify_deep',
-           'polish_later', 'recover_deep']
+           'fit_last', 'polish_later', 'recover_deep']
 
 # %% ../nbs/18_deep.ipynb #c002
 import math
@@ -78,6 +78,7 @@ class DeepSearch:
     sharp: float = 1e-9  # a row of the last layer with a larger relative error gets answers of its own
     doubtful: int = 3  # so many per entry
     explained: float = 4.  # largest residual of the polish of the last layers
+    outputs: int = 32  # with more, one line behind exact rows shows a whole layer, and the first layer too is refined before lines are drawn behind it
     unknowns: int = 2500  # parameters of the last layers that are polished together
     newton: int = 6  # most steps of the null space polish
     draws: int = 12  # networks drawn for the error bars
@@ -781,6 +782,29 @@ def certify_deep(
     smallest = min((torch.linalg.svdvals(W / W.norm(dim=1, keepdim=True))[-1]).item() for W, _ in layers[:-1])
     return layers, Certificate(bars, (), sigma(torch.zeros(1, dtype=torch.float64)).item(), worst, residuals, smallest, tuple(row_margin(W, b) for W, b in layers[:-1]), 3 * questions, worst_bar(bars, layers))
 
+# %% ../nbs/18_deep.ipynb #c018b
+def fit_last(
+    layers: Layers,  # the hidden ones
+    stds: Sequence[Tensor],  # standard deviations of their rows [w | b]
+    x: Float[Tensor, "n k"],
+    y: Float[Tensor, "n o"],
+    noise: Callable,  # (x, y) -> standard deviation of an answer
+    activation: str,
+    slope: float,
+    g: torch.Generator,
+    *,
+    draws: int = DeepSearch.draws,
+) -> tuple[Layers, list[Layers], float]:  # as `polish_later`
+    "All layers, the last one by linear least squares: with many outputs it has most of the unknowns, and every output has its own."
+    sigma = noise(x, y)[:, None]
+    def fit(net, y):
+        A = _with_one(hidden(net, x, activation, slope)) / sigma; scale = A.norm(dim=0)
+        V = torch.linalg.lstsq(A / scale, y / sigma).solution / scale[:, None]
+        return [*net, (V[:-1].T.contiguous(), V[-1])], (y / sigma - A @ V).square().mean().sqrt()
+    net, miss = fit(layers, y); told = forward(net, x, activation, slope)
+    copies, misses = zip(*(fit(_perturbed(layers, stds, g), told + sigma * torch.randn(y.shape, generator=g, dtype=y.dtype)) for _ in range(draws)))
+    return net, list(copies), (miss / torch.stack(misses).median()).item()  # the copies show what rows that are off so much leave unexplained
+
 # %% ../nbs/18_deep.ipynb #c020
 def _first_plane(run, f, k, told, scale, eps, g, options):
     "A plane in which as many units of the first layer are found as there should be."
@@ -1041,28 +1065,6 @@ def polish_later(
     other = p + solve(J.T @ ((by_noise - shift) / sigma[:, None]).flatten(1).T + by_rows.T).T
     return [*fixed, *split(p)], [[*m, *split(q)] for m, q in zip(moved, other)], rms(p)
 
-def fit_last(
-    layers: Layers,  # the hidden ones
-    stds: Sequence[Tensor],  # standard deviations of their rows [w | b]
-    x: Float[Tensor, "n k"],
-    y: Float[Tensor, "n o"],
-    noise: Callable,  # (x, y) -> standard deviation of an answer
-    activation: str,
-    slope: float,
-    g: torch.Generator,
-    *,
-    draws: int = DeepSearch.draws,
-) -> tuple[Layers, list[Layers], float]:  # as `polish_later`
-    "All layers, the last one by linear least squares: with many outputs it has most of the unknowns, and every output has its own."
-    sigma = noise(x, y)[:, None]
-    def fit(net, y):
-        A = _with_one(hidden(net, x, activation, slope)) / sigma; scale = A.norm(dim=0)
-        V = torch.linalg.lstsq(A / scale, y / sigma).solution / scale[:, None]
-        return [*net, (V[:-1].T.contiguous(), V[-1])], (y / sigma - A @ V).square().mean().sqrt()
-    net, miss = fit(layers, y); told = forward(net, x, activation, slope)
-    copies, misses = zip(*(fit(_perturbed(layers, stds, g), told + sigma * torch.randn(y.shape, generator=g, dtype=y.dtype)) for _ in range(draws)))
-    return net, list(copies), (miss / torch.stack(misses).median()).item()  # the copies show what rows that are off so much leave unexplained
-
 @dataclass(frozen=True)
 class _Noise:
     "Noise of an answer y at x."
@@ -1124,7 +1126,7 @@ def recover_deep(
         run.stage("layer", layer=len(known), units=len(layer.b), error=layer.error, rest=residual)
         straight = residual < max(options.affine * error, layer.worst)
         if straight or len(known) == (len(told) if told else options.deepest): break
-        if len(known) > 1: refine()
+        if len(known) > 1 or y.shape[1] > options.outputs: refine()
         units = _next_layer(run, f, known, told[len(known)] if told else None, pool, (x, y), natural, eps, noise, [x.std for x in layers], activation, slope, g, options)
     if not straight: raise DeepFailure(f"behind {len(known)} hidden layers the rest is not affine: relative residual {residual:.0e}")
     if told and len(told) != len(known): raise DeepFailure(f"the rest is affine behind {len(known)} hidden layers, where the architecture has {len(told)}")
