@@ -16,9 +16,9 @@ from torch.nn.functional import normalize
 from jaxtyping import Float, Int
 from .core import Layers
 from .nets import Architecture
-from .certify import Certificate
+from .certify import Certificate, with_silent
 from .deep import DeepFailure, DeepSearch, Line, Normals, _known_normals, measure_normals, sweep_line
-from .walks import Frame, Walk, WalkSearch, first_layer, settle_frame, settle_network, spread_inputs, with_silent
+from .walks import Frame, Walk, WalkSearch, first_layer, settle_frame, settle_network, spread_inputs
 
 # %% ../nbs/19_columns.ipynb #c005
 @dataclass(frozen=True)

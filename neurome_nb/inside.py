@@ -22,7 +22,7 @@ from .sweep import Noise, find_kinks, measure_noise
 from .lift import Basis, BasePoints, assemble, d_optimal, lift, slope_from_size, unit_signs, widen
 from .polish import fit_outgoing, polish_section
 from .search import Found
-from .certify import Certificate, adversarial_queries, into_gauge, residuals_on, row_margin, shaken, widen_bars, worst_bar
+from .certify import Certificate, adversarial_queries, into_gauge, residuals_on, row_margin, shaken, spectrum, widen_bars, worst_bar, without_effect
 
 # %% ../nbs/19_inside.ipynb #c006
 class NotExplained(Exception):
@@ -463,7 +463,11 @@ def certify_inside(
     asked = {"between": start, "corners": K[:questions], "adversarial": torch.where(ok[:, None], hard, start.flip(0))}
     residuals = residuals_on(oracle, {kind: oracle.round(x) for kind, x in asked.items()}, layers, copies, lambda x, y: sigma(x[:, 0]), activation, slope)
     worst = max(residuals.values()); bars = widen_bars(bars, worst)
-    return Certificate(bars, (), noise, worst, residuals, smallest_singular_value, (row_margin(*layers[0]),), oracle.queries - before, worst_bar(bars, layers)), layers
+    def draw(n):
+        a, b = region.corners(2 * n, g).split(n); t = torch.rand(n, 1, generator=g, dtype=torch.float64)
+        return t * a + (1 - t) * b
+    values, share = spectrum(layers, draw, activation, slope, sigma, g)
+    return Certificate(bars, without_effect(layers, bars), noise, worst, residuals, min(smallest_singular_value, *values), (row_margin(*layers[0]),), oracle.queries - before, worst_bar(bars, layers), values, share), layers
 
 def clipped_inputs(
     ask: Callable,  # inputs (n, d) -> answers

@@ -25,10 +25,10 @@ from .afar import Afar, look_far
 from .shallow import name_slope, recover_shallow
 from .population import Committee, run_committee
 from .deep import DeepFailure, DeepSearch, recover_deep
-from .walks import WalkSearch, recover_relu, with_silent
+from .walks import WalkSearch, recover_relu
 from .columns import ColumnSearch, recover_by_columns
 from .smooth import SmoothSearch, recover_smooth
-from .certify import Certificate, judge
+from .certify import Certificate, judge, with_silent
 from .inside import NotExplained, allowed_region, certify_inside, clipped_inputs, solve_inside
 
 # %% ../nbs/21_recipes.ipynb #c005
@@ -80,7 +80,7 @@ class Reconstruction:
                 tensors = {k: f.get_tensor(k) for k in f.keys()}
             pairs = lambda name: [(tensors[f"{name}.{i}.weight"], tensors[f"{name}.{i}.bias"]) for i in range(sum(k.startswith(name + ".") for k in tensors) // 2)]
             c = meta.get("certificate")
-            if c: c = Certificate(pairs("bars"), **{**c, "unidentifiable": tuple(map(tuple, c["unidentifiable"])), "margins": tuple(c["margins"])})
+            if c: c = Certificate(pairs("bars"), **{**c, "unidentifiable": tuple(map(tuple, c["unidentifiable"])), "margins": tuple(c["margins"]), "spectrum": tuple(c.get("spectrum", ()))})
             arch = Architecture(meta["sizes"] and tuple(meta["sizes"]), meta["activation"], meta["slope"])
             return cls(pairs("layers"), arch, meta["queries"], meta["seconds"], tuple(Stage(**s) for s in meta["history"]), Outcome(**meta["outcome"]), c)
         except FileNotFoundError: raise
@@ -124,12 +124,13 @@ class Exact:
     spare: float = 1.04  # equations per unknown in the lift
     singular: float = 1e-7  # a lift whose smallest singular value, relative to the largest, is below this gets another base point
     crowded: float = 4.  # base points, in units of what the equations need and two more, at which it stops asking for them
-    far_kinked: float = 1e7  # distance of a far line, in units of the bending length, for rounded corners
+    far_kinked: float = 1e8  # distance of a far line, in units of the bending length, for rounded corners
     far_steps: float = 3e6  # the same for steps
     residual: float = 30.  # of a polished section, in units of the noise, above which a unit must be missing
     least: int = 12  # points of a section per dimension, at least
     unsaturated: float = 15.  # largest pre-activation of smooth units at points that are to say something about them: there every row of the table is within 1e-6 of its asymptote
     spread: float = 1e-3  # by which units may disagree about the linear part that their signs make
+    beside: float = 1e-6  # of the linear part, relative: what signs leave of it beyond that is a linear map beside the units
     signs: float = 1.3  # equations per sign in the directions that leave the linear map free
     spare_signs: int = 4  # further such directions: one output has so few equations per direction that some signs hang by a thread
     slope: float = 1e-4  # by which a measured slope may differ from the one told
@@ -274,7 +275,7 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
     if roundings > max(opt.roundings, rounds): run.noise, run.step = found.noise_floor, found.step
     affine = look_far(run, found, opt.afar) if found.flat or roundings > max(opt.afar.roundings, rounds) else False
     if run.far: length = None if affine else 1.
-    else: length = curvature_length(run.ask, torch.zeros(run.oracle.in_features, dtype=torch.float64), run.generator("length"))
+    else: length = curvature_length(run.ask, torch.zeros(run.oracle.in_features, dtype=torch.float64), run.generator("length"), noise=found.noise_floor)
     run.stage("probe", noise=found.noise_floor, length=length or math.inf)
     tol = _tolerance(run)
     if length is None:
@@ -288,9 +289,7 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
     if arch.activation and ACTIVATIONS[arch.activation].piecewise_linear == smooth:
         raise Stop("out_of_family", f"the black box was said to use {arch.activation}, but it {'bends smoothly' if smooth else 'is straight between kinks'}.", "Leave activation=None to have it found.")
     reasons, deep = [], arch.sizes is not None and len(arch.sizes) > 3
-    if deep and smooth and (len(arch.sizes) > 4 or arch.activation not in (None, "tanh", "sigmoid")): raise Stop("not_converged", f"deep networks of smooth units are reconstructed with two hidden layers of tanh or sigmoid units, got {arch}.")
     walked = deep and arch.activation == "relu"
-    if walked and None in arch.sizes: raise Stop("not_converged", f"deep networks of ReLU units are reconstructed when their widths are given, got {arch}.", "Give every width in arch.sizes.")
     if deep and run.far: raise Stop("not_converged", "deep networks with rounded or noisy answers are not reconstructed yet.")
     for run.attempt in range(opt.attempts):
         try:
@@ -301,7 +300,7 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
             else: layers, cert, arch_found = recover_shallow(run, smooth, length)
             outcome = judge(cert, tol)
             unseen = arch.sizes[1] - arch_found.sizes[1] if not deep and arch.sizes and arch.sizes[1] else 0
-            if unseen and outcome.recovered:
+            if unseen and outcome.kind in ("recovered", "unidentifiable"):
                 outcome = Outcome("unidentifiable", f"{arch_found.sizes[1]} units explain every answer; the other {unseen} of {arch} have no effect.", "See certificate.unidentifiable, or correct arch.sizes.")
                 layers, cert, arch_found = _as_told(arch, layers, cert, arch_found, "no answer depends on it: its outgoing weights are zero, or its row is zero or that of another unit")
             if outcome.kind != "not_converged": return layers, cert, arch_found, outcome

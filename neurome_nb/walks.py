@@ -6,7 +6,7 @@
 __all__ = ['WalkSearch', 'Frame', 'known_kinks', 'predicted', 'local_kink', 'Lost', 'Walk', 'normal_at', 'settle_frame',
            'signed_rows', 'into_signed', 'fit_rows_to_places', 'answers_wanted', 'fit_output', 'polish_network',
            'kinks_between', 'rows_behind', 'positive_vectors', 'on_together', 'first_layer', 'recover_in_section',
-           'spread_inputs', 'with_silent', 'settle_network', 'recover_relu']
+           'spread_inputs', 'settle_network', 'recover_relu']
 
 # %% ../nbs/19_walks.ipynb #c002
 import math
@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from .core import Layers
 from .nets import Architecture, forward
 from .peel import hidden, jacobians
-from .certify import Certificate
+from .certify import Certificate, with_silent
 from .lift import Basis
 from .search import Stop
 from .sweep import Noise, find_kinks
@@ -808,21 +808,6 @@ def spread_inputs(
 
 def _stacked(copies): return [tuple(torch.stack(p) for p in zip(*layer)) for layer in zip(*copies)]
 
-def with_silent(
-    layers: Layers,
-    cert: Certificate,  # of them
-    silent: list[int],  # per hidden layer: how many units were not found
-    reason: str = "it switched at no input asked, and no answer depends on it",
-) -> tuple[Layers, Certificate]:
-    "The network in the width that was told: units that were not found, and that no answer depends on, are added as silent ones and named."
-    out, bars, named = [], [], []
-    for l, ((W, b), (dW, db)) in enumerate(zip(layers, cert.error_bars)):
-        rows, columns = silent[l] if l < len(silent) else 0, silent[l - 1] if l else 0
-        wider = lambda W, b, fill, last: (torch.nn.functional.pad(torch.nn.functional.pad(W, (0, columns)), (0, 0, 0, rows), value=fill), torch.nn.functional.pad(b, (0, rows), value=last))
-        out.append(wider(W, b, 0., -1.)); bars.append(wider(dW, db, math.inf, math.inf))
-        named += [(l, len(b) + i, reason) for i in range(rows)]
-    return out, replace(cert, error_bars=bars, unidentifiable=tuple(named))
-
 def settle_network(
     run,  # offers ask, stage(name, **detail)
     frame: Frame,  # with the last hidden layer as top
@@ -867,6 +852,7 @@ def recover_relu(
 ) -> tuple[Layers, Certificate, Architecture]:  # layers in the canonical gauge
     "A ReLU network with two or more hidden layers of known widths, from scratch. Raises DeepFailure when a check fails, Stop for shapes out of reach."
     sizes = run.arch.sizes
+    if None in sizes: raise Stop("not_converged", f"deep networks of ReLU units are reconstructed when their widths are given, got {run.arch}.", "Give every width in arch.sizes.")
     if len(sizes) == 4 and sizes[-1] > 1 and sizes[0] >= sizes[1] >= sizes[2]: return recover_in_section(run, length, eps, bars=bars, options=options)
     if sizes[0] > options.inputs:
         raise Stop("not_converged", f"with more than {options.inputs} inputs, deep networks of ReLU units are reconstructed when they have two hidden layers, none wider than the one before, and several outputs, got {run.arch}.", "Exact(walks=WalkSearch(inputs=...)) tries all the same, with very many queries.")

@@ -10,7 +10,7 @@ SOLVERS = 'peel lift sweep consensus disagree committee polish'.split()
 BELOW = dict(
     core='', nets='core', symmetry='nets', canon='symmetry', answers='core', regions='core', oracle='nets answers', coarse='oracle', adapters='oracle regions', blackbox='nets oracle',
     **{**dict.fromkeys(SOLVERS, 'symmetry oracle nets'), 'consensus': 'polish symmetry oracle nets'},
-    search='sweep lift polish disagree committee consensus coarse', afar='search coarse', certify='polish canon oracle', shallow='search certify afar', inside='search certify regions', deep='certify peel lift sweep', walks='deep search', columns='walks', smooth='deep', population='certify disagree',
+    search='sweep lift polish disagree committee consensus coarse', afar='search coarse', certify='polish canon oracle', shallow='search certify afar', inside='search certify regions', deep='certify peel lift sweep', walks='deep search', columns='walks', smooth='deep search', population='certify disagree',
     recipes='shallow inside deep walks columns smooth population ' + ' '.join(SOLVERS), plots='recipes canon',   # plots draw the recipes' results
     experiments='recipes adapters blackbox canon plots audit', calibration='experiments', widgets='experiments', audit='recipes adapters canon plots', cli='calibration audit')
 # Modules that reconstruct get an oracle, never a network, and never a score.

@@ -2,12 +2,14 @@
 import pytest
 import torch
 
+from bare import Bare
 from neurome_nb import Architecture, Oracle, parameter_error, reconstruct
 from neurome_nb.core import generator
 from neurome_nb.deep import DeepFailure
 from neurome_nb.nets import forward, init_layers
 from neurome_nb.recipes import Exact
-from neurome_nb.smooth import (Chart, _against, _along, _dot, _log_sech2, _values, as_sigmoid, decompose, find_stairs, fit_shapes, gauss_newton_step, lift_rows, polish_smooth, rank_biases,
+from neurome_nb.search import Stop
+from neurome_nb.smooth import (Chart, _against, _along, _dot, _log_sech2, _values, as_sigmoid, decompose, find_stairs, fit_shapes, gauss_newton_step, lift_rows, polish_smooth, rank_biases, recover_smooth,
                                settle_units)
 
 TANH = dict(dtype=torch.float64)
@@ -152,7 +154,8 @@ def test_a_chart_dials_in_what_is_asked():
     assert (moved.at(z) @ chart.W.T + chart.b - (z - 1) / 2).abs().max() < 1e-12
 
 
-def test_an_activation_without_saturation_is_refused():
-    from neurome_nb.smooth import recover_smooth
-    class Run: oracle, arch = oracle(box((8, 5, 4, 3), 0)), Architecture((8, 5, 4, 3), "erf"); generator = staticmethod(lambda name: generator(0, name))
-    with pytest.raises(DeepFailure, match="erf"): recover_smooth(Run, 1.)
+@pytest.mark.parametrize("sizes, activation", (((8, 5, 4, 3), "erf"), ((8, 6, 5, 4, 3), "tanh")))
+def test_what_no_search_covers_is_refused_before_any_question(sizes, activation):
+    f = oracle(box(sizes, 0), activation)
+    with pytest.raises(Stop) as e: recover_smooth(Bare(f, Architecture(sizes, activation)), 1.)
+    assert e.value.outcome.kind == "not_converged" and "tanh or sigmoid" in e.value.outcome.message and not f.queries

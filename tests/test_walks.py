@@ -56,6 +56,9 @@ def test_widths_must_be_given():
     net = box((8, 8, 6, 1), 0)
     r = reconstruct(oracle(net), Architecture((8, None, 6, 1), "relu"), recipe=Exact(attempts=1), progress=False)
     assert r.outcome.kind == "not_converged" and "widths" in r.outcome.message
+    f = oracle(net)
+    with pytest.raises(Stop) as e: recover_relu(Bare(f, Architecture((8, None, 6, 1), "relu")), 1., 2.2e-16)
+    assert e.value.outcome == r.outcome and not f.queries
 
 
 @pytest.mark.parametrize("sizes", (pytest.param((8, 7, 6, 1), marks=pytest.mark.slow), (8, 8, 5, 1)))
