@@ -7,7 +7,7 @@ __all__ = ['DeepFailure', 'DeepSearch', 'Line', 'sweep_line', 'Triangle', 'trian
            'central_slopes', 'measure_normals', 'MeasuredLayer', 'Units', 'measure_units', 'settle_signs',
            'written_slope', 'measure_layer', 'Places', 'measure_places', 'mixed', 'LineKinks', 'kinks_on_lines',
            'refine_rows', 'Stations', 'choose_stations', 'measure_jacobians', 'NullPolished', 'null_space_polish',
-           'fit_biases', 'lift_first', 'certify_deep', 'polish_later', 'fit_last', 'recover_deep']
+           'fit_biases', 'lift_first', 'certify_deep', 'fit_last', 'polish_later', 'recover_deep']
 
 # %% ../nbs/18_deep.ipynb #c002
 import math
@@ -82,6 +82,7 @@ class DeepSearch:
     sharp: float = 1e-9  # a row of the last layer with a larger relative error gets answers of its own
     doubtful: int = 3  # so many per entry
     explained: float = 4.  # largest residual of the polish of the last layers
+    outputs: int = 32  # with more, one line behind exact rows shows a whole layer, and the first layer too is refined before lines are drawn behind it
     unknowns: int = 2500  # parameters of the last layers that are polished together
     newton: int = 6  # most steps of the null space polish
     draws: int = 12  # networks drawn for the error bars
@@ -865,6 +866,29 @@ def certify_deep(
     smallest = min((torch.linalg.svdvals(W / W.norm(dim=1, keepdim=True))[-1]).item() for W, _ in layers[:-1])
     return layers, Certificate(bars, (), sigma(torch.zeros(1, dtype=torch.float64)).item(), worst, residuals, smallest, tuple(row_margin(W, b) for W, b in layers[:-1]), 3 * questions, worst_bar(bars, layers))
 
+# %% ../nbs/18_deep.ipynb #c018b
+def fit_last(
+    layers: Layers,  # the hidden ones
+    stds: Sequence[Tensor],  # standard deviations of their rows [w | b]
+    x: Float[Tensor, "n k"],
+    y: Float[Tensor, "n o"],
+    noise: Callable,  # (x, y) -> standard deviation of an answer
+    activation: str,
+    slope: float,
+    g: torch.Generator,
+    *,
+    draws: int = DeepSearch.draws,
+) -> tuple[Layers, list[Layers], float]:  # as `polish_later`
+    "All layers, the last one by linear least squares: with many outputs it has most of the unknowns, and every output has its own."
+    sigma = noise(x, y)[:, None]
+    def fit(net, y):
+        A = _with_one(hidden(net, x, activation, slope)) / sigma; scale = A.norm(dim=0)
+        V = torch.linalg.lstsq(A / scale, y / sigma).solution / scale[:, None]
+        return [*net, (V[:-1].T.contiguous(), V[-1])], (y / sigma - A @ V).square().mean().sqrt()
+    net, miss = fit(layers, y); told = forward(net, x, activation, slope)
+    copies, misses = zip(*(fit(_perturbed(layers, stds, g), told + sigma * torch.randn(y.shape, generator=g, dtype=y.dtype)) for _ in range(draws)))
+    return net, list(copies), (miss / torch.stack(misses).median()).item()  # the copies show what rows that are off so much leave unexplained
+
 # %% ../nbs/18_deep.ipynb #c020
 def _first_plane(run, f, k, told, scale, eps, g, options):
     "A plane in which as many units of the first layer are found as there should be."
@@ -1140,7 +1164,6 @@ def polish_later(
     unknowns: int = DeepSearch.unknowns,
     steps: int = DeepSearch.newton,
     draws: int = DeepSearch.draws,
-    ridge: float = 1e-12,  # holds what nothing determines, the lengths of rows
     factorizations: int = 6,  # at most: rows that are still far off switch other units than they should
     agree: float = 2.,  # residual at which no other is needed
 ) -> tuple[Layers, list[Layers], float]:  # layers, others that would explain the answers as well, residual in units of what noise and rows allow
@@ -1166,37 +1189,14 @@ def polish_later(
     miss = lambda p: ((y - forward([*fixed, *split(p)], x, activation, slope)) / sigma[:, None]).flatten()
     rms = lambda p: miss(p).square().mean().sqrt().item()
     for _ in range(factorizations):
-        J = derivative(split(p)); A = J.T @ J; A.diagonal().add_(prior ** -2)
-        scale = A.diagonal().rsqrt(); A = A * scale[:, None] * scale
-        A.diagonal().add_(ridge); L = torch.linalg.cholesky(A); before = rms(p)
-        solve = lambda r: torch.cholesky_solve(r * scale[:, None], L) * scale[:, None]
+        J = derivative(split(p)); scale = (J.square().sum(0) + prior ** -2).rsqrt(); before = rms(p)
+        R = torch.linalg.qr(torch.cat([J * scale, torch.diag(scale / prior)]), mode="r").R  # of J itself: squaring it would lose what units that hardly switch leave of their kinks
+        solve = lambda r: torch.cholesky_solve(r * scale[:, None], R, upper=True) * scale[:, None]
         for _ in range(steps): p = p + solve((J.T @ miss(p) - (p - start) / prior.square())[:, None])[:, 0]
         if rms(p) < agree or rms(p) > before / 2: break
     by_noise = torch.randn(draws, n, o, generator=g, dtype=x.dtype) * noise(x, y)[:, None]; by_rows = torch.randn(draws, len(p), generator=g, dtype=x.dtype) / prior
     other = p + solve(J.T @ ((by_noise - shift) / sigma[:, None]).flatten(1).T + by_rows.T).T
     return [*fixed, *split(p)], [[*m, *split(q)] for m, q in zip(moved, other)], rms(p)
-
-def fit_last(
-    layers: Layers,  # the hidden ones
-    stds: Sequence[Tensor],  # standard deviations of their rows [w | b]
-    x: Float[Tensor, "n k"],
-    y: Float[Tensor, "n o"],
-    noise: Callable,  # (x, y) -> standard deviation of an answer
-    activation: str,
-    slope: float,
-    g: torch.Generator,
-    *,
-    draws: int = DeepSearch.draws,
-) -> tuple[Layers, list[Layers], float]:  # as `polish_later`
-    "All layers, the last one by linear least squares: with many outputs it has most of the unknowns, and every output has its own."
-    sigma = noise(x, y)[:, None]
-    def fit(net, y):
-        A = _with_one(hidden(net, x, activation, slope)) / sigma; scale = A.norm(dim=0)
-        V = torch.linalg.lstsq(A / scale, y / sigma).solution / scale[:, None]
-        return [*net, (V[:-1].T.contiguous(), V[-1])], (y / sigma - A @ V).square().mean().sqrt()
-    net, miss = fit(layers, y)
-    copies, misses = zip(*(fit(_perturbed(layers, stds, g), y + sigma * torch.randn(y.shape, generator=g, dtype=y.dtype)) for _ in range(draws)))
-    return net, list(copies), (2**.5 * miss / torch.stack(misses).median()).item()  # the copies' rows and answers are off twice: as measured, and once more
 
 @dataclass(frozen=True)
 class _Noise:
@@ -1312,8 +1312,11 @@ class _Deep:
             if last.worst < o.uneven * last.error: break
             net, copies, rms = self.polish(o.unknowns // 3); unit = lambda W, b: torch.nn.functional.normalize(torch.cat([W, b[:, None]], 1), dim=1)
             if rms > o.explained and not complete: return net, copies, rms  # a unit is missing
-            row = unit(*net[-2]); std = torch.stack([unit(*c[-2]) - row for c in copies]).square().mean(0).sqrt() * max(1., rms)
-            self.layers[-1] = replace(last, W=row[:, :-1], b=row[:, -1], std=torch.minimum(std, last.std)); self.refined -= 1; self.refine(1)
+            row = unit(*net[-2]); std = torch.minimum(torch.stack([unit(*c[-2]) - row for c in copies]).square().mean(0).sqrt() * max(1., rms), last.std)
+            self.layers[-1] = replace(last, W=row[:, :-1], b=row[:, -1], std=std); self.refined -= 1; self.refine(1); new = self.layers[-1]
+            better = new.std.norm(dim=1) < std.norm(dim=1) / 2  # places said something new; other rows are as before, or these answers would count twice
+            self.layers[-1] = replace(last, **{k: torch.where(better.view(-1, *[1] * (v.dim() - 1)), getattr(new, k), v) for k, v in vars(last).items() if isinstance(v, Tensor)})
+            if not better.any(): break
         return self.polish(o.unknowns)
 
     def explain(self, search):
@@ -1356,13 +1359,13 @@ def recover_deep(
     while True:
         deep.add(units); straight, residual = deep.affine()
         if straight or deep.depth == (len(told) if told else options.deepest): break
-        if deep.depth > 1: deep.refine()
+        if deep.depth > 1 or deep.y.shape[1] > options.outputs: deep.refine()
         search = _LayerSearch(deep, width(deep.depth)); units = search.complete()
     if not straight: raise DeepFailure(f"behind {deep.depth} hidden layers the rest is not affine: relative residual {residual:.0e}")
     if told and len(told) != deep.depth: raise DeepFailure(f"the rest is affine behind {deep.depth} hidden layers, where the architecture has {len(told)}")
     outputs = len(deep.layers[-1].b) * deep.y.shape[1]
     net, copies = deep.explain(search) if deep.depth > 1 and (deep.depth > 2 or outputs > options.unknowns) else _exact(deep)
-    m = math.ceil(options.base * len(net[0][1]) / deep.y.shape[1])
+    m = math.ceil(options.base * len(net[0][1]) / min(len(b) for _, b in net[1:]))  # a Jacobian's rank is that of the narrowest layer
     c, _ = choose_stations(net, deep.around(options.candidates), deep.noise, m, *deep.kind, cover=0)
     net, copies, rms = lift_first(run.ask, x0, basis, net, copies, c, deep.noise, *deep.kind, deep.g)
     run.stage("lift", residual=rms)

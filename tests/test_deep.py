@@ -1,4 +1,6 @@
 "Deep networks from scratch: small ones in full, and that failures know themselves."
+import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -6,8 +8,9 @@ import torch
 
 from neurome_nb import Architecture, Oracle, parameter_error, reconstruct
 from neurome_nb.core import generator
-from neurome_nb.deep import (DeepFailure, DeepSearch, MeasuredLayer, Units, _Deep, _LayerSearch, _here, _opposite, _rare_side, _rows_beside, _silent, _toward, kinks_on_lines, measure_layer, measure_normals, measure_places,
-                             measure_units, refine_rows, straight_units, sweep_line, triangle, written_slope)
+from neurome_nb.deep import (DeepFailure, DeepSearch, Line, MeasuredLayer, Triangle, Units, _Deep, _LayerSearch, _here, _opposite, _rare_side, _rows_beside, _silent, _toward, fit_last,
+                             kinks_on_lines, measure_layer, measure_normals, measure_places, measure_units, polish_later, refine_rows, straight_units, sweep_line,
+                             triangle, written_slope)
 from neurome_nb.nets import forward, init_layers
 from neurome_nb.peel import Peeled, hidden, switches
 from neurome_nb.recipes import Exact
@@ -26,6 +29,46 @@ def test_small_deep_networks_are_recovered(sizes, seed):
     error = parameter_error(r.layers, net, "leaky_relu").max
     assert error < 1e-9 and r.queries == f.queries
     assert error < 10 * max(max(W.max(), b.max()) for W, b in r.certificate.error_bars)
+
+
+@pytest.mark.parametrize("sizes", ((36, 36, 36, 72), (36, 36, 36, 36, 72), (60, 40, 36, 80)))
+def test_square_networks_with_many_outputs_are_recovered(sizes):
+    "The last layer alone has more unknowns than are polished together."
+    net = box(sizes, 0); f = oracle(net)
+    assert net[-1][0].numel() > DeepSearch().unknowns
+    r = reconstruct(f, Architecture(sizes, "leaky_relu"), progress=False)
+    assert r.outcome.kind == "recovered", r.outcome
+    error = parameter_error(r.layers, net, "leaky_relu").max
+    assert error < 1e-10 and r.queries == f.queries < 60_000
+    names = [s.name for s in r.history]
+    assert names.index("refine") < names.index("line")  # else errors of the first rows hide kinks of the second layer
+    assert error < 10 * max(max(W.max(), b.max()) for W, b in r.certificate.error_bars)
+
+
+@pytest.mark.parametrize("error", (0., 1e-9))
+def test_the_last_layer_by_least_squares(error):
+    "It is as exact as the rows before it, says so, and notices rows that do not explain the answers."
+    net = box((12, 12, 10, 30), 0); g = generator(0, "test/deep/last"); x = 5 * torch.randn(60, 12, generator=g, dtype=torch.float64); y = forward(net, x, "leaky_relu", .01)
+    stds = [torch.full((len(b), W.shape[1] + 1), max(error, 1e-15), dtype=W.dtype) for W, b in net[:-1]]
+    moved = [(W + error * torch.randn(W.shape, generator=g, dtype=W.dtype), b) for W, b in net[:-1]]
+    fit = lambda layers: fit_last(layers, stds, x, y, NOISE, "leaky_relu", .01, g)
+    found, copies, rms = fit(moved); W = net[-1][0]; spread = torch.stack([c[-1][0] for c in copies]).sub(found[-1][0]).square().mean(0).sqrt()
+    assert rms < 3 and (found[-1][0] - W).abs().max() < max(1e3 * error, 1e-12)
+    assert ((found[-1][0] - W).abs() < 10 * spread).all()
+    wrong = [(net[0][0] + 1e-4, net[0][1]), *moved[1:]]
+    assert fit(wrong)[2] > 100
+
+
+def test_lines_with_thousands_of_kinks_take_no_table_of_triples():
+    "Two kinks predict the third of a straight line: of 1400 kinks each, no 1400^3 distances are formed."
+    g = generator(0, "test/deep/thousands"); angle = torch.tensor([.2, 1.2, 2.3], dtype=torch.float64); direction = torch.stack([angle.cos(), angle.sin()], 1)
+    origin = torch.stack([-angle.sin(), angle.cos()], 1); n = torch.randn(1400, 2, generator=g, dtype=torch.float64); c = torch.randn(1400, generator=g, dtype=torch.float64)
+    lines = []
+    for o, v in zip(origin, direction):  # where the straight lines n . p = c meet this one
+        t = ((c - n @ o) / (n @ v)).sort().values
+        lines.append(Line(o, v, t, torch.ones(1400, 1, dtype=t.dtype), 1e-14 * (1 + t.abs()), None))
+    began = time.process_time(); found = straight_units(Triangle(tuple(lines), origin, direction))
+    assert len(found) > 1350 and time.process_time() - began < 20
 
 
 def test_widths_need_not_be_known():
@@ -203,3 +246,16 @@ def test_a_row_is_met_on_lines_of_hidden_vectors_and_a_wrong_one_is_not():
     A = normalized(net, 1); wrong = torch.nn.functional.normalize(torch.randn(8, 11, generator=g, dtype=torch.float64), dim=1)
     count = search.met(Units(torch.cat([A, wrong]), torch.full((16, 11), 1e-9, dtype=torch.float64), None, None))
     assert (count[:8] >= 3).all() and (count[8:] <= 1).all()
+
+
+def test_answers_tell_where_a_unit_switches_that_hardly_ever_does():
+    "Normal equations with a ridge held its row where it was, and its error bar was thirty times too small."
+    net, g = box(DEEP, 4), generator(0, "test/deep/polish"); x = starts(300, g); top = (hidden(net[:2], x, *KIND) @ net[2][0][1]).sort().values[-4:]
+    net = with_bias(net, 2, 1, -top[:2].mean()); f = oracle(net)  # on at three of them
+    stds = [torch.full((len(b), W.shape[1] + 1), 1e-15, dtype=W.dtype) for W, b in net[:3]]
+    off = 1e-8 * torch.randn(9, generator=g, dtype=x.dtype); stds[2][1] = 1e-8
+    rough = [(W.clone(), b.clone()) for W, b in net]; rough[2][0][1] += off[:-1]; rough[2][1][1] += off[-1]
+    found, copies, rms = polish_later(rough, stds, x, f(x), NOISE, *KIND, g)
+    row = lambda net: torch.nn.functional.normalize(torch.cat([net[2][0][1], net[2][1][1:2]]), dim=0)
+    error, spread = (row(found) - row(net)).norm(), torch.stack([row(c) - row(found) for c in copies]).square().mean(0).sqrt().norm()
+    assert rms < 4 and error < 1e-10 + 5 * spread
