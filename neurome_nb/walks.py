@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['WalkSearch', 'Frame', 'known_kinks', 'predicted', 'local_kink', 'Lost', 'Walk', 'normal_at', 'settle_frame',
-           'signed_rows', 'into_signed', 'fit_rows_to_places', 'answers_wanted', 'fit_output', 'polish_network',
-           'kinks_between', 'rows_behind', 'positive_vectors', 'on_together', 'first_layer', 'recover_in_section',
-           'spread_inputs', 'settle_network', 'recover_relu']
+           'signed_rows', 'into_signed', 'fit_rows_to_places', 'hidden_vectors', 'climb', 'loudest', 'common_rows',
+           'answers_wanted', 'fit_output', 'polish_network', 'kinks_between', 'rows_behind', 'positive_vectors',
+           'on_together', 'first_layer', 'recover_in_section', 'spread_inputs', 'settle_network', 'recover_relu']
 
 # %% ../nbs/19_walks.ipynb #c002
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 import torch
+from scipy.optimize import nnls
 from torch import Tensor
 from torch.nn.functional import normalize
 from jaxtyping import Float, Int
@@ -35,10 +36,15 @@ class WalkSearch:
     lines: int = 4  # swept before the first layer is sought
     patience: int = 2  # lines without a new unit before lines are aimed
     stuck: int = 12  # and before the search is begun anew, while the signs of the layer in front are open: a unit of it is missing or wrong
-    barren: int = 50  # and before the units still missing in a deeper layer are taken to be those that never switch
-    hiding: int = 4000  # rows drawn for a unit that may have been missed, few of their entries positive
-    climbers: int = 512  # inputs moved to where such rows would be active
-    climb: int = 60  # steps
+    barren: int = 50  # and before the search of a deeper layer is given up
+    climbers: int = 32  # inputs for each unit of the layer in front, moved to where that one is on alone
+    climb: int = 100  # steps
+    stride: tuple[float, float] = (.3, .003)  # the first and the last of them, in units of the distance from the origin
+    behind: int = 3  # lines aimed at what is open of one unit
+    tilt: tuple[float, ...] = (.1, .3, 1., 3.)  # by how much more such a line wants the unit on whose weight is open, in units of all known weights together
+    unheard: float = 1e-3  # a unit that is silent on all lines may be on by this much somewhere else, weights and hidden vector of unit length
+    hiding: int = 4000  # rows drawn for a unit of the second layer that may have been missed, few of their entries positive
+    hide: int = 128  # of them are kept at least: those that have one sign at nearly all places
     ways: int = 32  # directions compared at every step of a walk
     steps: int = 60  # regions crossed on the way to one unit
     again: int = 1  # time every unit that could not be reached is walked to once more
@@ -410,6 +416,42 @@ def fit_rows_to_places(
     return torch.stack(out)
 
 # %% ../nbs/19_walks.ipynb #c017
+def hidden_vectors(known: Layers, x: Float[Tensor, "n d"]) -> Float[Tensor, "n p"]:
+    "What the last known layer sends on, and one, together of unit length."
+    return normalize(torch.nn.functional.pad(hidden(known, x, "relu", 0.), (0, 1), value=1.), dim=1)
+
+def climb(
+    known: Layers,
+    rows: Float[Tensor, "n p"],  # of units behind them
+    x: Float[Tensor, "n d"],  # where to begin
+    steps: int = WalkSearch.climb,
+    stride: tuple[float, float] = WalkSearch.stride,  # the first and the last step, in units of the length of x
+) -> Float[Tensor, "n d"]:
+    "Inputs as far from the origin, where these units are on as much as the length of the hidden vector allows."
+    r = x.norm(dim=1, keepdim=True); first, last = stride
+    for k in range(steps):
+        x = x.detach().requires_grad_(); up = torch.autograd.grad((rows * hidden_vectors(known, x)).sum(), x)[0]
+        x = r * normalize(x + r * first * (last / first) ** (k / steps) * normalize(up, dim=1), dim=1)
+    return x.detach()
+
+def loudest(
+    heard: Float[Tensor, "m p"],  # hidden vectors at which a unit is silent
+    h: Float[Tensor, "n p"],  # others
+) -> tuple[Float[Tensor, "n p"], Float[Tensor, "n"]]:
+    "The row of unit length that is largest at each of the others but positive at none of the first, and how large: zero if they are positive combinations of the first."
+    A = heard.T.numpy()
+    rest = torch.stack([v - torch.from_numpy(A @ nnls(A, v.numpy())[0]) for v in h]); size = rest.norm(dim=1)
+    return rest / size.clamp_min(1e-300)[:, None], size
+
+def common_rows(
+    N: Float[Tensor, "p q"],  # orthonormal
+    M: Float[Tensor, "p r"],  # orthonormal
+    tol: float = 1e-5,  # largest sine of an angle between rows that are one
+) -> Float[Tensor, "p c"]:  # orthonormal
+    "The rows in both spans."
+    S, Vt = torch.linalg.svd(N - M @ (M.T @ N))[1:]
+    return N @ Vt[S < tol].T
+
 class _Search:
     "Lines, and the units found on them."
     def __init__(self, f, d, scale, eps, g, options):
@@ -419,32 +461,54 @@ class _Search:
     def draw(self, *s): return normalize(torch.randn(*s, self.d, generator=self.g, dtype=torch.float64), dim=-1)
 
     def aim(self, known):
-        "An input where most of the units that could hide are active: those whose rows are silent on all lines. And one somewhere else."
-        o, g = self.options, self.g; rand = lambda *s: torch.rand(*s, generator=g, dtype=torch.float64)
-        vectors = lambda x: normalize(torch.nn.functional.pad(hidden(known, x, "relu", 0.), (0, 1), value=1.), dim=1)
-        H = vectors(torch.cat([l.at((torch.cat([2 * l.t[:1] - l.t[-1:], l.t]) + torch.cat([l.t, 2 * l.t[-1:] - l.t[:1]])) / 2) for l in self.lines])); n = H.shape[1]
-        few = 1 + (3 * rand(o.hiding, 1)**2).long()  # positive entries
-        C = normalize(torch.where(rand(o.hiding, n).argsort(1) < few, 10 ** (-1.5 * rand(o.hiding, n)), -rand(o.hiding, n)), dim=1)
-        heard = (H @ C.T).amax(0); C = C[heard.argsort()[:max(64, int((heard <= 0).sum()))]]
-        c = C[torch.randint(len(C), (o.climbers,), generator=g)]; r = self.scale * 10 ** (3 * rand(len(c), 1)); x = self.draw(len(c)) * r
-        for _ in range(o.climb):
-            x.requires_grad_(); up = torch.autograd.grad((c * vectors(x)).sum(), x)[0]
-            x = r * normalize((x + .1 * r * normalize(up, dim=1)).detach(), dim=1)
-        i = int((vectors(x) @ C.T > 3e-3).sum(1).argmax())
-        return x[i], self.draw() * r[i]
+        "Two inputs where a unit that is silent on all lines could be on; None when no reachable input is left where it could."
+        o, at = self.options, lambda l: l.at(torch.cat([2 * l.t[:1] - l.t[-1:], l.t, 2 * l.t[-1:] - l.t[:1]]))
+        heard, p = hidden_vectors(known, torch.cat([at(l) for l in self.lines])), len(known[-1][1]) + 1
+        alone = (2 * torch.eye(p, dtype=torch.float64) - 1).repeat_interleave(o.climbers, 0)
+        x = self.draw(len(alone)) * self.scale * 10 ** (3 * torch.rand(len(alone), 1, generator=self.g, dtype=torch.float64))
+        x = climb(known, alone, x, o.climb, o.stride)
+        best = (alone * hidden_vectors(known, x)).sum(1).view(p, -1).argsort(1, descending=True) + torch.arange(0, len(x), o.climbers)[:, None]
+        for few in (best[:, :1], best[:, 1:]):  # of every kind the best, and only then the others
+            a = x[few.flatten()]; row, _ = loudest(heard, hidden_vectors(known, a))
+            a = torch.cat([a, climb(known, row, a, o.climb, o.stride)]); h = hidden_vectors(known, a)
+            first = loudest(heard, h)[1]; i = int(first.argmax())
+            if first[i] > o.unheard:
+                second = loudest(torch.cat([heard, h[i:i + 1]]), h)[1]; j = int(second.argmax())
+                return a[i], a[j] if second[j] > o.unheard else self.draw() * a[i].norm()
 
-    def sweep(self, known=None, tries=5):
-        "One more line; aimed with the help of the known layers, if given."
+    def aim_behind(self, walk):
+        "Two inputs on a line that crosses a unit's boundary where one of its open weights counts: one where the unit is on for all that is known, and one where the unit is on besides that has this weight."
+        o, known, c = self.options, walk.frame.known, walk.N @ walk.local(walk.x)[2]
+        rest = (walk.N - c[:, None] * (c @ walk.N)).norm(dim=1); unsure = (rest[:-1] > 1e-6).nonzero()[:, 0]
+        if not len(unsure): return None
+        j = unsure[torch.randint(len(unsure), (1,), generator=self.g)][0]; w = c.clone(); w[unsure] = 0; w = w / w.norm()
+        heard = hidden_vectors(known, torch.cat([l.at(l.t) for l in self.lines]))
+        if 2 * (heard @ w > 0).sum() > len(heard): w = -w  # the side where it is seldom
+        rows = w.repeat(1 + len(o.tilt), 1); rows[:, unsure] = -1.; rows[1:, j] = w.new_tensor(o.tilt)
+        rows = normalize(rows, dim=1).repeat_interleave(o.climbers, 0); x = self.draw(len(rows)) * self.scale * 10 ** (3 * torch.rand(len(rows), 1, generator=self.g, dtype=torch.float64))
+        x = climb(known, rows, x, o.climb, o.stride); h = hidden_vectors(known, x); on = h @ w
+        a, b = int(on[:o.climbers].argmax()), o.climbers + int(torch.minimum(on, h[:, j])[o.climbers:].argmax())
+        return (x[a], x[b]) if min(on[b], h[b, j]) > o.unheard**2 else None
+
+    def join(self, walk, partial):
+        "Put together what walks say of one unit. The walk that gained, None when it is another unit than all of them."
+        for w in partial:
+            if w.N.shape[1] + walk.N.shape[1] > len(w.N): continue  # any two would have a row in common
+            both = common_rows(w.N, walk.N)
+            if both.shape[1]: w.N = both; w.points += [walk.start, *walk.points]; return w
+
+    def sweep(self, aim=None, tries=5) -> bool:
+        "One more line, through the two inputs that `aim()` gives: False when it gives none."
         for _ in range(tries):
             x0, u, scale = self.draw() * self.scale, self.draw(), self.scale
-            if known:
-                a, b = self.aim(known)
-                x0, u, scale = (a + b) / 2, normalize(b - a, dim=0), (b - a).norm().item() / 2
+            if aim:
+                if (ends := aim()) is None: return False
+                a, b = ends; x0, u, scale = (a + b) / 2, normalize(b - a, dim=0), (b - a).norm().item() / 2
             line = sweep_line(self.f, x0, u, scale, self.eps, ends=())
             if line is None: continue
             if self.noise is None: near, far = line.noise.near, line.noise.far; self.noise = lambda x, y: torch.maximum(near + far * x.norm(dim=1), self.eps * y.abs().amax(1))
             self.lines.append(line)
-            return
+            return True
         raise DeepFailure("no line could be explained")
 
     def normal(self, i, k):
@@ -472,7 +536,7 @@ class _Search:
 
     def layer(self, frame: Frame, told: int) -> tuple[Frame, list[Walk]]:
         "All units of a layer that ever switch, and the frame with the signs of the layer in front."
-        walks, partial, tried, barren, o = [], [], set(), 0, self.options
+        walks, partial, aimed, tried, barren, o = [], [], {}, set(), 0, self.options
         if not self.lines:  # the first one only tells the scale
             self.sweep(); self.scale = max(self.scale, o.spread * self.lines.pop().t.abs().median().item())
         while len(self.lines) < o.lines: self.sweep()
@@ -489,14 +553,22 @@ class _Search:
             seen += [look(line) for line in self.lines[len(seen):]]
             todo = [(i if not frame.layers else 0, -line.gap[k].clamp_max(10 * self.scale).item(), i, k) for i, (line, mark) in enumerate(zip(self.lines, seen)) for k in (~mark).nonzero()[:, 0].tolist() if (i, k) not in tried]
             if not todo:
-                if barren >= o.barren and frame.known and not frame.top and walks: break
                 if barren >= (o.stuck if frame.top else o.barren): raise DeepFailure(f"{len(walks)} units of layer {len(frame.layers) + 1} were found on {len(self.lines)} lines, expected {told}")
-                self.sweep(frame.known if barren >= o.patience and not frame.top and frame.known else None); barren += 1
+                barren += 1
+                if frame.top or not frame.known or barren <= o.patience: self.sweep(); continue
+                unsure = min((w for w in partial if aimed.get(w, 0) < o.behind), key=lambda w: w.N.shape[1], default=None)
+                if unsure:
+                    aimed[unsure] = aimed.get(unsure, 0) + 1
+                    if self.sweep(lambda: self.aim_behind(unsure)): continue
+                if not self.sweep(lambda: self.aim(frame.known)): break
                 continue
             *_, i, k = min(todo); tried.add((i, k))
             walk = Walk(self.f, frame, self.noise, self.lines[i].at(self.lines[i].t[k]), self.normal(i, k), self.g, o)
             if not walk.run(): continue
-            if walk.N.shape[1] > 1: partial.append(walk); continue
+            if walk.N.shape[1] > 1:
+                if (joined := self.join(walk, partial)) is None: partial.append(walk)
+                if joined is None or joined.N.shape[1] > 1: continue
+                walk = joined; partial.remove(walk)
             if not self.accept(walk, walks): continue
             add(walk); barren = 0
             if not frame.top or len(walks) < 2: continue
@@ -678,7 +750,7 @@ def _where_they_switch(ends, g, width, options):
     P = positive_vectors(options.vectors, width, g)
     if not len(ends): return P[:2], P[:2]
     C = torch.randn(options.hiding, width, generator=g, dtype=P.dtype); share = (C @ ends.T > 0).to(P.dtype).mean(1); off = torch.minimum(share, 1 - share)
-    C = C[off.argsort()[:max(options.climbers // 4, int((off == 0).sum()))]]
+    C = C[off.argsort()[:max(options.hide, int((off == 0).sum()))]]
     on = (P @ C.T > 0).to(P.dtype); change = on @ (1 - on).T; i = int((change + change.T).argmax())
     pair = P[[i // len(P), i % len(P)]]
     return pair, torch.cat([ends, pair])
