@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['WalkSearch', 'Frame', 'known_kinks', 'predicted', 'local_kink', 'Lost', 'Walk', 'normal_at', 'settle_frame',
            'signed_rows', 'into_signed', 'fit_rows_to_places', 'hidden_vectors', 'climb', 'loudest', 'common_rows',
-           'answers_wanted', 'fit_output', 'polish_network', 'kinks_between', 'rows_behind', 'positive_vectors',
-           'on_together', 'first_layer', 'recover_in_section', 'spread_inputs', 'settle_network', 'recover_relu']
+           'spread_inputs', 'sent_on', 'unexplained', 'answers_wanted', 'fit_output', 'polish_network', 'kinks_between',
+           'rows_behind', 'positive_vectors', 'on_together', 'first_layer', 'recover_in_section', 'settle_network',
+           'recover_relu']
 
 # %% ../nbs/19_walks.ipynb #c002
 import math
@@ -36,12 +37,15 @@ class WalkSearch:
     lines: int = 4  # swept before the first layer is sought
     patience: int = 2  # lines without a new unit before lines are aimed
     stuck: int = 12  # and before the search is begun anew, while the signs of the layer in front are open: a unit of it is missing or wrong
-    barren: int = 50  # and before the search of a deeper layer is given up
+    barren: int = 30  # and before the search of a layer is given up
     climbers: int = 32  # inputs for each unit of the layer in front, moved to where that one is on alone
     climb: int = 100  # steps
     stride: tuple[float, float] = (.3, .003)  # the first and the last of them, in units of the distance from the origin
-    behind: int = 3  # lines aimed at what is open of one unit
-    tilt: tuple[float, ...] = (.1, .3, 1., 3.)  # by how much more such a line wants the unit on whose weight is open, in units of all known weights together
+    tilt: tuple[float, ...] = (.1, 1., 10.)  # how much the unit whose weight is open shall be on where the one behind is by one
+    fine: tuple[int, float] = (300, 1e-4)  # steps to where both are on, and the last of them: there may be little room
+    others: int = 4  # of those inputs that are compared where the best ones leave nothing unheard
+    questions: int = 30  # rounds of asking where a unit of the last hidden layer could still be on
+    explained: float = 1e-6  # an answer is explained if this much of what its parts add up to is missing
     unheard: float = 1e-3  # a unit that is silent on all lines may be on by this much somewhere else, weights and hidden vector of unit length
     hiding: int = 4000  # rows drawn for a unit of the second layer that may have been missed, few of their entries positive
     hide: int = 128  # of them are kept at least: those that have one sign at nearly all places
@@ -209,6 +213,14 @@ class Walk:
         n = F @ m; n = n / n.norm()
         if (F - n[:, None] * (n @ F)).norm() > 1e-3 * F.norm(): raise Lost("the boundary is not known here")
         return F, n, m
+
+    def reaching(self, pick):
+        "An open weight, picked at random, and pairs of rows: at inputs where both are positive it counts, and no other open weight does. Each pair for a sign of the unit, and a share of what its weight multiplies."
+        c = self.N @ self.local(self.x)[2]; rest = (self.N - c[:, None] * (c @ self.N)).norm(dim=1)
+        unsure = (rest[:-1] > 1e-6).nonzero()[:, 0]; j = int(pick(unsure)); c[unsure] = 0; c = c / c.norm()
+        known = torch.stack([c, -c]).repeat_interleave(len(self.options.tilt), 0); known[:, unsure] = -1.; known[:, j] = 0.
+        alone = torch.zeros_like(known); alone[:, j] = 1 / alone.new_tensor(self.options.tilt).repeat(2)
+        return j, torch.stack([known, alone])
 
     def open_unit(self, done) -> int | None:
         "A known unit behind which the boundary is not known yet."
@@ -422,7 +434,7 @@ def hidden_vectors(known: Layers, x: Float[Tensor, "n d"]) -> Float[Tensor, "n p
 
 def climb(
     known: Layers,
-    rows: Float[Tensor, "n p"],  # of units behind them
+    rows: Float[Tensor, "*s n p"],  # of units behind them; of several for one input, the one that is on least
     x: Float[Tensor, "n d"],  # where to begin
     steps: int = WalkSearch.climb,
     stride: tuple[float, float] = WalkSearch.stride,  # the first and the last step, in units of the length of x
@@ -430,7 +442,7 @@ def climb(
     "Inputs as far from the origin, where these units are on as much as the length of the hidden vector allows."
     r = x.norm(dim=1, keepdim=True); first, last = stride
     for k in range(steps):
-        x = x.detach().requires_grad_(); up = torch.autograd.grad((rows * hidden_vectors(known, x)).sum(), x)[0]
+        x = x.detach().requires_grad_(); up = torch.autograd.grad((rows * hidden_vectors(known, x)).sum(-1).view(-1, len(x)).amin(0).sum(), x)[0]
         x = r * normalize(x + r * first * (last / first) ** (k / steps) * normalize(up, dim=1), dim=1)
     return x.detach()
 
@@ -452,6 +464,48 @@ def common_rows(
     S, Vt = torch.linalg.svd(N - M @ (M.T @ N))[1:]
     return N @ Vt[S < tol].T
 
+def spread_inputs(
+    places: Float[Tensor, "p d"],  # where units switch
+    n: int,
+    scale: float,  # typical distance of what happens
+    g: torch.Generator,
+    *,
+    near: float = 3.,  # decades below that scale
+    far: float = 2.,  # of distances from the origin
+) -> Float[Tensor, "n d"]:
+    "Inputs at all distances, and around places where units switch, in random order."
+    rand = lambda m: torch.rand(m, 1, generator=g, dtype=torch.float64); draw = lambda m: normalize(torch.randn(m, places.shape[1], generator=g, dtype=torch.float64), dim=1)
+    around = places[torch.randint(len(places), (n - n // 2,), generator=g)] + draw(n - n // 2) * scale * 10 ** (near * rand(n - n // 2) - near)
+    x = torch.cat([draw(n // 2) * scale * 10 ** (far * rand(n // 2) - 1), around])
+    return x[torch.randperm(n, generator=g)]
+
+def sent_on(
+    f: Callable,  # inputs (n, d) -> answers
+    frame: Frame,  # with the units found in the last hidden layer as top
+    x: Float[Tensor, "m d"],
+    noise: Callable,  # (points, answers) -> standard deviation of an answer
+    rounds: int = 20,
+) -> Float[Tensor, "p o"]:
+    "What multiplies phi in the answers. The sum of absolute residuals is least: a few answers that depend on a unit not found do not count."
+    A, y = frame.phi(x), f(x); sigma = noise(x, y)[:, None]; w = 1 / sigma; scale = (A / sigma).norm(dim=0).clamp_min(1e-300)
+    for _ in range(rounds):
+        V = torch.linalg.lstsq(A / scale * w, y * w).solution / scale[:, None]
+        w = 1 / (sigma * (y - A @ V).norm(dim=1, keepdim=True)).sqrt().maximum(sigma)
+    return V
+
+def unexplained(
+    f: Callable,  # inputs (n, d) -> answers
+    frame: Frame,  # see `sent_on`
+    V: Float[Tensor, "p o"],  # from it
+    x: Float[Tensor, "n d"],
+    noise: Callable,  # (points, answers) -> standard deviation of an answer
+    explained: float = WalkSearch.explained,
+    tau: float = 20.,  # standard deviations that are no surprise
+) -> Tensor:  # (n,)
+    "Where answers are others than what the units found send on."
+    A, y = frame.phi(x), f(x)
+    return (y - A @ V).norm(dim=1) > explained * (A.abs() @ V.abs()).norm(dim=1) + tau * noise(x, y)
+
 class _Search:
     "Lines, and the units found on them."
     def __init__(self, f, d, scale, eps, g, options):
@@ -460,35 +514,49 @@ class _Search:
 
     def draw(self, *s): return normalize(torch.randn(*s, self.d, generator=self.g, dtype=torch.float64), dim=-1)
 
+    def far(self, n): return self.draw(n) * self.scale * 10 ** (1 + 2 * torch.rand(n, 1, generator=self.g, dtype=torch.float64))
+
+    def corners(self, known):
+        "Inputs where one unit of the last known layer is on, and others as little as can be: (units + 1, climbers, d), the best ones first; the last row for none on at all."
+        o, p = self.options, len(known[-1][1]) + 1; alone = (2 * torch.eye(p, dtype=torch.float64) - 1).repeat_interleave(o.climbers, 0)
+        x = climb(known, alone, self.far(len(alone)), o.climb, o.stride)
+        best = (alone * hidden_vectors(known, x)).sum(1).view(p, -1).argsort(1, descending=True) + torch.arange(0, len(x), o.climbers)[:, None]
+        return x[best]
+
     def aim(self, known):
         "Two inputs where a unit that is silent on all lines could be on; None when no reachable input is left where it could."
         o, at = self.options, lambda l: l.at(torch.cat([2 * l.t[:1] - l.t[-1:], l.t, 2 * l.t[-1:] - l.t[:1]]))
-        heard, p = hidden_vectors(known, torch.cat([at(l) for l in self.lines])), len(known[-1][1]) + 1
-        alone = (2 * torch.eye(p, dtype=torch.float64) - 1).repeat_interleave(o.climbers, 0)
-        x = self.draw(len(alone)) * self.scale * 10 ** (3 * torch.rand(len(alone), 1, generator=self.g, dtype=torch.float64))
-        x = climb(known, alone, x, o.climb, o.stride)
-        best = (alone * hidden_vectors(known, x)).sum(1).view(p, -1).argsort(1, descending=True) + torch.arange(0, len(x), o.climbers)[:, None]
-        for few in (best[:, :1], best[:, 1:]):  # of every kind the best, and only then the others
-            a = x[few.flatten()]; row, _ = loudest(heard, hidden_vectors(known, a))
+        heard, x = hidden_vectors(known, torch.cat([at(l) for l in self.lines])), self.corners(known)
+        for few in (x[:, :1], x[:, 1:o.others]):  # of every kind the best, and only then others
+            a = few.flatten(0, 1); row, _ = loudest(heard, hidden_vectors(known, a))
             a = torch.cat([a, climb(known, row, a, o.climb, o.stride)]); h = hidden_vectors(known, a)
             first = loudest(heard, h)[1]; i = int(first.argmax())
             if first[i] > o.unheard:
                 second = loudest(torch.cat([heard, h[i:i + 1]]), h)[1]; j = int(second.argmax())
                 return a[i], a[j] if second[j] > o.unheard else self.draw() * a[i].norm()
 
-    def aim_behind(self, walk):
-        "Two inputs on a line that crosses a unit's boundary where one of its open weights counts: one where the unit is on for all that is known, and one where the unit is on besides that has this weight."
-        o, known, c = self.options, walk.frame.known, walk.N @ walk.local(walk.x)[2]
-        rest = (walk.N - c[:, None] * (c @ walk.N)).norm(dim=1); unsure = (rest[:-1] > 1e-6).nonzero()[:, 0]
-        if not len(unsure): return None
-        j = unsure[torch.randint(len(unsure), (1,), generator=self.g)][0]; w = c.clone(); w[unsure] = 0; w = w / w.norm()
-        heard = hidden_vectors(known, torch.cat([l.at(l.t) for l in self.lines]))
-        if 2 * (heard @ w > 0).sum() > len(heard): w = -w  # the side where it is seldom
-        rows = w.repeat(1 + len(o.tilt), 1); rows[:, unsure] = -1.; rows[1:, j] = w.new_tensor(o.tilt)
-        rows = normalize(rows, dim=1).repeat_interleave(o.climbers, 0); x = self.draw(len(rows)) * self.scale * 10 ** (3 * torch.rand(len(rows), 1, generator=self.g, dtype=torch.float64))
-        x = climb(known, rows, x, o.climb, o.stride); h = hidden_vectors(known, x); on = h @ w
-        a, b = int(on[:o.climbers].argmax()), o.climbers + int(torch.minimum(on, h[:, j])[o.climbers:].argmax())
-        return (x[a], x[b]) if min(on[b], h[b, j]) > o.unheard**2 else None
+    def aim_last(self, frame, walks, partial):
+        "In the last hidden layer: two inputs, at one of which a unit not yet found is on, if possible where an open weight of it counts; None when there is no such unit: wherever one could be on that is silent at all inputs asked, it is asked."
+        o, known, pick = self.options, frame.known, lambda many: many[torch.randint(len(many), (1,), generator=self.g)]
+        theta = fit_rows_to_places(frame, torch.stack([w.theta for w in walks]), walks, self.lines, self.scale); full = replace(frame, top=(theta[:, :-1], theta[:, -1]))
+        V = sent_on(self.f, full, spread_inputs(torch.stack([p for w in walks for p in (w.start, *w.points)]), 3 * sum(theta.shape), self.scale, self.g), self.noise)
+        x, j, heard = self.corners(known).flatten(0, 1), None, frame.known[-1][0].new_zeros(0, theta.shape[1])
+        partial = [w for w in partial if not any((w.N.T @ v.theta).norm() > 1 - o.same for v in walks)]
+        if partial:
+            j, rows = partial[int(pick(torch.arange(len(partial))))].reaching(pick); rows = rows.repeat_interleave(o.climbers, 1)
+            x = torch.cat([x, climb(known, rows, self.far(rows.shape[1]), o.fine[0], (o.stride[0], o.fine[1]))])
+        for _ in range(o.questions):
+            on, h = unexplained(self.f, full, V, x, self.noise, o.explained), hidden_vectors(known, x)
+            if on.any():
+                counts = h[:, j] > o.unheard if j is not None else on | True
+                if not (on & counts).any(): counts = on | True
+                a = x[pick((on & counts).nonzero()[:, 0])][0]; off = x[~on & counts]
+                return a, off[(off - a).norm(dim=1).argmin()] if len(off) else self.draw() * a.norm()
+            heard = torch.cat([heard, h]); x = self.corners(known)[:, :o.others].flatten(0, 1)
+            x = torch.cat([x, climb(known, loudest(heard, hidden_vectors(known, x))[0], x, o.climb, o.stride)])
+            x = x[loudest(heard, hidden_vectors(known, x))[1] > o.unheard]
+            if not len(x): return None
+        raise DeepFailure(f"{len(walks)} units of the last hidden layer were found, and others may hide where none is on alone")
 
     def join(self, walk, partial):
         "Put together what walks say of one unit. The walk that gained, None when it is another unit than all of them."
@@ -497,18 +565,16 @@ class _Search:
             both = common_rows(w.N, walk.N)
             if both.shape[1]: w.N = both; w.points += [walk.start, *walk.points]; return w
 
-    def sweep(self, aim=None, tries=5) -> bool:
-        "One more line, through the two inputs that `aim()` gives: False when it gives none."
+    def sweep(self, ends=None, tries=5):
+        "One more line; from one input through another, if given."
         for _ in range(tries):
             x0, u, scale = self.draw() * self.scale, self.draw(), self.scale
-            if aim:
-                if (ends := aim()) is None: return False
-                a, b = ends; x0, u, scale = (a + b) / 2, normalize(b - a, dim=0), (b - a).norm().item() / 2
+            if ends: x0, b = ends; u, scale = normalize(b - x0, dim=0), (b - x0).norm().item(); ends = x0, self.draw() * x0.norm()
             line = sweep_line(self.f, x0, u, scale, self.eps, ends=())
             if line is None: continue
             if self.noise is None: near, far = line.noise.near, line.noise.far; self.noise = lambda x, y: torch.maximum(near + far * x.norm(dim=1), self.eps * y.abs().amax(1))
             self.lines.append(line)
-            return True
+            return
         raise DeepFailure("no line could be explained")
 
     def normal(self, i, k):
@@ -534,9 +600,9 @@ class _Search:
         if hits < self.options.hits * total or hits < (1 if walk.frame.layers else 2): return False
         return not walk.frame.layers or walk.proved()
 
-    def layer(self, frame: Frame, told: int) -> tuple[Frame, list[Walk]]:
+    def layer(self, frame: Frame, told: int, last: bool) -> tuple[Frame, list[Walk]]:
         "All units of a layer that ever switch, and the frame with the signs of the layer in front."
-        walks, partial, aimed, tried, barren, o = [], [], {}, set(), 0, self.options
+        walks, partial, tried, barren, o = [], [], set(), 0, self.options
         if not self.lines:  # the first one only tells the scale
             self.sweep(); self.scale = max(self.scale, o.spread * self.lines.pop().t.abs().median().item())
         while len(self.lines) < o.lines: self.sweep()
@@ -555,12 +621,10 @@ class _Search:
             if not todo:
                 if barren >= (o.stuck if frame.top else o.barren): raise DeepFailure(f"{len(walks)} units of layer {len(frame.layers) + 1} were found on {len(self.lines)} lines, expected {told}")
                 barren += 1
-                if frame.top or not frame.known or barren <= o.patience: self.sweep(); continue
-                unsure = min((w for w in partial if aimed.get(w, 0) < o.behind), key=lambda w: w.N.shape[1], default=None)
-                if unsure:
-                    aimed[unsure] = aimed.get(unsure, 0) + 1
-                    if self.sweep(lambda: self.aim_behind(unsure)): continue
-                if not self.sweep(lambda: self.aim(frame.known)): break
+                if frame.top or not frame.known or not walks or barren <= o.patience: self.sweep(); continue
+                ends = self.aim_last(frame, walks, partial) if last else self.aim(frame.known)
+                if ends is None: break
+                self.sweep(ends)
                 continue
             *_, i, k = min(todo); tried.add((i, k))
             walk = Walk(self.f, frame, self.noise, self.lines[i].at(self.lines[i].t[k]), self.normal(i, k), self.g, o)
@@ -863,21 +927,6 @@ def recover_in_section(
     return net, cert, Architecture(sizes, "relu")
 
 # %% ../nbs/19_walks.ipynb #c027
-def spread_inputs(
-    places: Float[Tensor, "p d"],  # where units switch
-    n: int,
-    scale: float,  # typical distance of what happens
-    g: torch.Generator,
-    *,
-    near: float = 3.,  # decades below that scale
-    far: float = 2.,  # of distances from the origin
-) -> Float[Tensor, "n d"]:
-    "Inputs at all distances, and around places where units switch, in random order."
-    rand = lambda m: torch.rand(m, 1, generator=g, dtype=torch.float64); draw = lambda m: normalize(torch.randn(m, places.shape[1], generator=g, dtype=torch.float64), dim=1)
-    around = places[torch.randint(len(places), (n - n // 2,), generator=g)] + draw(n - n // 2) * scale * 10 ** (near * rand(n - n // 2) - near)
-    x = torch.cat([draw(n // 2) * scale * 10 ** (far * rand(n // 2) - 1), around])
-    return x[torch.randperm(n, generator=g)]
-
 def _stacked(copies): return [tuple(torch.stack(p) for p in zip(*layer)) for layer in zip(*copies)]
 
 def settle_network(
@@ -931,7 +980,7 @@ def recover_relu(
     g, f = run.generator("walks"), run.ask
     search, frame, places, silent = _Search(f, sizes[0], options.center * length, eps, g, options), Frame([]), [], []
     for l, told in enumerate(sizes[1:-1]):
-        frame, walks = search.layer(frame, told)
+        frame, walks = search.layer(frame, told, l == len(sizes) - 3)
         theta = torch.stack([w.theta for w in walks])
         for _ in range(options.refits): theta = fit_rows_to_places(frame, theta, walks, search.lines, search.scale)
         places += [p for w in walks for p in (w.start, *w.points)]
