@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['WalkSearch', 'Frame', 'known_kinks', 'predicted', 'local_kink', 'Lost', 'Walk', 'normal_at', 'settle_frame',
            'signed_rows', 'into_signed', 'fit_rows_to_places', 'hidden_vectors', 'climb', 'loudest', 'common_rows',
-           'spread_inputs', 'sent_on', 'unexplained', 'answers_wanted', 'fit_output', 'polish_network', 'kinks_between',
-           'rows_behind', 'positive_vectors', 'on_together', 'first_layer', 'recover_in_section', 'settle_network',
-           'recover_relu']
+           'spread_inputs', 'sent_on', 'unexplained', 'far_inputs', 'corners', 'unexplained_inputs', 'from_on_to_off',
+           'answers_wanted', 'fit_output', 'polish_network', 'kinks_between', 'rows_behind', 'positive_vectors',
+           'on_together', 'first_layer', 'recover_in_section', 'settle_network', 'recover_relu']
 
 # %% ../nbs/19_walks.ipynb #c002
 import math
@@ -47,6 +47,7 @@ class WalkSearch:
     questions: int = 30  # rounds of asking where a unit of the last hidden layer could still be on
     explained: float = 1e-6  # an answer is explained if this much of what its parts add up to is missing
     unheard: float = 1e-3  # a unit that is silent on all lines may be on by this much somewhere else, weights and hidden vector of unit length
+    between: int = 50  # lines between positive hidden vectors at most, in a section
     hiding: int = 4000  # rows drawn for a unit of the second layer that may have been missed, few of their entries positive
     hide: int = 128  # of them are kept at least: those that have one sign at nearly all places
     ways: int = 32  # directions compared at every step of a walk
@@ -428,9 +429,9 @@ def fit_rows_to_places(
     return torch.stack(out)
 
 # %% ../nbs/19_walks.ipynb #c017
-def hidden_vectors(known: Layers, x: Float[Tensor, "n d"]) -> Float[Tensor, "n p"]:
+def hidden_vectors(known: Layers, x: Float[Tensor, "n d"], leak: float = 0.) -> Float[Tensor, "n p"]:
     "What the last known layer sends on, and one, together of unit length."
-    return normalize(torch.nn.functional.pad(hidden(known, x, "relu", 0.), (0, 1), value=1.), dim=1)
+    return normalize(torch.nn.functional.pad(hidden(known, x, "leaky_relu", leak), (0, 1), value=1.), dim=1)
 
 def climb(
     known: Layers,
@@ -438,11 +439,12 @@ def climb(
     x: Float[Tensor, "n d"],  # where to begin
     steps: int = WalkSearch.climb,
     stride: tuple[float, float] = WalkSearch.stride,  # the first and the last step, in units of the length of x
+    leak: float = 0.,  # slope of the negative side
 ) -> Float[Tensor, "n d"]:
     "Inputs as far from the origin, where these units are on as much as the length of the hidden vector allows."
     r = x.norm(dim=1, keepdim=True); first, last = stride
     for k in range(steps):
-        x = x.detach().requires_grad_(); up = torch.autograd.grad((rows * hidden_vectors(known, x)).sum(-1).view(-1, len(x)).amin(0).sum(), x)[0]
+        x = x.detach().requires_grad_(); up = torch.autograd.grad((rows * hidden_vectors(known, x, leak)).sum(-1).view(-1, len(x)).amin(0).sum(), x)[0]
         x = r * normalize(x + r * first * (last / first) ** (k / steps) * normalize(up, dim=1), dim=1)
     return x.detach()
 
@@ -506,6 +508,57 @@ def unexplained(
     A, y = frame.phi(x), f(x)
     return (y - A @ V).norm(dim=1) > explained * (A.abs() @ V.abs()).norm(dim=1) + tau * noise(x, y)
 
+def far_inputs(n, d, scale, g):
+    "Inputs in all directions, between ten and a thousand typical distances from the origin."
+    return normalize(torch.randn(n, d, generator=g, dtype=torch.float64), dim=1) * scale * 10 ** (1 + 2 * torch.rand(n, 1, generator=g, dtype=torch.float64))
+
+def corners(
+    known: Layers,
+    d: int,  # inputs
+    scale: float,  # typical distance of what happens
+    g: torch.Generator,
+    options: WalkSearch,
+    leak: float = 0.,  # slope of the negative side
+) -> Float[Tensor, "p climbers d"]:  # for every unit of the last known layer, and a last one for none; the best ones first
+    "Inputs where one unit is on, and the others as little as can be."
+    p, many = len(known[-1][1]) + 1, options.climbers; alone = (2 * torch.eye(p, dtype=torch.float64) - 1).repeat_interleave(many, 0)
+    x = climb(known, alone, far_inputs(len(alone), d, scale, g), options.climb, options.stride, leak)
+    best = (alone * hidden_vectors(known, x, leak)).sum(1).view(p, -1).argsort(1, descending=True) + torch.arange(0, len(x), many)[:, None]
+    return x[best]
+
+def unexplained_inputs(
+    f: Callable,  # inputs (n, d) -> answers
+    frame: Frame,  # with the units found in the last hidden layer as top
+    places: Float[Tensor, "p d"],  # where they switch
+    noise: Callable,  # (points, answers) -> standard deviation of an answer
+    scale: float,  # typical distance of what happens
+    g: torch.Generator,
+    options: WalkSearch,
+    extra: Float[Tensor, "e d"] | None = None,  # inputs to be asked as well
+) -> tuple[Float[Tensor, "n d"], Tensor] | None:  # inputs, and at which of them (n,) a unit not found is on the other side than almost everywhere
+    "None when there is no such unit: wherever one could be on that is silent at all inputs asked, it is asked."
+    known, o, leak, (d,) = frame.known, options, frame.leak, places.shape[1:]
+    V = sent_on(f, frame, spread_inputs(places, 3 * sum(frame.top[0].shape), scale, g), noise)
+    x, heard = corners(known, d, scale, g, o, leak).flatten(0, 1), places.new_zeros(0, frame.top[0].shape[1] + 1)
+    if extra is not None: x = torch.cat([x, extra])
+    for _ in range(o.questions):
+        on = unexplained(f, frame, V, x, noise, o.explained)
+        if on.any(): return x, on
+        heard = torch.cat([heard, hidden_vectors(known, x, leak)]); x = corners(known, d, scale, g, o, leak)[:, :o.others].flatten(0, 1)
+        x = torch.cat([x, climb(known, loudest(heard, hidden_vectors(known, x, leak))[0], x, o.climb, o.stride, leak)])
+        x = x[loudest(heard, hidden_vectors(known, x, leak))[1] > o.unheard]
+        if not len(x): return None
+    raise DeepFailure(f"{len(frame.top[1])} units of the last hidden layer were found, and others may hide where few units in front are on")
+
+def from_on_to_off(
+    x: Float[Tensor, "n d"],
+    on: Tensor,  # (n,)
+    g: torch.Generator,
+) -> tuple[Float[Tensor, "d"], Float[Tensor, "d"]]:
+    "One of the inputs that are on, and the nearest that is off."
+    a = x[on][torch.randint(int(on.sum()), (1,), generator=g)][0]; off = x[~on]
+    return a, off[(off - a).norm(dim=1).argmin()] if len(off) else -a
+
 class _Search:
     "Lines, and the units found on them."
     def __init__(self, f, d, scale, eps, g, options):
@@ -514,19 +567,10 @@ class _Search:
 
     def draw(self, *s): return normalize(torch.randn(*s, self.d, generator=self.g, dtype=torch.float64), dim=-1)
 
-    def far(self, n): return self.draw(n) * self.scale * 10 ** (1 + 2 * torch.rand(n, 1, generator=self.g, dtype=torch.float64))
-
-    def corners(self, known):
-        "Inputs where one unit of the last known layer is on, and others as little as can be: (units + 1, climbers, d), the best ones first; the last row for none on at all."
-        o, p = self.options, len(known[-1][1]) + 1; alone = (2 * torch.eye(p, dtype=torch.float64) - 1).repeat_interleave(o.climbers, 0)
-        x = climb(known, alone, self.far(len(alone)), o.climb, o.stride)
-        best = (alone * hidden_vectors(known, x)).sum(1).view(p, -1).argsort(1, descending=True) + torch.arange(0, len(x), o.climbers)[:, None]
-        return x[best]
-
     def aim(self, known):
         "Two inputs where a unit that is silent on all lines could be on; None when no reachable input is left where it could."
         o, at = self.options, lambda l: l.at(torch.cat([2 * l.t[:1] - l.t[-1:], l.t, 2 * l.t[-1:] - l.t[:1]]))
-        heard, x = hidden_vectors(known, torch.cat([at(l) for l in self.lines])), self.corners(known)
+        heard, x = hidden_vectors(known, torch.cat([at(l) for l in self.lines])), corners(known, self.d, self.scale, self.g, o)
         for few in (x[:, :1], x[:, 1:o.others]):  # of every kind the best, and only then others
             a = few.flatten(0, 1); row, _ = loudest(heard, hidden_vectors(known, a))
             a = torch.cat([a, climb(known, row, a, o.climb, o.stride)]); h = hidden_vectors(known, a)
@@ -536,27 +580,17 @@ class _Search:
                 return a[i], a[j] if second[j] > o.unheard else self.draw() * a[i].norm()
 
     def aim_last(self, frame, walks, partial):
-        "In the last hidden layer: two inputs, at one of which a unit not yet found is on, if possible where an open weight of it counts; None when there is no such unit: wherever one could be on that is silent at all inputs asked, it is asked."
-        o, known, pick = self.options, frame.known, lambda many: many[torch.randint(len(many), (1,), generator=self.g)]
-        theta = fit_rows_to_places(frame, torch.stack([w.theta for w in walks]), walks, self.lines, self.scale); full = replace(frame, top=(theta[:, :-1], theta[:, -1]))
-        V = sent_on(self.f, full, spread_inputs(torch.stack([p for w in walks for p in (w.start, *w.points)]), 3 * sum(theta.shape), self.scale, self.g), self.noise)
-        x, j, heard = self.corners(known).flatten(0, 1), None, frame.known[-1][0].new_zeros(0, theta.shape[1])
-        partial = [w for w in partial if not any((w.N.T @ v.theta).norm() > 1 - o.same for v in walks)]
-        if partial:
+        "In the last hidden layer: two inputs, at one of which a unit not yet found is on, if possible where an open weight of it counts; None when there is no such unit."
+        o, pick, extra, j = self.options, lambda many: many[torch.randint(len(many), (1,), generator=self.g)], None, None
+        theta = fit_rows_to_places(frame, torch.stack([w.theta for w in walks]), walks, self.lines, self.scale)
+        if partial := [w for w in partial if not any((w.N.T @ v.theta).norm() > 1 - o.same for v in walks)]:
             j, rows = partial[int(pick(torch.arange(len(partial))))].reaching(pick); rows = rows.repeat_interleave(o.climbers, 1)
-            x = torch.cat([x, climb(known, rows, self.far(rows.shape[1]), o.fine[0], (o.stride[0], o.fine[1]))])
-        for _ in range(o.questions):
-            on, h = unexplained(self.f, full, V, x, self.noise, o.explained), hidden_vectors(known, x)
-            if on.any():
-                counts = h[:, j] > o.unheard if j is not None else on | True
-                if not (on & counts).any(): counts = on | True
-                a = x[pick((on & counts).nonzero()[:, 0])][0]; off = x[~on & counts]
-                return a, off[(off - a).norm(dim=1).argmin()] if len(off) else self.draw() * a.norm()
-            heard = torch.cat([heard, h]); x = self.corners(known)[:, :o.others].flatten(0, 1)
-            x = torch.cat([x, climb(known, loudest(heard, hidden_vectors(known, x))[0], x, o.climb, o.stride)])
-            x = x[loudest(heard, hidden_vectors(known, x))[1] > o.unheard]
-            if not len(x): return None
-        raise DeepFailure(f"{len(walks)} units of the last hidden layer were found, and others may hide where none is on alone")
+            extra = climb(frame.known, rows, far_inputs(rows.shape[1], self.d, self.scale, self.g), o.fine[0], (o.stride[0], o.fine[1]))
+        found = unexplained_inputs(self.f, replace(frame, top=(theta[:, :-1], theta[:, -1])), torch.stack([p for w in walks for p in (w.start, *w.points)]), self.noise, self.scale, self.g, o, extra)
+        if found is None: return None
+        x, on = found; counts = on | True
+        if j is not None and (on & (h := hidden_vectors(frame.known, x)[:, j] > o.unheard)).any(): counts = h
+        return from_on_to_off(x[counts], on[counts], self.g)
 
     def join(self, walk, partial):
         "Put together what walks say of one unit. The walk that gained, None when it is another unit than all of them."
@@ -890,7 +924,7 @@ def recover_in_section(
     at = lambda v: (v - b) @ inverse.T  # where the hidden vector is v
     on, sigma = lambda v: f(at(v)), lambda v, y: noise(at(v), y); positive = lambda rows: at(size * positive_vectors(len(rows), h, g))
     units, ends = None, W.new_zeros(0, h); found = lambda: 0 if units is None else len(units.rows)
-    for _ in range(options.barren):
+    for _ in range(options.between):
         if found() >= behind: break
         pair, ends = _where_they_switch(ends, g, h, options); line = kinks_between(on, size * pair, sigma)
         if line is None: continue
@@ -900,7 +934,7 @@ def recover_in_section(
             new = rows_behind(on, line, kinks, sigma, step=o.step); new = new.pick(new.std.norm(dim=1) < o.rough)
             if len(new.rows): new = _proved(f, known, new, positive, noise, o); units = _distinct(new if units is None else units.join(new), o.same)
         run.stage("line", layer=2, kinks=len(line.t) - 2, tried=len(kinks), units=found())
-    if not 0 < found() <= behind: raise DeepFailure(f"{found()} units of layer 2 were found on {options.barren} lines, expected {behind}")
+    if not 0 < found() <= behind: raise DeepFailure(f"{found()} units of layer 2 were found on {options.between} lines, expected {behind}")
     layer2 = _settled(units, 2, o); known.append((layer2.W, layer2.b)); run.stage("layer", layer=2, units=found(), error=layer2.error)
     coins = lambda n: torch.where(torch.rand(n, h, generator=g) < .5, 1., -1.)
     mixed = lambda n: torch.cat([around(n // 2, k), at(size * coins(n - n // 2) * positive_vectors(n - n // 2, h, g))])
