@@ -428,7 +428,7 @@ def fit_rows_to_places(
         out.append(w / w.norm())
     return torch.stack(out)
 
-# %% ../nbs/19_walks.ipynb #c017
+# %% ../nbs/19_walks.ipynb #c035
 def hidden_vectors(known: Layers, x: Float[Tensor, "n d"], leak: float = 0.) -> Float[Tensor, "n p"]:
     "What the last known layer sends on, and one, together of unit length."
     return normalize(torch.nn.functional.pad(hidden(known, x, "leaky_relu", leak), (0, 1), value=1.), dim=1)
@@ -508,7 +508,12 @@ def unexplained(
     A, y = frame.phi(x), f(x)
     return (y - A @ V).norm(dim=1) > explained * (A.abs() @ V.abs()).norm(dim=1) + tau * noise(x, y)
 
-def far_inputs(n, d, scale, g):
+def far_inputs(
+    n: int,
+    d: int,
+    scale: float,  # typical distance of what happens
+    g: torch.Generator,
+) -> Float[Tensor, "n d"]:
     "Inputs in all directions, between ten and a thousand typical distances from the origin."
     return normalize(torch.randn(n, d, generator=g, dtype=torch.float64), dim=1) * scale * 10 ** (1 + 2 * torch.rand(n, 1, generator=g, dtype=torch.float64))
 
@@ -559,6 +564,8 @@ def from_on_to_off(
     a = x[on][torch.randint(int(on.sum()), (1,), generator=g)][0]; off = x[~on]
     return a, off[(off - a).norm(dim=1).argmin()] if len(off) else -a
 
+
+# %% ../nbs/19_walks.ipynb #c017
 class _Search:
     "Lines, and the units found on them."
     def __init__(self, f, d, scale, eps, g, options):
