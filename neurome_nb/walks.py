@@ -44,7 +44,7 @@ class WalkSearch:
     tilt: tuple[float, ...] = (.1, 1., 10.)  # how much the unit whose weight is open shall be on where the one behind is by one
     fine: tuple[int, float] = (300, 1e-4)  # steps to where both are on, and the last of them: there may be little room
     others: int = 4  # of those inputs that are compared where the best ones leave nothing unheard
-    questions: int = 30  # rounds of asking where a unit of the last hidden layer could still be on
+    questions: int = 10  # rounds of asking where a unit of the last hidden layer could still be on; three or four are enough for ReLU units, for leaky ones there is always another place
     explained: float = 1e-6  # an answer is explained if this much of what its parts add up to is missing
     unheard: float = 1e-3  # a unit that is silent on all lines may be on by this much somewhere else, weights and hidden vector of unit length
     between: int = 50  # lines between positive hidden vectors at most, in a section

@@ -13,7 +13,7 @@ from neurome_nb.deep import DeepFailure, sweep_line
 from neurome_nb.nets import forward, init_layers
 from neurome_nb.recipes import Exact
 from neurome_nb.search import Stop
-from neurome_nb.walks import Frame, Walk, WalkSearch, climb, common_rows, hidden_vectors, kinks_between, known_kinks, local_kink, loudest, normal_at, on_together, polish_network, positive_vectors, predicted, recover_relu, rows_behind, settle_frame
+from neurome_nb.walks import Frame, Walk, WalkSearch, climb, common_rows, hidden_vectors, far_inputs, kinks_between, known_kinks, local_kink, loudest, normal_at, on_together, polish_network, positive_vectors, predicted, recover_relu, rows_behind, settle_frame, unexplained_inputs
 
 
 def box(sizes, seed): return init_layers(sizes, generator=generator(seed, "test/walks"))
@@ -68,6 +68,18 @@ def test_a_row_that_nothing_contradicts_is_found_unless_there_is_none():
     assert loudest(heard, inside)[1].max() < 1e-12
     row, size = loudest(heard, outside)
     assert (row.norm(dim=1) - 1).abs().max() < 1e-12 and (heard @ row.T).max() < 1e-12 and torch.allclose((row * outside).sum(1), size) and (size > .1).all()
+
+
+@pytest.mark.parametrize("weight, leak", ((.05, 0.), (-.05, 0.), (.05, .01)))
+def test_single_answers_show_a_unit_that_hardly_ever_switches(weight, leak):
+    net = box((20, 12, 6, 1), 1); W, b = (t.clone() for t in net[1]); W[0], b[0] = -W[0].abs(), -.1; W[0, 3] = weight
+    net[1] = W, b; g = generator(0, "test/walks/hide"); count = []
+    def ask(x): count.append(len(x)); return forward(net, x, "leaky_relu", leak)
+    on = lambda x: forward(net[:1], x, "leaky_relu", leak, last="leaky_relu") @ W[0] + b[0] > 0
+    x = far_inputs(20_000, 20, 1., g); assert on(x).double().mean() < .01
+    found = unexplained_inputs(ask, Frame(net[:1], (W[1:], b[1:]), leak), x[:50], lambda x, y: 1e-15 * (1 + x.norm(dim=1)), 1., g, WalkSearch())
+    assert sum(count) < 2000 and (found is None) == (weight < 0)
+    if found: assert torch.equal(found[1], on(found[0]))
 
 
 def test_what_two_walks_have_in_common():
