@@ -17,11 +17,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from .core import Layers, Outcome
 from .nets import ACTIVATIONS, Architecture, counting_bound, to_torch
-from .oracle import BudgetExhausted, Oracle, probe
+from .oracle import BudgetExhausted, Oracle, Probe, probe
 from .regions import Box
 from .sweep import curvature_length
-from .search import CommitteeSearch, Retry, Run, Stage, Stop
-from .afar import Afar, look_far
+from .search import RAMPS, CommitteeSearch, Retry, Run, Stage, Stop
+from .coarse import growth
+from .afar import Afar, bends_evenly, look_far, near_errors, stay_near
 from .shallow import name_slope, recover_shallow
 from .population import Committee, run_committee
 from .deep import DeepFailure, DeepSearch, recover_deep
@@ -182,6 +183,15 @@ def _is_smooth(run: Run, x: Tensor, u: Tensor, step: float = 1e-3) -> bool:
     second = (y[:, 0] - 2 * y[:, 1] + y[:, 2]).abs().amax(1)
     return bool(second.median() > max(100 * run.eps * y.abs().max(), 30 * run.noise))
 
+def _bends_smoothly(run: Run, found: Probe, length: float) -> bool:
+    "Whether the black box has smooth units; over longer steps where answers are coarse, unless it was said to have kinks. What is told stands where nothing is seen."
+    told, opt = run.arch.activation, run.options
+    x, u = torch.randn(2, BENDS, run.oracle.in_features, generator=run.generator("smooth"), dtype=torch.float64) * (length / run.oracle.in_features**.5)
+    if _is_smooth(run, x, u): return True
+    if run.eps < opt.precise and not run.noise or told and ACTIVATIONS[told].piecewise_linear: return False
+    seen = bends_evenly(run.ask, x, u, found.noise_floor, found.scale, opt.afar)
+    return told is not None if seen is None else seen
+
 def _tolerance(run): return run.options.tol or (1e-6 if run.eps < 1e-10 and not run.far else 1e-3)
 
 def _as_told(told: Architecture, layers: Layers, cert: Certificate, found: Architecture, reason: str) -> tuple[Layers, Certificate, Architecture]:
@@ -233,6 +243,12 @@ def _inside_clipped(run: Run, box: Box) -> tuple[Layers, Certificate, Architectu
     except Stop as e: raise Stop(e.outcome.kind, say(e.outcome), e.outcome.advice) from None
     return layers, cert, found, replace(outcome, message=say(outcome))
 
+def _clipped(run: Run, saturating: bool) -> Box | None:
+    "The box to which the black box clips its inputs. Coarse answers may be too short for numbers from as far as others are asked; with them, saturated units cannot be told from clipped inputs."
+    if saturating and run.eps > run.options.afar.crude: return None
+    far = {"far": run.options.afar.near} if run.eps > run.options.afar.crude else {}
+    return clipped_inputs(run.ask, run.oracle.in_features, run.eps, run.generator("clipped"), **far)
+
 def _check_depth(run):
     "Stop when lines say that there is more than one hidden layer: all its units switch once on every line."
     found, told = [s.detail["units"] for s in run.history if s.name == "sweep" and s.detail["complete"]], run.arch.sizes[1]
@@ -248,6 +264,22 @@ def _expands(arch: Architecture) -> bool:
     sizes = arch.sizes
     return sizes is not None and None not in sizes and len(sizes) == 4 and sizes[1] > sizes[0] and sizes[-1] > 1
 
+def _looks(run: Run, found: Probe, coarse: bool) -> tuple[float | None, bool]:  # over which length the black box bends, None: not at all; and whether smoothly
+    "How the black box bends. One whose answers are coarse is asked from afar, unless its units are smooth."
+    told, opt = run.arch.activation, run.options.afar
+    def near(found):
+        length = curvature_length(run.ask, torch.zeros(run.oracle.in_features, dtype=torch.float64), run.generator("length"), noise=found.noise_floor)
+        return length, length is not None and _bends_smoothly(run, found, length)
+    if not coarse: return near(found)
+    kinked = bool(told) and ACTIVATIONS[told].piecewise_linear
+    close = found if kinked else near_errors(run, found, opt)
+    if told and not kinked: stay_near(run, close, opt); return near(close)
+    fine = close.noise_floor < opt.hopeless * found.scale and (found.step or not found.flat)
+    if not told and fine and (seen := near(close))[1]: stay_near(run, close, opt); return seen
+    affine = look_far(run, found, opt)
+    if affine is None: stay_near(run, close, opt); return near(close)[0], True
+    return (None if affine else 1., False) if run.far else near(found)
+
 def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]:
     "The recipe `exact`."
     arch, opt = run.arch, run.options
@@ -257,7 +289,7 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
         return _inside(run, region)
     found = probe(run.oracle, run.generator("probe"))
     if found.probabilities: raise Stop("out_of_family", "the answers are probabilities: they are positive and add up to one.", "Turn them into logits: as_oracle(f, in_features) or Oracle(Logits(f), in_features).")
-    if run.eps > opt.afar.crude: raise Stop("out_of_family", f"the black box computes with a relative error of {run.eps:.0e}.", "Ask for answers computed in single or double precision.")
+    if run.eps > opt.afar.hopeless: raise Stop("not_converged", f"the black box computes with a relative error of {run.eps:.0e}.", "Ask for answers computed in single or double precision.")
     if not found.deterministic and not opt.varying:
         raise Stop("oracle_failed", found.problem + ".", "Exact reconstruction needs an oracle that answers the same query the same way; Exact(varying=True) takes the differences for noise.")
     if arch.sizes and arch.sizes[-1] != found.out_features:
@@ -265,9 +297,7 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
     roundings = found.noise_floor / (run.eps * found.scale) if found.scale > 0 else 0.
     rounds = run.oracle.in_features**.5  # as often does a sum over the inputs
     if roundings > max(opt.roundings, rounds): run.noise, run.step = found.noise_floor, found.step
-    affine = look_far(run, found, opt.afar) if found.flat or roundings > max(opt.afar.roundings, rounds) else False
-    if run.far: length = None if affine else 1.
-    else: length = curvature_length(run.ask, torch.zeros(run.oracle.in_features, dtype=torch.float64), run.generator("length"), noise=found.noise_floor)
+    length, smooth = _looks(run, found, found.flat or roundings > max(opt.afar.roundings, rounds))
     run.stage("probe", noise=found.noise_floor, length=length or math.inf)
     tol = _tolerance(run)
     if length is None:
@@ -276,14 +306,17 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
             raise Stop("unidentifiable", f"the black box is affine, so the {arch.sizes[1] or 'hidden'} units of {arch} cannot be told apart.", "Use arch.sizes = (inputs, outputs), or None.")
         return layers, cert, straight, judge(cert, tol)
     if arch.sizes is not None and len(arch.sizes) == 2: raise Stop("out_of_family", f"the black box is not affine, so it is not {arch}.", "Give the hidden layer, or sizes=None.")
-    d = run.oracle.in_features
-    smooth = not run.far and _is_smooth(run, *torch.randn(2, BENDS, d, generator=run.generator("smooth"), dtype=torch.float64) * (length / d**.5))
     if arch.activation and ACTIVATIONS[arch.activation].piecewise_linear == smooth:
         raise Stop("out_of_family", f"the black box was said to use {arch.activation}, but it {'bends smoothly' if smooth else 'is straight between kinks'}.", "Leave activation=None to have it found.")
     reasons, deep = [], arch.sizes is not None and len(arch.sizes) > 3
     walked = deep and arch.activation == "relu"
-    if deep and run.far: raise Stop("not_converged", "deep networks with rounded or noisy answers are not reconstructed yet.")
-    for run.attempt in range(opt.attempts):
+    coarse = run.eps > (opt.precise if smooth else opt.afar.crude)
+    if deep and (run.far or coarse): raise Stop("not_converged", f"deep networks {'of smooth units ' if smooth else ''}are not reconstructed from answers as coarse as these yet.", "Ask for answers in double precision.")
+    if coarse and smooth and not arch.activation and not growth(run.ask, run.oracle.in_features, run.generator("outside"), radius=opt.afar.outside).power < .5:
+        raise Stop("not_converged", f"the black box bends smoothly, and grows far away; answers with an error of {run.eps:.0e} of what they vary by do not tell which of {', '.join(RAMPS)} its units are.", "Give the activation in arch.")
+    run.options = replace(opt, coarse_slope=max(opt.coarse_slope, opt.afar.slope * run.eps))
+    attempts = min(opt.attempts, opt.afar.attempts) if coarse else opt.attempts
+    for run.attempt in range(attempts):
         try:
             if deep and smooth: layers, cert, arch_found = recover_smooth(run, length, bars=opt.bars, options=opt.saturating)
             elif deep and _expands(arch) and not (walked and run.attempt % 2): layers, cert, arch_found = recover_by_columns(run, length, run.eps, bars=opt.bars, options=opt.columns)
@@ -299,10 +332,11 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
             raise Retry(outcome.message.rstrip("."))
         except (Retry, DeepFailure, torch.linalg.LinAlgError) as e:  # the last: equations that nothing determines
             reasons.append(str(e)); run.stage("retry", reason=str(e))
-            if run.attempt == 0 and not run.far and (box := clipped_inputs(run.ask, d, run.eps, run.generator("clipped"))): return _inside_clipped(run, box)
+            if run.attempt == 0 and not run.far and (box := _clipped(run, coarse and smooth)): return _inside_clipped(run, box)
             if arch.sizes is not None and not deep: _check_depth(run)
             deep = deep or arch.sizes is None and not smooth and run.attempt > 0  # one hidden layer did not explain the answers, twice
-    raise Stop("not_converged", f"{opt.attempts} attempts failed; the last one because {reasons[-1]}.", "Another seed, search='committee', or a deeper architecture may be needed.")
+    if coarse: raise Stop("not_converged", f"{attempts} attempts failed; the last one because {reasons[-1]}. Answers carry an error of {run.eps:.0e} of what they vary by.", "Ask for answers with more digits, or for a search with another seed.")
+    raise Stop("not_converged", f"{attempts} attempts failed; the last one because {reasons[-1]}.", "Another seed, search='committee', or a deeper architecture may be needed.")
 
 # %% ../nbs/21_recipes.ipynb #c011
 RECIPES = {"exact": Exact, "committee": Committee}
