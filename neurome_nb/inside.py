@@ -19,7 +19,7 @@ from .core import Layers
 from .regions import SPARE, Ball, Box, usable_ball
 from .nets import SectionModel
 from .sweep import Noise, find_kinks, measure_noise
-from .lift import Basis, BasePoints, assemble, d_optimal, lift, slope_from_size, unit_signs, widen
+from .lift import Basis, BasePoints, Signs, assemble, d_optimal, lift, signs_and_rest, slope_from_size, unit_signs, widen
 from .polish import fit_outgoing, polish_section
 from .search import Found
 from .certify import Certificate, adversarial_queries, into_gauge, residuals_on, row_margin, shaken, spectrum, widen_bars, worst_bar, without_effect
@@ -363,13 +363,35 @@ def _without(net, units, x0):
     side = torch.sign(net.W[units] @ x0 + net.b[units])[:, None] * net.V[units]
     return Piecewise(net.W[~units], net.b[~units], net.V[~units], net.L + net.W[units].T @ side, net.c + net.b[units] @ side, net.W_std[~units], net.b_std[~units], net.V_std[~units])
 
+def _signs(net: Piecewise, agree: float) -> tuple[Signs, Float[Tensor, "d o"] | None] | None:
+    "Signs of the units, and the linear map beside them, None if there is none. None where they stay open."
+    signs = unit_signs(net.W, net.L, net.V)
+    return (signs, None) if signs is not None and signs.spread < agree else signs_and_rest(net.W, net.L, net.V)
+
 def _suspected(net, region, agree):
     "Where a unit would switch that left its trace in the linear map only: the two ends of the region along the strongest direction that the known units do not explain."
-    signs = unit_signs(net.W, net.L, net.V)
-    if signs is None or signs.spread < agree: return None
-    rest = net.L - (net.W.T * (signs.sign * signs.size)) @ net.V
-    u = torch.linalg.svd(rest)[0][:, 0]
-    return region.ends(u)
+    if found := _signs(net, agree): rest = found[1]
+    elif (signs := unit_signs(net.W, net.L, net.V)) is not None: rest = net.L - (net.W.T * (signs.sign * signs.size)) @ net.V
+    else: return None
+    return None if rest is None else region.ends(torch.linalg.svd(rest)[0][:, 0])
+
+def _with_active(
+    layers: Layers,
+    std: Layers,
+    R: Float[Tensor, "d o"],  # a linear map beside these units
+    error: float,  # standard deviation of its entries
+    region: Box | Ball,
+    close: float = 1e-6,  # a singular value below this share of the largest is none
+) -> tuple[Layers, Layers, int]:  # and how many units there are more
+    "The same with units that are active in all of the region and make the linear map: as few as can."
+    (W, b), (V, c) = layers; (dW, db), (dV, dc) = std
+    A, S, B = torch.linalg.svd(R, full_matrices=False); r = int((S > close * S[0]).sum())
+    rows, out = A[:, :r].T, S[:r, None] * B[:r]
+    low, high = (torch.stack([region.ends(sign * w)[0] @ w for w in rows]) for sign in (-1, 1))
+    at = (high - 3 * low) / 2  # a pre-activation is at least half of what it varies by
+    layers = [(torch.cat([W, rows]), torch.cat([b, at])), (torch.cat([V, out.T], 1), c - at @ out)]
+    return layers, [(torch.cat([dW, (error / S[:r, None]).expand_as(rows)]), torch.cat([db, at.new_zeros(r)])), (torch.cat([dV, torch.full_like(out.T, error)], 1), torch.hypot(dc, at.norm() * error))], r
+
 
 # %% ../nbs/19_inside.ipynb #c014
 @dataclass(frozen=True)
@@ -382,6 +404,7 @@ class Solved:
     smallest_singular_value: float  # of the solves
     unexplained: float  # largest answer at a fresh corner that the network does not explain, in units of what is expected
     noise: Noise
+    active: int = 0  # the last units, so many, never switch inside: answers show the linear map that they make together, and no more of them
 
 def solve_inside(
     ask: Callable,  # inputs (n, d) -> answers
@@ -425,8 +448,8 @@ def solve_inside(
         if new: corners = None; continue
         if unexplained >= config.reached or corners is not None or (corners := _suspected(net, region, config.agree)) is None: break
     if unexplained >= config.reached: raise NotExplained(f"answers at other corners of the region differ by {unexplained:.0f} times what is expected")
-    signs = unit_signs(net.W, net.L, net.V)
-    if signs is None or not signs.spread < config.agree: raise NotExplained("the signs of the units are not determined by the linear part: units that never switch inside the region may be part of it")
+    if (known := _signs(net, config.agree)) is None: raise NotExplained("the signs of the units are not determined by the linear part: units that never switch inside the region may be part of it")
+    signs, beside = known
     slope = slope_from_size(signs.size)
     layers = assemble(net.W.clone(), net.b, torch.zeros(d, dtype=torch.float64), net.V, net.c, "leaky_relu", slope, signs.sign)
     gain = 2 / (1 - slope)
@@ -434,7 +457,11 @@ def solve_inside(
     seen = max(1., unexplained) * (found.noise.near + grow * far)  # no answer at a corner is further off, whatever the polish knew about the constant
     c_std = (polished.linear_std[k].clamp(max=seen).square() + net.b_std.square() @ (gain * net.V).square() + net.b.square() @ (gain * net.V_std).square()).sqrt()
     std = [(net.W_std[:, None].expand(len(net.W), d), net.b_std), (gain * net.V_std.T, c_std)]
-    return Solved(layers, std, slope, signs.spread, smallest, unexplained, found.noise)
+    active = 0
+    if beside is not None:
+        layers, std, active = _with_active(layers, std, beside, max(signs.spread, torch.finfo(net.L.dtype).eps) * net.L.square().mean().sqrt().item(), region)
+        told("beside", units=active)
+    return Solved(layers, std, slope, signs.spread, smallest, unexplained, found.noise, active)
 
 def certify_inside(
     oracle: Callable,  # inputs (n, d) -> answers; counts its queries

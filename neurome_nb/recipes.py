@@ -29,7 +29,7 @@ from .deep import DeepFailure, DeepSearch, recover_deep
 from .walks import WalkSearch, recover_relu
 from .columns import ColumnSearch, recover_by_columns
 from .smooth import SmoothSearch, recover_smooth
-from .certify import Certificate, judge, with_silent
+from .certify import Certificate, judge, undetermined, with_silent
 from .inside import NotExplained, allowed_region, certify_inside, clipped_inputs, solve_inside
 
 # %% ../nbs/21_recipes.ipynb #c005
@@ -199,6 +199,8 @@ def _as_told(told: Architecture, layers: Layers, cert: Certificate, found: Archi
     layers, cert = with_silent(layers, cert, [told.sizes[1] - found.sizes[1]], reason)
     return layers, cert, replace(found, sizes=told.sizes)
 
+_ACTIVE = {True: "it is always active wherever the region was asked: answers show no more of it than a linear map", False: "it is always active, or always inactive, wherever the region was asked: answers show no more of it than a linear map"}
+
 def _inside(run: Run, region) -> tuple[Layers, Certificate, Architecture, Outcome]:
     "The recipe `exact` for a black box that can only be asked inside a region: one hidden layer of piecewise linear units."
     arch, opt, reasons = run.arch, run.options, []
@@ -222,10 +224,14 @@ def _inside(run: Run, region) -> tuple[Layers, Certificate, Architecture, Outcom
             continue
         found, told = Architecture((run.oracle.in_features, len(layers[0][1]), o), activation, slope), arch.sizes[1] if arch.sizes else None
         run.stage("certify", layers, residual=cert.residual, bar=cert.relative_bar)
-        if told is not None and told < found.sizes[1]: raise Stop("out_of_family", f"{found.sizes[1]} units switch inside the region, where the architecture has {told}.", "Correct arch.sizes, or leave the width None.")
+        h = found.sizes[1] - s.active
+        if told is not None and told < found.sizes[1]:
+            more = f", beside a linear map that takes {s.active} more" if s.active else ""
+            raise Stop("out_of_family", f"{h} units switch inside the region{more}, where the architecture has {told}.", "Correct arch.sizes, or leave the width None.")
+        if s.active: cert = undetermined(cert, list(range(h, h + s.active)), _ACTIVE[slope == 0], constant=True)
         outcome = judge(cert, _tolerance(run))
-        if told not in (None, found.sizes[1]) and outcome.recovered:
-            outcome = Outcome("unidentifiable", f"{found.sizes[1]} units explain every answer inside the region; the other {told - found.sizes[1]} have no effect there.", "No query inside the region can determine them.")
+        if told not in (None, found.sizes[1]) and outcome.kind in ("recovered", "unidentifiable"):
+            outcome = Outcome("unidentifiable", f"{found.sizes[1]} units explain every answer inside the region{f', {s.active} of them as a linear map only' if s.active else ''}; the other {told - found.sizes[1]} have no effect there.", "No query inside the region can determine them.")
             layers, cert, found = _as_told(arch, layers, cert, found, "it is off, or without outgoing weights, or has the row of another unit, wherever the region was asked")
         if outcome.recovered and told is None and slope == 0 and isinstance(region, Box):  # a unit that is off wherever a box was asked, but not in some corner, leaves no trace
             outcome = Outcome("unidentifiable", f"{outcome.message[:-1]}, but ReLU units that are off wherever the box was asked would leave no trace.", "Give the width in arch.sizes to have it checked.")

@@ -66,6 +66,28 @@ def test_a_unit_that_never_switches_inside_is_not_made_up():
     r = reconstruct(boxed([(W, b), (V, c)]), seed=0, progress=False)
     assert not r.outcome.recovered
 
+@pytest.mark.parametrize("told", [(30, 12, 4), (30, None, 4), (30, 13, 4)], ids=str)
+@pytest.mark.parametrize("activation", ["leaky_relu", "relu"])
+def test_units_that_are_always_active_inside_are_named(activation, told):
+    "Unit 3 is on in all of the box, unit 5 off: with LeakyReLU units both are linear maps."
+    (W, b), (V, c) = net(0, (30, 12, 4)); b = b.clone(); b[3], b[5] = 9., -9.
+    layers = [(W, b), (V, c)]; r = reconstruct(boxed(layers, activation), Architecture(told, activation), seed=0, progress=False)
+    named = [(u, why) for _, u, why in r.certificate.unidentifiable if "always active" in why]
+    assert r.outcome.kind == "unidentifiable" and len(named) == (1 if activation == "relu" else 2), r.outcome
+    assert ("inactive" in named[0][1]) == (activation != "relu")
+    units = [u for u, _ in named]; (W1, b1), (V1, c1) = r.layers; (dW, db), (dV, dc) = r.certificate.error_bars
+    assert dW[units].isinf().all() and db[units].isinf().all() and dV[:, units].isinf().all() and dc.isinf().all()
+    beside = W[3:4].T @ V[:, 3:4].T + (.01 * W[5:6].T @ V[:, 5:6].T if activation != "relu" else 0)
+    assert (W1[units].T @ V1[:, units].T - beside).abs().max() < 1e-8
+    x = torch.rand(200, 30, generator=generator(1, "test/active"), dtype=torch.float64)
+    assert (forward(r.layers, x, r.architecture.activation, r.architecture.slope) - forward(layers, x, activation)).abs().max() < 1e-8
+    if told[1]: assert r.architecture.sizes == told
+
+def test_always_active_units_beyond_the_width_told():
+    (W, b), (V, c) = net(0); b = b.clone(); b[3] = 9.
+    r = reconstruct(boxed([(W, b), (V, c)]), Architecture((30, 11, 4), "leaky_relu"), seed=0, progress=False)
+    assert r.outcome.kind == "out_of_family" and "beside a linear map" in r.outcome.message
+
 def test_a_smooth_network_in_a_box_is_not_called_recovered():
     r = reconstruct(boxed(net(0), "tanh"), seed=0, progress=False)
     assert r.outcome.kind == "out_of_family" and "bends smoothly" in str(r.outcome) and r.queries < 20_000
