@@ -35,6 +35,7 @@ class Afar:
     longest: float = .125  # step over which bends are looked for, in bending lengths: over much longer ones smooth units are no parabolas either
     hopeless: float = 2.**-7  # error of an answer, relative to how much answers vary, with which no search is tried: some ten times that of half precision
     labels: float = .25  # steps of the answers, relative to how much they vary, that are those of labels and not of rounded outputs
+    span: float = 1.1e4  # distance, in bending lengths, at which a search measures the noise: inputs have to have room for it
     outside: float = 2.**10  # distance at which saturating units are all saturated, and half precision has room for ramps
     attempts: int = 2  # searches near the origin from such answers: another one fails as the first did
     slope: float = 30.  # by which a measured slope may differ from the one told, in units of that error

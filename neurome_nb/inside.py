@@ -496,6 +496,30 @@ def certify_inside(
     values, share = spectrum(layers, draw, activation, slope, sigma, g)
     return Certificate(bars, without_effect(layers, bars), noise, worst, residuals, min(smallest_singular_value, *values), (row_margin(*layers[0]),), oracle.queries - before, worst_bar(bars, layers), values, share), layers
 
+def _common_bound(f, last, slack, far) -> float:
+    "The least t from which on the answers f(t) are the last one."
+    low, high = -far, far
+    while low < (mid := (low + high) / 2) < high:
+        if (f(mid) - last).abs().max() <= slack: high = mid
+        else: low = mid
+    return high
+
+def _own_bounds(ask, x, last, low, high, slack, inside, fine, most) -> Box:
+    "Every input's own bounds within common ones, from inside: to a share `fine` of the distance between them. An input without effect keeps the common ones."
+    d, at = x.shape[1], torch.stack([torch.where(x[0] > 0, 0, 1), torch.where(x[0] > 0, 1, 0)])  # the base in which an input is far up, and far down
+    outer = torch.tensor([[high], [low]], dtype=x.dtype).expand(2, d).clone(); inner = outer.flip(0).clone()
+    t, open_ = outer + torch.tensor([[-inside], [inside]], dtype=x.dtype) * (high - low), torch.ones(2, d, dtype=torch.bool)
+    for _ in range(most):
+        side, i = open_.nonzero().T
+        X = x[at[side, i]].clone(); X[torch.arange(len(i)), i] = t[side, i]
+        same = (ask(X) - last[at[side, i]]).abs().amax(1) <= slack
+        outer[side[same], i[same]], inner[side[~same], i[~same]] = t[side[same], i[same]], t[side[~same], i[~same]]
+        open_ = (outer - inner).abs() > fine * (inner[0] - inner[1]).abs()
+        if not open_.any(): break
+        t = (outer + inner) / 2
+    none = inner[0] <= inner[1]
+    return Box(torch.where(none, low, inner[1]), torch.where(none, high, inner[0]))
+
 def clipped_inputs(
     ask: Callable,  # inputs (n, d) -> answers
     d: int,
@@ -508,8 +532,10 @@ def clipped_inputs(
     share: float = .25,  # of the inputs are moved
     inside: float = 1e-3,  # where it is asked whether answers change at once inside a bound, relative to the distance between bounds
     sharp: float = 1e-6,  # change there, relative to that across, below which it is saturation of units instead
+    fine: float = 2.**-8,  # error of an input's own bounds, relative to their distance: corners that are asked keep further away from them
+    halvings: int = 40,  # in search of them, at most
 ) -> Box | None:  # None: inputs are used as they are
-    "The box to which a black box clips its inputs, where all have the same bounds: far away answers stop changing, except with the few inputs that are not far. 2 queries, or some 200 if it clips."
+    "The box to which a black box clips its inputs: far away answers stop changing, except with the few inputs that are not far. 2 queries; if it clips some 300 and two per input, and twenty where inputs have bounds of their own."
     draw = lambda *shape: torch.rand(*shape, generator=g, dtype=torch.float64)
     up = draw(d) < .5; up[:2] = torch.tensor([True, False])[:d]
     x = far * torch.where(up, 1., -1.) * (1 + draw(d))
@@ -521,20 +547,18 @@ def clipped_inputs(
     moved[:, some] = torch.tensor([0., *scales], dtype=x.dtype)[:, None] * torch.randn(1 + len(scales), len(some), generator=g, dtype=x.dtype)
     y = ask(moved)
     if (y - y[0]).abs().max() <= slack: return None  # units that are far from switching, as in a network whose units saturate
-    def bound(which, sign):
-        at = lambda t: ask(torch.where(which, sign * t, x)[None])[0]
-        low, high = -far, far
-        while low < (mid := (low + high) / 2) < high:
-            if (at(mid) - last).abs().max() <= slack: high = mid
-            else: low = mid
-        return high, at
-    (high, above), (low, below) = bound(up, 1.), bound(~up, -1.)
+    bases, lasts = torch.stack([x, -x]), torch.stack([last, ask(-x[None])[0]])
+    def end(k, sign):
+        at = lambda t: ask(torch.where(sign * bases[k] > 0, sign * t, bases[k])[None])[0]
+        return _common_bound(at, lasts[k], slack, far), at
+    (high, above), (low, below) = end(0, 1.), end(0, -1.)
     if not -low < high: return None
-    size = high + low
-    for end, at in ((high, above), (low, below)):
-        near, across = ((at(end - f * size) - last).abs().max() for f in (inside, 1.))
+    for bound, at in ((high, above), (low, below)):
+        near, across = ((at(bound - f * (high + low)) - last).abs().max() for f in (inside, 1.))
         if not near > sharp * across: return None
-    return Box.of(d, -low, high)
+    high, low = max(high, end(1, 1.)[0]), max(low, end(1, -1.)[0])
+    own = _own_bounds(ask, bases, lasts, -low, high, slack, inside, fine, halvings)
+    return Box.of(d, -low, high) if (own.high - own.low >= (1 - fine) * (high + low)).all() else own
 
 def allowed_region(
     oracle,  # an `Oracle`
