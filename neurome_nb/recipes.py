@@ -22,7 +22,7 @@ from .regions import Box
 from .sweep import curvature_length
 from .search import RAMPS, CommitteeSearch, Retry, Run, Stage, Stop
 from .coarse import growth
-from .afar import Afar, bends_evenly, look_far, near_errors, stay_near
+from .afar import Afar, bends_evenly, look_far, shorten, stay_near
 from .shallow import name_slope, recover_shallow
 from .population import Committee, run_committee
 from .deep import DeepFailure, DeepSearch, recover_deep
@@ -283,7 +283,7 @@ def _looks(run: Run, found: Probe, coarse: bool) -> tuple[float | None, bool]:  
         return (None, False) if length is None else (min(length, most / opt.span), _bends_smoothly(run, found, length))
     if not coarse: return near(found)
     kinked = bool(told) and ACTIVATIONS[told].piecewise_linear
-    close = found if kinked else near_errors(run, found, opt)
+    close = found if kinked else shorten(run, found, opt)
     if told and not kinked: stay_near(run, close, opt); return near(close)
     fine = close.noise_floor < opt.hopeless * found.scale and (found.step or not found.flat)
     if not told and fine and (seen := near(close))[1]: stay_near(run, close, opt); return seen
