@@ -160,7 +160,7 @@ def curvature_length(
     g: torch.Generator,  # draws the directions
     *,
     radii: Sequence[float] = tuple(4.**i for i in range(-8, 9)),  # tried, ascending
-    lines: int = 3,  # per radius; the median is taken
+    lines: int = 3,  # per radius, taken together
     bend: float = .1,  # second difference, relative to the first, that counts as a bend
     noise: float = 0.,  # standard deviation of an answer's error
     clear: float = 30.,  # second difference, in units of that, below which there is none to be seen
@@ -170,8 +170,8 @@ def curvature_length(
     u = torch.nn.functional.normalize(torch.randn(lines, len(x0), generator=g, dtype=torch.float64), dim=1)
     at = torch.tensor([-1., .37, 1.74], dtype=torch.float64)  # equally spaced, and not symmetric about x0
     y = oracle((x0 + u[:, None, None] * (r[:, None] * at)[..., None]).flatten(0, 2)).unflatten(0, (lines, len(r), 3))
-    second, first = (y[:, :, 0] - 2 * y[:, :, 1] + y[:, :, 2]).norm(dim=-1), (y[:, :, 2] - y[:, :, 0]).norm(dim=-1)
-    bends = ((second - clear * noise) / first.clamp_min(1e-300)).median(0).values > bend
+    second, first = (y[:, :, 0] - 2 * y[:, :, 1] + y[:, :, 2]).norm(dim=(0, 2)), (y[:, :, 2] - y[:, :, 0]).norm(dim=(0, 2))
+    bends = second - clear * noise > bend * first
     return r[bends][0].item() if bends.any() else None
 
 # %% ../nbs/13_sweep.ipynb #c016
