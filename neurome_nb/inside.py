@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NotExplained', 'Leg', 'InsideSearch', 'follow', 'noise_inside', 'widen_leg', 'merged', 'confirmed', 'same_jump',
            'SpanBasis', 'Inside', 'in_hull', 'find_inside', 'base_points', 'Piecewise', 'find_missing', 'Solved',
-           'solve_inside', 'certify_inside', 'clipped_inputs', 'allowed_region']
+           'solve_inside', 'certify_inside', 'allowed_region', 'clipped_inputs']
 
 # %% ../nbs/19_inside.ipynb #c002
 import math
@@ -496,6 +496,20 @@ def certify_inside(
     values, share = spectrum(layers, draw, activation, slope, sigma, g)
     return Certificate(bars, without_effect(layers, bars), noise, worst, residuals, min(smallest_singular_value, *values), (row_margin(*layers[0]),), oracle.queries - before, worst_bar(bars, layers), values, share), layers
 
+def allowed_region(
+    oracle,  # an `Oracle`
+    g: torch.Generator,
+) -> Box | Ball | None:  # None: it may be asked anywhere
+    "Where an oracle may be asked: its domain, or the ball within which its probabilities keep their digits."
+    if oracle.domain is not None: return oracle.domain
+    if not hasattr(oracle.f, "limited"): return None  # plain outputs
+    centre = torch.zeros(oracle.in_features, dtype=torch.float64)
+    oracle(centre[None])  # shows what kind its answers are
+    if oracle.used is None: return None
+    try: return usable_ball(oracle, oracle.used, centre, g)
+    except ValueError: return None  # answers that stay away from the end of their range
+
+# %% ../nbs/19_inside.ipynb #clip1
 def _common_bound(f, last, slack, far) -> float:
     "The least t from which on the answers f(t) are the last one."
     low, high = -far, far
@@ -560,15 +574,3 @@ def clipped_inputs(
     own = _own_bounds(ask, bases, lasts, -low, high, slack, inside, fine, halvings)
     return Box.of(d, -low, high) if (own.high - own.low >= (1 - fine) * (high + low)).all() else own
 
-def allowed_region(
-    oracle,  # an `Oracle`
-    g: torch.Generator,
-) -> Box | Ball | None:  # None: it may be asked anywhere
-    "Where an oracle may be asked: its domain, or the ball within which its probabilities keep their digits."
-    if oracle.domain is not None: return oracle.domain
-    if not hasattr(oracle.f, "limited"): return None  # plain outputs
-    centre = torch.zeros(oracle.in_features, dtype=torch.float64)
-    oracle(centre[None])  # shows what kind its answers are
-    if oracle.used is None: return None
-    try: return usable_ball(oracle, oracle.used, centre, g)
-    except ValueError: return None  # answers that stay away from the end of their range
