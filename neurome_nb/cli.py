@@ -81,7 +81,7 @@ def summary(
         known = lambda t: t[t.isfinite()].amax().item() if t.isfinite().any() else math.inf  # of units that nothing is known about, the bars are infinite
         bars = [max(map(known, layer)) for layer in cert.error_bars]
         lines += [("error bars", "largest per layer " + ", ".join(f"{b:.1e}" for b in bars)), ("noise floor", f"{cert.noise_floor:.1e}"), ("residual", f"{cert.residual:.2g} times what bars and noise allow (" + ", ".join(f"{kind} {value:.2g}" for kind, value in cert.residuals.items()) + f"; {cert.queries} queries)"),
-                  ("singular value", f"smallest {cert.smallest_singular_value:.1e}"), ("unidentifiable", "; ".join(f"layer {l + 1}, unit {u}: {why}" for l, u, why in cert.unidentifiable) or "none")]
+                  ("identifiability", cert.identifiability), ("unidentifiable", "; ".join(f"layer {l + 1}, unit {u}: {why}" for l, u, why in cert.unidentifiable) or "none")]
     return "\n".join(f"{name:<16}{text}" for name, text in lines)
 
 # %% ../nbs/60_cli.ipynb #c016

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Basis', 'widen', 'widen_steps', 'd_optimal', 'BasePoints', 'choose_base_points', 'information', 'worst_std', 'Lifted',
-           'lift', 'sharpen', 'lift_pairs', 'Signs', 'unit_signs', 'slope_from_size', 'assemble']
+           'lift', 'sharpen', 'lift_pairs', 'Signs', 'unit_signs', 'slope_from_size', 'assemble', 'signs_and_rest']
 
 # %% ../nbs/14_lift.ipynb #c002
 import math
@@ -590,3 +590,42 @@ def assemble(
         if ACTIVATIONS[activation].piecewise_linear: V = V * 2 / (1 - slope)
         constant = constant - c0 * (at @ V)
     return [(W, at - W @ x0), (V.T.contiguous(), constant)]
+
+# %% ../nbs/14_lift.ipynb #c031
+def signs_and_rest(
+    rows: Float[Tensor, "h n"],  # w_i q in n directions
+    linear: Float[Tensor, "n o"],  # the linear map along each
+    V: Float[Tensor, "h o"],  # outgoing vectors of g
+    size: float | None = None,  # c0 in units of g; None: unknown
+    *,
+    most: int = 4,  # largest rank of the rest
+    steps: int = 60,  # of taking turns
+    left: float = 1e-6,  # of the linear map, relative: less is explained
+    settled: float = .9,  # a step that leaves more than this of what was unexplained is the last
+) -> tuple[Signs, Float[Tensor, "n o"]] | None:
+    "Signs beside a linear map of the least rank that explains what they do not; None if its rank would have to be more than `most`, or as many as the outputs, which explains everything."
+    M = lambda signs: (rows.T * signs.sign) @ V
+    for rank in range(1, min(most + 1, *linear.shape)):
+        rest, beside, before = torch.zeros_like(linear), lambda X: X, math.inf
+        for _ in range(steps):
+            if (signs := unit_signs(rows, linear - rest, V)) is None: return None
+            c0 = size or ((beside(linear) * beside(M(signs))).sum() / beside(M(signs)).square().sum()).item()
+            A, S, B = torch.linalg.svd(linear - c0 * M(signs), full_matrices=False); miss = (S[rank:].norm() / linear.norm()).item()
+            A, S, B = A[:, :rank], S[:rank], B[:rank]
+            rest, beside = (A * S) @ B, lambda X, A=A, B=B: (X - A @ (A.T @ X)) @ (torch.eye(len(X[0]), dtype=X.dtype) - B.T @ B)
+            if not miss < settled * before: break
+            before = miss
+        if miss < left: return Signs(signs.sign, c0, miss), rest
+    return _opposite_rows(rows, linear, V, size, most, left)
+
+def _opposite_rows(rows, linear, V, size, most, left):
+    "The same where each unit's part of the linear map can be told from its row: all but a few parts are the signs' own."
+    h, n = rows.shape
+    if h > n: return None
+    C = torch.linalg.lstsq(rows.T, linear).solution; part = (C * V).sum(1) / V.square().sum(1)
+    c0 = size or part.abs().median().item(); signs = part.sign()
+    off = (rows.T[:, :, None] * (C - c0 * signs[:, None] * V)).norm(dim=(0, 2)) > left * linear.norm()
+    if off.sum() > most: return None
+    rest = rows.T @ ((C - c0 * signs[:, None] * V) * off[:, None]); miss = ((linear - c0 * (rows.T * signs) @ V - rest).norm() / linear.norm()).item()
+    return (Signs(signs, c0, miss), rest) if miss < left else None
+

@@ -26,7 +26,7 @@ from .canon import canonicalize, match
 from .symmetry import apply
 from .oracle import BudgetExhausted, Oracle
 from .disagree import Ascent, Gaussian, Uniform, disagreement
-from .certify import Certificate, adversarial_queries, residuals_on, row_margin, shaken, widen_bars, worst_bar
+from .certify import Certificate, adversarial_queries, around, residuals_on, row_margin, shaken, spectrum, widen_bars, worst_bar, without_effect
 
 # %% ../nbs/22_population.ipynb #c005
 SAMPLING = ("committee", "gaussian", "uniform", "training", "expanded", "easy", "hard")
@@ -70,6 +70,7 @@ class Committee:
     questions: int = 32  # of each kind in the final check
     copies: int = 4  # of the best member, moved within its error bars, that tell what the bars allow
     decades: float = 2.  # of distances that the final check's far questions are spread over, beyond the cube
+    spectrum: int = 1200  # parameters up to which the spectrum of the Jacobian is exact: half a second
     partial: float = 100.  # error bars and loss up to this many times `tol` are "partial", beyond it "not_converged"
     memory: int = 2**30  # bytes that the query generator may hold at a time: 20,000 queries of the paper's population
     graphs: bool = True  # on a GPU: record steps once and replay them
@@ -396,7 +397,7 @@ def signature(
 def _settings(arch, options, seed):
     "What decides a run, as JSON can hold it."
     data = None if options.data is None else [*options.data.shape, options.data.double().sum().item()]
-    free = ("data", "memory", "graphs", "snapshot", "tol", "bars", "questions", "copies", "decades", "partial", "stop")
+    free = ("data", "memory", "graphs", "snapshot", "tol", "bars", "questions", "copies", "decades", "spectrum", "partial", "stop")
     return dict({f.name: getattr(options, f.name) for f in fields(options) if f.name not in free}, data=data, sizes=arch.sizes, activation=arch.activation, slope=arch.slope, seed=seed)
 
 class _Checkpoint:
@@ -437,15 +438,16 @@ def check(
     layers, bars, act, n, dim = found.layers, bars_of(found, options.bars), (members.activation, members.slope), options.questions, oracle.in_features
     copies, before = shaken(layers, bars, options.copies, g, options.bars), oracle.queries
     length = options.scale * (dim / 3) ** .5  # of an input uniform in the cube
-    draw = lambda r: torch.nn.functional.normalize(torch.randn(n, dim, generator=g, dtype=torch.float64), dim=1) * r
-    asked = {"fresh": draw(length), "far": draw(length * 10 ** (options.decades * torch.rand(n, 1, generator=g, dtype=torch.float64)))}
+    draw = lambda n: around(torch.full((n,), length, dtype=torch.float64), dim, g)
+    asked = {"fresh": draw(n), "far": around(length * 10 ** (options.decades * torch.rand(n, generator=g, dtype=torch.float64)), dim, g)}
     noise = torch.finfo(oracle.dtype).eps * forward(layers, asked["fresh"], *act).abs().max().item()
     sigma = lambda r: noise * (1 + r / length)
-    asked["adversarial"] = adversarial_queries(layers, copies, draw(length), sigma, *act)
+    asked["adversarial"] = adversarial_queries(layers, copies, draw(n), sigma, *act)
     residuals = residuals_on(oracle, {kind: oracle.round(x) for kind, x in asked.items()}, layers, copies, lambda x, y: sigma(x.norm(dim=1)), *act)
     worst = max(residuals.values()); bars = widen_bars(bars, worst)
-    return Certificate(error_bars=bars, unidentifiable=(), noise_floor=noise, residual=worst, residuals=residuals, smallest_singular_value=math.nan,  # no solve, no Jacobian
-                       margins=tuple(row_margin(*layer) for layer in layers[:-1]), queries=oracle.queries - before, relative_bar=worst_bar(bars, layers))
+    values, share = spectrum(layers, draw, *act, sigma, g, most=options.spectrum)
+    return Certificate(error_bars=bars, unidentifiable=without_effect(layers, bars), noise_floor=noise, residual=worst, residuals=residuals, smallest_singular_value=min(values, default=0.),
+                       margins=tuple(row_margin(*layer) for layer in layers[:-1]), queries=oracle.queries - before, relative_bar=worst_bar(bars, layers), spectrum=values, spectrum_share=share)
 
 def verdict(
     row: dict,  # of the last round: loss, dispersion, agreeing, signature

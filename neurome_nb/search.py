@@ -189,10 +189,11 @@ def search_sweep_smooth(run: Run, length: float) -> Found:
         out = out / rows[:, :1].abs()
     rows[:, k] -= R * rows[:, 1]  # seen from x0 instead of x0 + R v
     run.stage("widen", dimensions=k, activation=activation)
-    reach = 2.5 / rows[:, :k].norm(dim=1).median()
+    size = rows[:, :k].norm(dim=1); reach = 2.5 / size.median()
     n = _extra(run, h, k + 1, o, 0)
-    C = torch.randn(n, k, generator=g, dtype=torch.float64) * reach * torch.exp(.5 * torch.randn(n, 1, generator=g, dtype=torch.float64))
-    C = C * (run.options.unsaturated / (C @ rows[:, :k].T).abs().amax(1, keepdim=True)).clamp(max=1)
+    away = (rows[:, k].abs() / size)[torch.randint(h, (n, 1), generator=g)]  # distance at which one of the units switches
+    C = torch.randn(n, k, generator=g, dtype=torch.float64) * torch.hypot(reach, away) * torch.exp(.5 * torch.randn(n, 1, generator=g, dtype=torch.float64))
+    C = C * ((run.options.unsaturated + rows[:, k].abs()) / (C @ rows[:, :k].T).abs()).amin(1, keepdim=True).clamp(max=1)
     Y = run.ask(x0 + C @ U)
     near = max(run.eps * Y.abs().max().item(), 1e-300)
     return Found(SectionModel(rows, out, rows.new_zeros(k + 1, o), activation), x0, basis, C, Y, Noise(near, near * .1 / reach.item()))
@@ -253,7 +254,7 @@ def repair(
         rows = keep_needed(fit.model.rows, eliminate(fit), level=1e-3)
         fit, _ = fit_rows(rows, C, Y, w, model.activation, gain=.1)
         if fit.rms < enough: break
-    for _ in range(most * rounds):  # what can go without being missed goes
+    for _ in range(min(most * rounds, len(fit.model.rows) - 1)):  # what can go without being missed goes
         fewer, _ = fit_rows(fit.model.rows[eliminate(fit).order[1:].sort().values], C, Y, w, model.activation, gain=.1)
         if not fewer.rms < enough: break
         fit = fewer

@@ -14,12 +14,12 @@ from torch import Tensor
 from jaxtyping import Float
 from .core import Layers
 from .nets import ACTIVATIONS, Architecture, SectionModel, counting_bound
-from .lift import BasePoints, Lifted, Signs, assemble, choose_base_points, information, lift, lift_pairs, sharpen, slope_from_size, unit_signs, worst_std
+from .lift import BasePoints, Lifted, Signs, assemble, choose_base_points, information, lift, lift_pairs, sharpen, signs_and_rest, slope_from_size, unit_signs, worst_std
 from .polish import Polished, polish_section
 from .search import Found, Retry, Run, Stop, repair, search_by_committee, search_sweep_kinked, search_sweep_smooth
 from .sweep import Noise
 from .afar import near_origin
-from .certify import Certificate, certify
+from .certify import Certificate, certify, undetermined
 
 # %% ../nbs/17_shallow.ipynb #c004
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ def _polish(run: Run, found: Found) -> tuple[Found, _OnSection]:
     told = run.arch.sizes[1] if run.arch.sizes else None
     if told not in (None, h):
         what = f"{h} units explain every answer on a section, where the architecture has {told}"
-        if h > told: raise Stop("out_of_family", f"{what}.", "Correct arch.sizes, or leave the width None.")
-        if not again: raise Retry(what)  # the others have no effect, unless a line missed them
-    if o > h:  # answers lie in the span of the outgoing vectors: h numbers say it all
-        span = torch.linalg.qr(model.out.T)[0]
+        if not again: raise Retry(what)  # unless a line missed some, or took rounding for a kink
+        if h > told: raise Stop("out_of_family", f"{what}.", "Correct arch.sizes, or leave the width None.")  # with fewer, the others have no effect
+    span = torch.linalg.qr(model.out.T)[0]; slopes = model.linear[:-1]
+    if o > h and (slopes - slopes @ span @ span.T).norm() < run.options.beside * slopes.norm():  # changes of answers lie in the span of the outgoing vectors: h numbers say it all
         narrow = lambda m: replace(m, out=m.out @ span, linear=m.linear @ span)
         model, samples, ask = narrow(model), tuple(map(narrow, samples)), lambda x: run.ask(x) @ span
     return found, _OnSection(polished, model, samples, ask, U)
@@ -85,6 +85,8 @@ class _Whole:
     std: Float[Tensor, "h"]  # of each entry
     signs: Signs | None  # None where they are no question
     smallest: float  # singular value of the systems
+    rest: Float[Tensor, "d o"] | None = None  # a linear map beside the units, in the same coordinates; None: there is none
+    rest_std: float = 0.  # of each entry
 
 @dataclass(frozen=True)
 class _Problem:
@@ -150,15 +152,25 @@ def _first_round(p: _Problem, start: int, n: int, size: Tensor, slopes: Tensor |
     res = lift(p.on.ask, p.found.x0, p.on.U, p.model, p.directions(start), n, base, slopes=slopes, samples=p.on.samples, keep=p.coarse)
     return _Round(start, res if p.coarse else _checked(res), base, second)
 
+def _sized(p: _Problem, signs: Signs) -> Signs:
+    "The same with the exact size of a slope that is told or named."
+    if not p.kinked: return signs
+    slope = name_slope(p.run, slope_from_size(signs.size))[1]
+    return replace(signs, size=(1 + slope) / (1 - slope))
+
 def _signs(p: _Problem, rows: Tensor, linear: Tensor) -> tuple[Signs, Tensor]:
     "Signs of the units, and what they make of the linear map: signs times the exact size of a slope that is told or named. Raises `Retry` when they stay open."
     opt, signs = p.options, unit_signs(rows, linear, p.model.out)
     if signs is None or not signs.spread < (opt.coarse_spread if p.coarse else opt.spread):
         raise Retry("the signs of the units are not determined by the linear part" + ("" if signs is None else f": they disagree by {signs.spread:.1e}"))
-    if p.kinked:
-        slope = name_slope(p.run, slope_from_size(signs.size))[1]
-        signs = replace(signs, size=(1 + slope) / (1 - slope))
+    signs = _sized(p, signs)
     return signs, signs.sign * signs.size
+
+def _beside(p: _Problem, rows: Tensor, linear: Tensor) -> tuple[Signs, Tensor]:
+    "Signs, and the linear map beside the units. Raises `Retry` when they stay open."
+    told = lambda size: signs_and_rest(rows, linear, p.model.out, size, left=p.options.beside)
+    if (found := told(None)) is None or (found := told(_sized(p, found[0]).size)) is None: raise Retry("the signs of the units are not determined by the linear part")
+    return found
 
 def _second_round(p: _Problem, rounds: list[_Round], size: Tensor, slopes: Tensor | None) -> list[Lifted]:
     "The same directions more exactly: long steps, and more, as far as queries are left, for what is known worst."
@@ -185,15 +197,21 @@ def _alone(p: _Problem, rows: Tensor, std: Tensor, size: Tensor) -> tuple[Tensor
 def _lift(run: Run, found: Found, on: _OnSection) -> _Whole:
     "Rows in all directions, and signs. Raises `Retry` when a direction does not fit or the signs stay open."
     p = _Problem(run, found, on, run.generator("lift")); opt, (h, o), k, d, model = p.options, p.shape, p.k, p.d, p.model
-    known, done, rounds, signs, slopes = model.rows[:, :k], k, [], None, None
+    known, done, rounds, signs, slopes, rest = model.rows[:, :k], k, [], None, None, ()
     size = _typical(known, model.out)
     if p.free:  # directions with a free linear map until the signs are clear, then without
         few = max(0, math.ceil(opt.signs * h / o) + opt.spare_signs)
         n = min(d - k, few) if p.kinked and d - k >= 2 * few else d - k
         if n: rounds.append(_first_round(p, k, n, size, None)); done += n
-        seen = torch.cat([known, *(r.lifted.rows for r in rounds)], 1)
-        size = _typical(seen, model.out)
-        signs, slopes = _signs(p, seen, torch.cat([model.linear[:k], *(r.lifted.linear for r in rounds)]))
+        def seen(): return torch.cat([known, *(r.lifted.rows for r in rounds)], 1), torch.cat([model.linear[:k], *(r.lifted.linear for r in rounds)])
+        size = _typical(seen()[0], model.out)
+        try: signs, slopes = _signs(p, *seen())
+        except Retry:
+            if not p.kinked or p.coarse or run.far: raise
+            if done < d: rounds.append(_first_round(p, done, d - done, size, None)); done = d  # beside a linear map it takes all directions
+            signs, rest = _beside(p, *seen()); linear = seen()[1]
+            run.stage("beside", rank=int(torch.linalg.matrix_rank(rest, rtol=opt.beside)))
+            rest = rest, signs.spread * linear.square().mean().sqrt().item()
     if p.coarse and p.kinked: done, rounds = k, []  # the first ones once more, with steps that may cross kinks: theirs were short
     wide = _wider(p, rounds[0].lifted) if p.kinked and rounds else p
     if done < d: rounds.append(_first_round(wide, done, d - done, size, slopes))
@@ -203,7 +221,49 @@ def _lift(run: Run, found: Found, on: _OnSection) -> _Whole:
     rows, std, alone = _alone(p, rows, var.div(d).sqrt(), size)
     smallest = min([on.polished.smallest_singular_value, *(r.smallest_singular_value for r in lifted)])
     run.stage("lift", residual=max((r.residual.max().item() for r in lifted), default=0.), smallest_singular_value=smallest, alone=alone)
-    return _Whole(rows, std, signs, smallest)
+    return _Whole(rows, std, signs, smallest, *rest)
+
+
+# %% ../nbs/17_shallow.ipynb #c013
+def _instead(W, R, most, close):
+    "Units whose opposites could make the linear map as well, if these are no more than `most`."
+    C = torch.linalg.lstsq(W.T, R).solution
+    part = C.norm(dim=1) * W.norm(dim=1); of_it = (part > close * part.max()).nonzero()[:, 0]
+    return of_it.tolist() if len(of_it) <= most and (W.T @ C - R).norm() < close * R.norm() else []
+
+def _opposite(
+    layers: Layers,
+    bars: Layers,
+    R: Float[Tensor, "d o"],  # a linear map beside these units, zero at x0
+    error: float,  # bar of its entries
+    x0: Float[Tensor, "d"],
+    slope: float,
+    close: float,  # a relative difference that is none
+) -> tuple[Layers, Layers, list[int]]:  # with the bars, and the units that no answer determines
+    """Units with opposite rows that make a linear map: phi(z) - phi(-z) = (1 + slope) z. Where its rows are those of units, each of them has an opposite one, and answers determine both;
+    else pairs are added whose kinks cancel, and answers determine no more than the sum of their products."""
+    (W, b), (V, c) = layers; (dW, db), (dV, dc) = bars; h = len(b)
+    A, S, B = torch.linalg.svd(R, full_matrices=False); r = int((S > close * S[0]).sum())
+    same = ((W @ A[:, :r]).norm(dim=1) > (1 - close) * W.norm(dim=1)).nonzero()[:, 0]
+    paired = len(same) == r
+    if paired: Q, at, dQ, dat, U = W[same], b[same], dW[same], db[same], torch.linalg.lstsq(W[same].T, R).solution
+    else: Q, at, dQ, dat, U = A[:, :r].T, b.new_zeros(r), (error / S[:r, None]).expand(r, len(A)), error / S[:r], S[:r, None] * B[:r]
+    c = c - x0 @ R - at @ U; U, dU = U / (1 + slope), (error / (1 + slope) / Q.norm(dim=1, keepdim=True)).expand_as(U)
+    dc = torch.hypot(dc, x0.norm() * error + (1 + slope) * at.abs() @ dU)
+    if paired: V, dV = V.index_add(1, same, U.T), dV.index_add(1, same, dU.T)
+    ends = (-1.,) if paired else (1., -1.)
+    def more(t, q, signs): return torch.cat([t, *(s * q for s in signs)])
+    every = [1.] * len(ends)
+    layers = [(more(W, Q, ends), more(b, at, ends)), (more(V.T, U, ends).T.contiguous(), c)]
+    return layers, [(more(dW, dQ, every), more(db, dat, every)), (more(dV.T, dU, every).T.contiguous(), dc)], [] if paired else [*_instead(W, R, 2 * r, close), *range(h, h + 2 * r)]
+
+def _with_opposite(run: Run, found: Found, whole: _Whole, layers: Layers, bars: Layers, slope: float) -> tuple[Layers, Layers, list[int]]:
+    "The same with units that make the linear map beside them, as far as there may be such."
+    opt, told, h = run.options, run.arch.sizes[1] if run.arch.sizes else None, len(layers[0][1])
+    if slope > -1: layers, bars, free = _opposite(layers, bars, found.basis.back(whole.rest.T.contiguous()).T, opt.bars * whole.rest_std, found.x0, slope, opt.beside)
+    if slope == -1 or told is not None and len(layers[0][1]) > told:
+        raise Stop("out_of_family", f"beside {h} units there is a linear map from the inputs to the answers, which {'|z| units' if slope == -1 else f'the {told - h} others'} cannot make.", "A connection past the hidden layer is not covered.")
+    return layers, bars, free
 
 
 # %% ../nbs/17_shallow.ipynb #c008
@@ -231,6 +291,8 @@ def recover_shallow(
     layers = assemble(found.basis.back(whole.rows), at, found.x0, p.model.out, p.model.linear[k], activation, slope, signs.sign if signs else None)
     const_std = (p.linear_std[k].square() + at_std.square() @ (gain * p.model.out).square() + at.square() @ (gain * p.out_std).square()).sqrt()
     bars = [(opt.bars * whole.std[:, None].expand(h, d), opt.bars * torch.hypot(at_std, found.x0.norm() * whole.std)), (opt.bars * gain * p.out_std.T, opt.bars * const_std)]
+    free = []
+    if whole.rest is not None: layers, bars, free = _with_opposite(run, found, whole, layers, bars, slope)
     oracle, sigma, decades = run.oracle, lambda r: found.noise(r + found.x0.norm()), 2.
     if run.far:
         oracle, sigma = oracle.parent, lambda r: run.noise + found.noise.far * r
@@ -239,4 +301,5 @@ def recover_shallow(
     cert, layers = certify(oracle, layers, bars, activation, slope, sigma=sigma, length=length, decades=decades,
                            smallest_singular_value=whole.smallest, deviations=opt.bars, g=run.generator("certify"))
     run.stage("certify", layers, residual=cert.residual, bar=cert.relative_bar)
-    return layers, cert, Architecture((d, h, o), activation, slope)
+    if free: cert = undetermined(cert, free, "only the linear map that units with opposite rows make together is known: their kinks cancel")
+    return layers, cert, Architecture((d, len(layers[0][1]), o), activation, slope)

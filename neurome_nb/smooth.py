@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Stairs', 'find_stairs', 'StepShapes', 'fit_shapes', 'stair_rows', 'Chart', 'hidden_slopes', 'centre_biases', 'Ranked',
            'rank_biases', 'Decomposition', 'decompose', 'settle_units', 'gauss_newton_step', 'polish_smooth',
-           'lift_rows', 'base_places', 'as_sigmoid', 'certify_smooth', 'SmoothSearch', 'recover_smooth']
+           'lift_rows', 'base_places', 'as_sigmoid', 'SmoothSearch', 'recover_smooth']
 
 # %% ../nbs/18_smooth.ipynb #c002
 import math
@@ -16,9 +16,8 @@ from torch import Tensor
 from jaxtyping import Float, Int
 from .core import Layers
 from .nets import Architecture, forward
-from .canon import canonicalize
 from .lift import Basis, d_optimal
-from .certify import Certificate, adversarial_queries, residuals_on, row_margin, widen_bars, worst_bar
+from .certify import Certificate, certify_copies
 from .search import Stop
 from .deep import DeepFailure, _backward, _with_one
 
@@ -502,36 +501,6 @@ def as_sigmoid(
         out.append((W, b) if i == last else (2 * W, 2 * b))
     return out
 
-def certify_smooth(
-    f: Callable,  # inputs (n, d) -> answers
-    layers: Layers,
-    copies: list[Layers],  # networks that would explain the answers as well
-    noise: Callable,  # (x, y) -> standard deviation of an answer
-    length: float,  # over which the black box bends
-    activation: str,
-    g: torch.Generator,
-    *,
-    deviations: float,  # standard deviations per bar
-    questions: int = 32,  # of each kind
-) -> tuple[Layers, Certificate]:  # layers in the canonical gauge
-    "Check on new questions: near, far, and where the copies disagree most; `3 questions` queries."
-    layers, copies = canonicalize(layers, activation), [canonicalize(c, activation) for c in copies]
-    spread = lambda l, part: torch.stack([c[l][part] - layers[l][part] for c in copies]).square().mean(0)
-    bars = []
-    for l, (W, b) in enumerate(layers):
-        pooled = torch.maximum(torch.cat([spread(l, 0), spread(l, 1)[:, None]], 1).mean(1).sqrt(), torch.finfo(W.dtype).eps * W.abs().amax(1))
-        bars.append((deviations * torch.maximum(spread(l, 0).sqrt(), pooled[:, None]), deviations * torch.maximum(spread(l, 1).sqrt(), pooled)))
-    pop = [tuple(torch.stack(t) for t in zip(*layer)) for layer in zip(*copies)]
-    def draw(lo, hi):
-        x = torch.randn(questions, layers[0][0].shape[1], generator=g, dtype=torch.float64)
-        return torch.nn.functional.normalize(x, dim=1) * length * 10 ** (lo + (hi - lo) * torch.rand(questions, 1, generator=g, dtype=torch.float64))
-    asked = {"fresh": draw(-.5, 1.), "far": draw(1., 3.)}; sigma = lambda r: noise(r[:, None], torch.zeros(1, 1, dtype=torch.float64))
-    asked["adversarial"] = adversarial_queries(layers, pop, draw(-.5, 1.), sigma, activation, 0.)
-    residuals = residuals_on(f, asked, layers, pop, noise, activation, 0.); worst = max(residuals.values()); bars = widen_bars(bars, worst)
-    smallest = min(torch.linalg.svdvals(torch.nn.functional.normalize(W, dim=1))[-1].item() for W, _ in layers[:-1])
-    silent = tuple((l, i, "its outgoing weights are zero") for l in range(len(layers) - 1) for i in (layers[l + 1][0].norm(dim=0) <= bars[l + 1][0].norm(dim=0)).nonzero()[:, 0].tolist())
-    return layers, Certificate(bars, silent, noise(torch.zeros(1, 1, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64)).item(), worst, residuals, smallest,
-                               tuple(row_margin(*pair) for pair in layers[:-1]), 3 * questions, worst_bar(bars, layers))
 
 # %% ../nbs/18_smooth.ipynb #c033
 @dataclass(frozen=True)
@@ -564,6 +533,7 @@ class SmoothSearch:
     base: float = 1.5  # equations per unknown in the lift
     candidates: int = 400  # places looked at for the lift
     stride: float = .05  # typical change of a pre-activation in its steps: Newton's method then gains a digit with each iteration
+    checked: tuple[float, float, float] = (-.5, 1., 3.)  # powers of ten of the bending length between which the certificate asks, near and far: later all units are saturated
     explained: float = 1e3  # residual of the polish, in units of one rounding of the largest answer, beyond which something is missing
 
 def _far_stairs(run, x0, basis, length, told, options):
@@ -673,6 +643,6 @@ def recover_smooth(
     run.stage("lift", residual=excess)
     if activation == "sigmoid": net, copies = as_sigmoid(net), [as_sigmoid(c) for c in copies]
     size = (x0 + x @ basis.rows(0, k)).norm(dim=1).mean()
-    net, cert = certify_smooth(run.ask, net, copies, lambda x, y: noise * (1 + x.norm(dim=1) / size), length, activation, g, deviations=bars)
+    net, cert = certify_copies(run.ask, net, copies, lambda r: noise * (1 + r / size), length, activation, 0., g, decades=options.checked, deviations=bars)
     run.stage("certify", net, residual=cert.residual, bar=cert.relative_bar)
     return net, cert, Architecture((d, *(len(b) for _, b in net)), activation, arch.slope)

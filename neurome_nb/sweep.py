@@ -85,7 +85,9 @@ def _explain(t, y, s, tau, redundant, short):
     sharp = lambda d, share=.05: tau * blur < share * size * d  # the test could have failed
     sides = (straight[j-1] | sharp(step, .001)) & (straight[j+1] | sharp(dt[j] - step, .001))  # a kink close to a sample says little about the line on that side
     if redundant: single = inside & (miss <= tau * blur) & sharp(dt[j]) & sides
-    else: single = inside & sharp(dt[j]) & ((step - dt[j]/2).abs() < .3 * dt[j]) & ((dt[j] < .2 * torch.minimum(dt[j-1], dt[j+1])) | short[j]) & (size * dt[j] < 1e4 * blur)
+    else:
+        asked = ((step - dt[j]/2).abs() < .3 * dt[j]) & ((dt[j] < .2 * torch.minimum(dt[j-1], dt[j+1])) & (size * dt[j] < 1e4 * blur) | short[j])  # on both sides of the place
+        single = inside & sharp(dt[j]) & (asked | short[j] & straight[j-1] & straight[j+1])
     pad = lambda x: torch.nn.functional.pad(x, (1, 1))
     kinked = pad(single) & ~straight
     return straight, kinked, collinear, dict(step=pad(step), blur=pad(blur), size=pad(size), inside=pad(inside))
@@ -99,7 +101,7 @@ def find_kinks(
     first: int = 64,  # number of first points
     tau: float = 8.,  # a difference of more than tau standard deviations is real
     finest: Callable[[Tensor], Tensor] = lambda t: 1e-12 * (1 + t.abs()),  # shorter cells are a corner, rounded by the activation or by rounding: not split, points in it are dropped
-    patience: float = 1.3,  # after a dozen rounds `finest` grows by this factor per round, at most thirtyfold
+    patience: float = 1.3,  # after a dozen rounds `finest` grows by this factor per round, at most three-hundredfold
     max_rounds: int = 80,  # of halving; 50 reach the resolution of float64
     max_points: int = 200_000,  # give up beyond
 ) -> Kinks:
@@ -109,7 +111,8 @@ def find_kinks(
     redundant = y.shape[1] > 1 and bool(spectrum[1] > 1e-9 * spectrum[0])  # outputs that move together count as one
     for r in range(max_rounds):
         dt, s = t.diff(), noise(t, y)
-        short = dt < finest((t[1:] + t[:-1]) / 2) * min(patience ** max(0, r - 12), 30)  # a corner that resists is taken to be wider
+        width = lambda at: finest(at) * min(patience ** max(0, r - 12), 300)  # a corner that resists is taken to be wider
+        short = dt < width((t[1:] + t[:-1]) / 2)
         straight, kinked, collinear, cell = _explain(t, y, s, tau, redundant, short)
         known = straight | kinked
         if redundant: known[:-1] |= kinked[1:]; known[1:] |= kinked[:-1]  # a single kink proves both its lines
@@ -122,8 +125,9 @@ def find_kinks(
         if not split.any() or len(t) > max_points: break
         new = (t[:-1] + dt * (.5 + .06 * math.sin(1 + 7 * r)))
         if redundant: new = new[split]
-        else:  # ask on both sides of the place where the neighbouring lines meet
-            side = 1e3 * cell["blur"] / cell["size"].clamp_min(1e-300)
+        elif r % 5 == 4: new = new[split]  # where the neighbouring lines meet there may be nothing: every fifth round looks elsewhere
+        else:  # ask on both sides of that place
+            side = torch.maximum(1e3 * cell["blur"] / cell["size"].clamp_min(1e-300), .4 * width(t[:-1] + cell["step"]))  # not within a rounded corner
             ask = split & cell["inside"] & (side < .05 * torch.minimum(cell["step"], dt - cell["step"]))
             meet, side = (t[:-1] + cell["step"])[ask], side[ask]
             new = torch.cat([new[split & ~ask], meet - side, meet + side])
@@ -156,16 +160,18 @@ def curvature_length(
     g: torch.Generator,  # draws the directions
     *,
     radii: Sequence[float] = tuple(4.**i for i in range(-8, 9)),  # tried, ascending
-    lines: int = 3,  # per radius; the median is taken
+    lines: int = 3,  # per radius, taken together
     bend: float = .1,  # second difference, relative to the first, that counts as a bend
+    noise: float = 0.,  # standard deviation of an answer's error
+    clear: float = 30.,  # second difference, in units of that, below which there is none to be seen
 ) -> float | None:
     "The smallest radius over which the black box bends noticeably; None when it is straight as far as we look. `9 * len(radii)` queries."
     r = torch.tensor(radii, dtype=torch.float64)
     u = torch.nn.functional.normalize(torch.randn(lines, len(x0), generator=g, dtype=torch.float64), dim=1)
     at = torch.tensor([-1., .37, 1.74], dtype=torch.float64)  # equally spaced, and not symmetric about x0
     y = oracle((x0 + u[:, None, None] * (r[:, None] * at)[..., None]).flatten(0, 2)).unflatten(0, (lines, len(r), 3))
-    second, first = (y[:, :, 0] - 2 * y[:, :, 1] + y[:, :, 2]).norm(dim=-1), (y[:, :, 2] - y[:, :, 0]).norm(dim=-1)
-    bends = (second / first.clamp_min(1e-300)).median(0).values > bend
+    second, first = (y[:, :, 0] - 2 * y[:, :, 1] + y[:, :, 2]).norm(dim=(0, 2)), (y[:, :, 2] - y[:, :, 0]).norm(dim=(0, 2))
+    bends = second - clear * noise > bend * first
     return r[bends][0].item() if bends.any() else None
 
 # %% ../nbs/13_sweep.ipynb #c016
@@ -199,6 +205,19 @@ class _Runs:
         inside = ((share > .01) & (share < .99)).to(y.dtype)
         return cls(run, a, b, J, size, share, zero.scatter_reduce(0, run, off, "amax"), zero.index_add(0, run, inside))
 
+def _shape(t, runs, use, activation, slack):
+    "Rate and position of each run, taken for one unit, from the points in use; and whether these lie on its curve."
+    lo, hi = ACTIVATIONS[activation].left(0.)[1], ACTIVATIONS[activation].right(0.)[1]
+    back = lambda share: ACTIVATIONS[activation].inverse(lo + (hi - lo) * share.clamp(1e-6, 1 - 1e-6), 0.)
+    run, share = runs.number[use], runs.share[use]
+    total = lambda q: torch.zeros_like(runs.size).index_add_(0, run, q)
+    t, z = t[use], back(share); m = total(torch.ones_like(t)).clamp_min(1); tm, zm = total(t) / m, total(z) / m
+    dt, dz = t - tm[run], z - zm[run]
+    rate = total(dt * dz) / total(dt * dt).clamp_min(1e-300)
+    blur = (slack / runs.size)[run]
+    miss = (dz - rate[run] * dt).abs() > 1e-6 + 8 * torch.finfo(t.dtype).eps * (rate[run] * t).abs() + (back(share + blur) - back(share - blur)).abs()
+    return rate, tm - zm / rate, total(miss.to(t.dtype)) == 0
+
 def find_steps(
     f: Callable[[Float[Tensor, "n"]], Float[Tensor, "n o"]],  # the black box along a far line; counts its own queries
     activation: str,  # with two different constant asymptotes and an inverse, such as tanh
@@ -214,15 +233,18 @@ def find_steps(
 ) -> Switches:
     "Find every step along a far line, with its rate."
     t = _spread(.37, first, scale, reach); y = f(t); plateau = 0.
+    alone = y.shape[1] == 1  # any points are on a straight line then, and only the curve tells one unit from several
+    inner += alone
     for _ in range(max_rounds):
         dy = y.diff(dim=0); change = dy.norm(dim=1)
         flat, slack = dy.abs().amax(1) <= tau * sigma, 4 * tau * sigma
         runs = _Runs.of(y, flat)
+        one = lambda runs: _shape(t, runs, (runs.share > .01) & (runs.share < .99), activation, slack)[2] if alone else runs.off <= slack
         if plateau:  # neighbours whose tails overlap: a cell that changes little compared with its run separates them
-            crowded = (runs.off > slack)[runs.number[1:]]
+            crowded = ~one(runs)[runs.number[1:]]
             flat = flat | crowded & (change < plateau * runs.size[runs.number[1:]])
             runs, slack = _Runs.of(y, flat), slack + 3 * plateau * runs.size.max()
-        single, change = runs.off <= slack, change.masked_fill(flat, 0.)
+        single, change = one(runs), change.masked_fill(flat, 0.)
         most = torch.zeros_like(runs.size).scatter_reduce(0, runs.number[1:], change, "amax")
         resolved, enough = (single & (runs.inside >= inner))[runs.number[1:]], (runs.inside >= inner)[runs.number[1:]]
         split = ~flat & ~resolved & (change > .25 * most[runs.number[1:]]) & (t.diff() > 1e-14 * (scale + t[1:].abs()))
@@ -231,16 +253,11 @@ def find_steps(
         if not split.any() or len(t) > max_points: break
         new = ((t[1:] + t[:-1]) / 2)[split]
         t, y = _sorted_in(t, y, new, f(new))
-    run, a, b, share, J = runs.number, runs.first, runs.last, runs.share, runs.J
-    lo, hi = (ACTIVATIONS[activation].left(0.)[1], ACTIVATIONS[activation].right(0.)[1])
-    good = single & (runs.inside >= 2) & (b > a)
-    use = (share > 1e-3) & (share < 1 - 1e-3) & good[run]
-    z = ACTIVATIONS[activation].inverse(lo + (hi - lo) * share.clamp(1e-6, 1 - 1e-6), 0.)
-    total = lambda q: torch.zeros(len(a), dtype=t.dtype).index_add_(0, run[use], q[use])
-    m = total(torch.ones_like(t)).clamp_min(1); tm, zm = total(t) / m, total(z) / m
-    dt, dz = t - tm[run], z - zm[run]
-    rate = total(dt * dz) / total(dt * dt).clamp_min(1e-300)
-    return Switches((tm - zm / rate)[good], rate[good], (J / (hi - lo))[good], bool((good == (b > a)).all()))
+    lo, hi = ACTIVATIONS[activation].left(0.)[1], ACTIVATIONS[activation].right(0.)[1]
+    good, step = single & (runs.inside >= 2) & (runs.last > runs.first), runs.last > runs.first
+    use = (runs.share > 1e-3) & (runs.share < 1 - 1e-3) & good[runs.number]
+    rate, position, _ = _shape(t, runs, use, activation, slack)
+    return Switches(position[good], rate[good], (runs.J / (hi - lo))[good], bool((good == step).all()))
 
 # %% ../nbs/13_sweep.ipynb #c019
 @dataclass(frozen=True)

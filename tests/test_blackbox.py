@@ -217,9 +217,9 @@ def test_every_optimizer_is_torchs_own(name):
             opt.zero_grad(); torch.nn.functional.cross_entropy(forward(list(zip(p[::2], p[1::2])), X[rows].double(), "tanh"), y[rows]).backward(); opt.step()
     assert max((a - b).abs().max().item() for a, b in zip(p, [t for l in ours for t in l])) < 1e-9 and not equal(ours, start)
 
-def test_weight_decay_and_dropout_change_the_network():
+def test_every_setting_of_training_changes_the_network():
     plain = black_box(**SMALL, cached=False)
-    for change in (dict(dropout=.5), dict(weight_decay=.1), dict(optimizer="adamw", weight_decay=.1), dict(optimizer="sgd")):
+    for change in (dict(dropout=.5), dict(weight_decay=.1), dict(optimizer="adamw", weight_decay=.1), dict(optimizer="sgd"), dict(batch=8), dict(lr=1e-2)):
         other = black_box(**SMALL, **change, cached=False)
         assert not equal(plain.layers, other.layers)
         assert equal(other.layers, black_box(**SMALL, **change).layers) and equal(other.layers, black_box(**SMALL, **change).layers)    # cached, and from the cache

@@ -8,7 +8,10 @@ import matplotlib.pyplot as plt
 import pytest
 
 from neurome_nb import cli, experiments
+from neurome_nb.blackbox import OPTIMIZERS
 from neurome_nb.experiments import EXPERIMENTS, FULL, Experiment, Row, draw_curves, draw_errors, draw_max_and_mean, rates, report, results, run, succeeded, table, tidy
+from neurome_nb.nets import INIT_LAWS
+from neurome_nb.population import Committee
 
 QUICK = dict(members=3, rounds=3, queries=30, epochs=3, query_epochs=5)
 BOX = dict(sizes=(4, 3, 2), activation='tanh')
@@ -83,6 +86,16 @@ def test_runs_of_earlier_code_are_shown_and_measured_anew(tmp_path, monkeypatch)
     run('sweep', SWEEP, tmp_path, progress=False)
     assert calls[4:] == [('exact', 0), ('exact', 1)] and 'earlier code' not in report('sweep', SWEEP, tmp_path)
 
+def test_code_that_gives_the_same_keeps_earlier_runs(folder, monkeypatch):
+    old = {r['recipe']: r['code'] for r in results('sweep', SWEEP, folder)}
+    monkeypatch.setattr(experiments, 'code_of', lambda recipe: f'new {recipe}')
+    monkeypatch.setattr(experiments, 'SAME', {'new committee': {old['committee']: 'a reason'}})
+    assert {r['recipe'] for r in results('sweep', SWEEP, folder) if experiments.current(r)} == {'committee'}
+    class Measured(Exception): pass
+    def measure(row, *a, **k): assert row.recipe == 'exact'; raise Measured
+    monkeypatch.setattr(experiments, 'measure', measure)
+    with pytest.raises(Measured): run('sweep', SWEEP, folder, progress=False)
+
 def test_rows_without_their_data_are_left_out(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv('NEUROME_DATA', str(tmp_path/'nowhere'))
     away = Row('away', dict(sizes=(784, 4, 10), activation='tanh', data='kmnist'), 'exact')
@@ -156,6 +169,12 @@ def test_an_interrupted_sweep_goes_on(tmp_path, monkeypatch):
     run('sweep', SWEEP, tmp_path, progress=False)
     assert len(calls) == 5 and len(results('sweep', SWEEP, tmp_path)) == 4
 
+def test_a_sweep_shows_the_run_that_it_waits_for(tmp_path, capsys):
+    one = replace(SWEEP, rows=SWEEP.rows[:1], seeds=(0,))
+    run('sweep', one, tmp_path)
+    shown = capsys.readouterr().err
+    assert 'sweep: 100%' in shown and 'committee: 100%' in shown and 'round 3/3' in shown
+
 def test_rates():
     curve = [dict(queries=i, max=.3*.5**i, mean=1e-3*.6**i) for i in range(6)]
     r, = rates([dict(label='a', group='', seed=0, outcome='recovered', curve=curve)])
@@ -171,6 +190,25 @@ def test_every_row_is_well_formed(programme):
             json.dumps(row.options)
             assert row.box['sizes'][0] == (experiments.DATASETS[row.box['data']].in_features if row.box.get('data') else row.box['sizes'][0])
             if (row.options or {}).get('sampling') not in ('training', 'expanded'): row.made()
+
+def test_exact_meets_every_way_to_train():
+    boxes = [r.box for r in EXPERIMENTS['exact_training'].rows]
+    have = lambda key, usual, boxes=boxes: {b.get(key, usual) for b in boxes}
+    assert {b['sizes'] for b in boxes} == {(784, 128, 10)} and have('optimizer', 'adam') == set(OPTIMIZERS) and have('init', 'default') == set(INIT_LAWS)
+    assert {5, 25, 100, 1000, 5000} <= have('epochs', 25) and {8, 32, 512} == have('batch', 32) - {5000} and {0., .2, .5} == have('dropout', 0.)
+    assert {'mnist', 'mnist60k', 'fashion', 'kmnist', 'cifar10', 'cifar100', None} == have('data', None, [r.box for r in FULL['exact_training'].rows])
+
+def test_the_full_programme_starts(tmp_path, capsys, monkeypatch):
+    "At full size and with the paper's options; what follows the first few steps is left out."
+    started, measure = [], experiments.measure
+    def short(row, seed, **kw):
+        started.append(row)
+        few = replace(row, box=dict(row.box, epochs=1), options={**row.options, 'rounds': 1, 'queries': 64, 'epochs': 1, 'query_epochs': 2, 'questions': 4})
+        return dict(measure(few, seed, **kw), digest=row.digest)
+    monkeypatch.setattr(experiments, 'measure', short)
+    assert cli.main(['experiment', 'population', '--full', '--seeds', '1', '--quiet', '--out', str(tmp_path)]) == 0
+    assert [r.made() for r in started] == [Committee(members=n) for n in (2, 4, 8, 16)] and all(r.box == dict(sizes=(784, 128, 10), activation='leaky_relu', data='mnist') for r in started)
+    assert '| 16 | 0/1 | 0/1 |' in capsys.readouterr().out and len(list((tmp_path/'population_full').glob('*.json'))) == 4
 
 def test_rows_that_sample_data_get_it():
     made = Row('training', dict(sizes=(64, 8, 10), data='digits'), 'committee', dict(QUICK, sampling='training')).made()

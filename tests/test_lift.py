@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from neurome_nb import parameter_error
 from neurome_nb.core import generator
-from neurome_nb.lift import Basis, assemble, choose_base_points, d_optimal, lift, lift_pairs, sharpen, slope_from_size, unit_signs, widen
+from neurome_nb.lift import Basis, assemble, choose_base_points, d_optimal, lift, lift_pairs, sharpen, signs_and_rest, slope_from_size, unit_signs, widen
 from neurome_nb.nets import SectionModel, forward, init_layers
 
 def draw(g, *shape): return torch.randn(*shape, generator=g, dtype=torch.float64)
@@ -137,3 +137,12 @@ def test_a_kink_crossed_by_one_point_alone_is_noticed():
         res = lift(lambda x: forward(layers, x, "relu"), x0, U, model, lambda i, j: basis.rows(k + i, k + j), 40 - k, base)
         fine = res.residual < 6 if base.smallest > 1e-6 else torch.zeros(40 - k, dtype=torch.bool)  # points that cannot tell are known beforehand
         assert (res.rows - W @ basis.rows(k, 40).T)[:, fine].abs().lt(1e-12).all()
+
+@pytest.mark.parametrize("d,h,o,rank,size", [(20, 12, 3, 1, 1.), (20, 12, 3, 2, None), (64, 32, 10, 3, None), (12, 20, 6, 1, None), (30, 10, 1, 0, 1.), (30, 10, 1, 0, None)])
+def test_a_linear_map_beside_the_units_is_told_from_their_signs(d, h, o, rank, size):
+    g = generator(0, "t"); rows, V, s, c0 = draw(g, h, d), draw(g, h, o), draw(g, h).sign(), size or 1.02
+    rest = draw(g, d, rank) @ draw(g, rank, o) if rank else torch.outer(rows[4], draw(g, o))  # a single output: only units with an opposite row can be told
+    linear = c0 * (rows.T * s) @ V + rest
+    signs, found = signs_and_rest(rows, linear, V, size)
+    assert torch.equal(signs.sign, s) and (found - rest).abs().max() < 1e-9 and signs.spread < 1e-12 and signs.size == pytest.approx(c0, abs=1e-12)
+    assert signs_and_rest(rows, draw(g, d, o), V, size) is None  # a linear map of full rank explains everything

@@ -86,3 +86,11 @@ def test_length_scales_with_the_black_box(scale):
     r = [curvature_length(lambda x, s=s: forward(layers, x / s, "tanh"), torch.zeros(20, dtype=torch.float64), generator(0, "t")) for s in (1., scale)]
     assert .2 < r[1] / r[0] / scale < 5
     assert curvature_length(lambda x: x[:, :2] - 1, torch.zeros(20, dtype=torch.float64), generator(0, "t")) is None
+
+@pytest.mark.parametrize("decimals", [3, 4, 6])
+def test_noise_is_no_bend(decimals):
+    layers = init_layers((20, 8, 3), generator=generator(0, "blackbox/length"))
+    f = lambda x: forward(layers, x, "sigmoid")
+    length = lambda f, **kwargs: curvature_length(f, torch.zeros(20, dtype=torch.float64), generator(0, "t"), **kwargs)
+    coarse = lambda x: f(x).round(decimals=decimals)
+    assert length(coarse) < .1 * length(f) and length(f) <= length(coarse, noise=10.**-decimals / 12**.5) <= 16 * length(f)

@@ -89,11 +89,8 @@ PUBLISHED = [((784, 128, 10), 'leaky_relu', 550_000, 'arXiv 2409.19138'),
 
 def code_of(source):
     "The code without comments, docstrings and layout."
-    tree = ast.parse(source)
-    for n in ast.walk(tree):
-        if isinstance(n, (ast.Module, ast.FunctionDef, ast.ClassDef)) and n.body and isinstance(n.body[0], ast.Expr) and isinstance(n.body[0].value, ast.Constant):
-            n.body = n.body[1:] or [ast.Pass()]
-    return ast.unparse(tree)
+    from neurome_nb.experiments import bare         # here, since it takes torch along, which the rest of the tool leaves to its workers
+    return ast.unparse(bare(source))
 
 def sources(folder=ROOT/'neurome_nb'):
     "The code of every module that a row exercises; of `recipes` only the options, without those that other modules hold: the rest of it chooses a route."
