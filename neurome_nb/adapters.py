@@ -126,7 +126,7 @@ def _numbers(shape, name):
 
 def _agree(stated, given, name):
     "The number of inputs, from the model or from the caller."
-    if stated is None and given is None: raise ValueError(f"in_features: {name} does not say how many inputs it takes; give in_features")
+    if stated is None and given is None: raise ValueError(f"in_features: {name} does not say how many inputs it takes; give in_features (on the command line --inputs)")
     if None not in (stated, given) and stated != given: raise ValueError(f"in_features: {name} takes {stated} inputs, not {given}")
     return stated or given
 

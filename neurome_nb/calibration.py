@@ -127,6 +127,9 @@ def _calibration():
     coarse += [_row("coarse answers", f"{k} decimals {'-'.join(map(str, s))}", _random("leaky_relu", s), dict(decimals=k)) for k in (5, 7) for s in _SIZES]
     coarse += [_row("coarse answers", f"noise {s:g} {a}", _random(a), dict(noise=s)) for s in (1e-9, 1e-6, 1e-3) for a in _KINKED]
     coarse += [_row("coarse answers", f"float32 {a}", _random(a), dict(dtype="float32")) for a in _KINKED]
+    coarse += [_row("coarse answers", f"{a} rounded", _random(a), dict(decimals=6)) for a in ("tanh", "gelu", "softplus")] + [_row("coarse answers", f"tanh {k} decimals", _random("tanh"), dict(decimals=k)) for k in (4, 8)]
+    coarse += [_row("coarse answers", "half precision", _random(), dict(half=True))] + [_row("coarse answers", f"half precision {a}", _random(a), dict(half=True)) for a in ("tanh", "gelu")]
+    coarse += [_row("coarse answers", f"float32 {a}", _random(a), dict(dtype="float32")) for a in ("tanh", "sigmoid", "gelu")]
     bad = [_row("bound to fail", f"{b} queries {a}", _random(a), budget=b) for b in (100, 500) for a in ("leaky_relu", "tanh")]
     bad += [_row("bound to fail", f"{a} told {t}", _random(a), told=_told(activation=t)) for a, t in (("leaky_relu", "relu"), ("relu", "leaky_relu"), ("relu", "tanh"), ("tanh", "relu"), ("silu", "gelu"), ("elu", "softplus"), ("tanh", "gelu"))]
     bad += [_row("bound to fail", f"{a} width {w}", _random(a), told=_told((20, w, 3), a)) for w in (7, 9) for a in ("leaky_relu", "tanh")]
@@ -135,8 +138,7 @@ def _calibration():
     bad += [_row("bound to fail", f"units without effect {a}", _random(a), dict(dead=2)) for a in (*_KINKED, "tanh")]
     bad += [_row("bound to fail", f"equal units {a}", _random(a), dict(twins=2)) for a in (*_KINKED, "tanh")]
     bad += [_row("bound to fail", "units without effect, rounded", _random(), dict(dead=2, decimals=6)), _row("bound to fail", "relu rounded, told leaky_relu", _random("relu"), dict(decimals=6), told=_told(activation="leaky_relu"))]
-    bad += [_row("bound to fail", "half precision", _random(), dict(half=True)), _row("bound to fail", "probabilities", _random(), dict(softmax=True))]
-    bad += [_row("bound to fail", f"{a} rounded", _random(a), dict(decimals=6)) for a in ("tanh", "gelu", "softplus")]
+    bad += [_row("bound to fail", "probabilities", _random(), dict(softmax=True))]
     return tuple(good + coarse + bad)
 
 def _mnist(data="mnist"): return dict(sizes=(784, 128, 10), activation="leaky_relu", data=data)

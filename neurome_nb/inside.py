@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NotExplained', 'Leg', 'InsideSearch', 'follow', 'noise_inside', 'widen_leg', 'merged', 'confirmed', 'same_jump',
            'SpanBasis', 'Inside', 'in_hull', 'find_inside', 'base_points', 'Piecewise', 'find_missing', 'Solved',
-           'solve_inside', 'certify_inside', 'clipped_inputs', 'allowed_region']
+           'solve_inside', 'certify_inside', 'allowed_region', 'clipped_inputs']
 
 # %% ../nbs/19_inside.ipynb #c002
 import math
@@ -19,7 +19,7 @@ from .core import Layers
 from .regions import SPARE, Ball, Box, usable_ball
 from .nets import SectionModel
 from .sweep import Noise, find_kinks, measure_noise
-from .lift import Basis, BasePoints, assemble, d_optimal, lift, slope_from_size, unit_signs, widen
+from .lift import Basis, BasePoints, Signs, assemble, d_optimal, lift, signs_and_rest, slope_from_size, unit_signs, widen
 from .polish import fit_outgoing, polish_section
 from .search import Found
 from .certify import Certificate, adversarial_queries, into_gauge, residuals_on, row_margin, shaken, spectrum, widen_bars, worst_bar, without_effect
@@ -363,13 +363,35 @@ def _without(net, units, x0):
     side = torch.sign(net.W[units] @ x0 + net.b[units])[:, None] * net.V[units]
     return Piecewise(net.W[~units], net.b[~units], net.V[~units], net.L + net.W[units].T @ side, net.c + net.b[units] @ side, net.W_std[~units], net.b_std[~units], net.V_std[~units])
 
+def _signs(net: Piecewise, agree: float) -> tuple[Signs, Float[Tensor, "d o"] | None] | None:
+    "Signs of the units, and the linear map beside them, None if there is none. None where they stay open."
+    signs = unit_signs(net.W, net.L, net.V)
+    return (signs, None) if signs is not None and signs.spread < agree else signs_and_rest(net.W, net.L, net.V)
+
 def _suspected(net, region, agree):
     "Where a unit would switch that left its trace in the linear map only: the two ends of the region along the strongest direction that the known units do not explain."
-    signs = unit_signs(net.W, net.L, net.V)
-    if signs is None or signs.spread < agree: return None
-    rest = net.L - (net.W.T * (signs.sign * signs.size)) @ net.V
-    u = torch.linalg.svd(rest)[0][:, 0]
-    return region.ends(u)
+    if found := _signs(net, agree): rest = found[1]
+    elif (signs := unit_signs(net.W, net.L, net.V)) is not None: rest = net.L - (net.W.T * (signs.sign * signs.size)) @ net.V
+    else: return None
+    return None if rest is None else region.ends(torch.linalg.svd(rest)[0][:, 0])
+
+def _with_active(
+    layers: Layers,
+    std: Layers,
+    R: Float[Tensor, "d o"],  # a linear map beside these units
+    error: float,  # standard deviation of its entries
+    region: Box | Ball,
+    close: float = 1e-6,  # a singular value below this share of the largest is none
+) -> tuple[Layers, Layers, int]:  # and how many units there are more
+    "The same with units that are active in all of the region and make the linear map: as few as can."
+    (W, b), (V, c) = layers; (dW, db), (dV, dc) = std
+    A, S, B = torch.linalg.svd(R, full_matrices=False); r = int((S > close * S[0]).sum())
+    rows, out = A[:, :r].T, S[:r, None] * B[:r]
+    low, high = (torch.stack([region.ends(sign * w)[0] @ w for w in rows]) for sign in (-1, 1))
+    at = (high - 3 * low) / 2  # a pre-activation is at least half of what it varies by
+    layers = [(torch.cat([W, rows]), torch.cat([b, at])), (torch.cat([V, out.T], 1), c - at @ out)]
+    return layers, [(torch.cat([dW, (error / S[:r, None]).expand_as(rows)]), torch.cat([db, at.new_zeros(r)])), (torch.cat([dV, torch.full_like(out.T, error)], 1), torch.hypot(dc, at.norm() * error))], r
+
 
 # %% ../nbs/19_inside.ipynb #c014
 @dataclass(frozen=True)
@@ -382,6 +404,7 @@ class Solved:
     smallest_singular_value: float  # of the solves
     unexplained: float  # largest answer at a fresh corner that the network does not explain, in units of what is expected
     noise: Noise
+    active: int = 0  # the last units, so many, never switch inside: answers show the linear map that they make together, and no more of them
 
 def solve_inside(
     ask: Callable,  # inputs (n, d) -> answers
@@ -425,8 +448,8 @@ def solve_inside(
         if new: corners = None; continue
         if unexplained >= config.reached or corners is not None or (corners := _suspected(net, region, config.agree)) is None: break
     if unexplained >= config.reached: raise NotExplained(f"answers at other corners of the region differ by {unexplained:.0f} times what is expected")
-    signs = unit_signs(net.W, net.L, net.V)
-    if signs is None or not signs.spread < config.agree: raise NotExplained("the signs of the units are not determined by the linear part: units that never switch inside the region may be part of it")
+    if (known := _signs(net, config.agree)) is None: raise NotExplained("the signs of the units are not determined by the linear part: units that never switch inside the region may be part of it")
+    signs, beside = known
     slope = slope_from_size(signs.size)
     layers = assemble(net.W.clone(), net.b, torch.zeros(d, dtype=torch.float64), net.V, net.c, "leaky_relu", slope, signs.sign)
     gain = 2 / (1 - slope)
@@ -434,7 +457,11 @@ def solve_inside(
     seen = max(1., unexplained) * (found.noise.near + grow * far)  # no answer at a corner is further off, whatever the polish knew about the constant
     c_std = (polished.linear_std[k].clamp(max=seen).square() + net.b_std.square() @ (gain * net.V).square() + net.b.square() @ (gain * net.V_std).square()).sqrt()
     std = [(net.W_std[:, None].expand(len(net.W), d), net.b_std), (gain * net.V_std.T, c_std)]
-    return Solved(layers, std, slope, signs.spread, smallest, unexplained, found.noise)
+    active = 0
+    if beside is not None:
+        layers, std, active = _with_active(layers, std, beside, max(signs.spread, torch.finfo(net.L.dtype).eps) * net.L.square().mean().sqrt().item(), region)
+        told("beside", units=active)
+    return Solved(layers, std, slope, signs.spread, smallest, unexplained, found.noise, active)
 
 def certify_inside(
     oracle: Callable,  # inputs (n, d) -> answers; counts its queries
@@ -469,46 +496,6 @@ def certify_inside(
     values, share = spectrum(layers, draw, activation, slope, sigma, g)
     return Certificate(bars, without_effect(layers, bars), noise, worst, residuals, min(smallest_singular_value, *values), (row_margin(*layers[0]),), oracle.queries - before, worst_bar(bars, layers), values, share), layers
 
-def clipped_inputs(
-    ask: Callable,  # inputs (n, d) -> answers
-    d: int,
-    eps: float,  # relative precision of the answers
-    g: torch.Generator,
-    *,
-    roundings: float = 2.**10,  # answers that differ by fewer are the same: sums depend on the size of a batch
-    far: float = 2.**30,  # beyond all bounds
-    scales: tuple[float, ...] = (2.**-4, 2.**6, 2.**12),  # of moves that are small compared with it, one of which should stay inside bounds or cross them
-    share: float = .25,  # of the inputs are moved
-    inside: float = 1e-3,  # where it is asked whether answers change at once inside a bound, relative to the distance between bounds
-    sharp: float = 1e-6,  # change there, relative to that across, below which it is saturation of units instead
-) -> Box | None:  # None: inputs are used as they are
-    "The box to which a black box clips its inputs, where all have the same bounds: far away answers stop changing, except with the few inputs that are not far. 2 queries, or some 200 if it clips."
-    draw = lambda *shape: torch.rand(*shape, generator=g, dtype=torch.float64)
-    up = draw(d) < .5; up[:2] = torch.tensor([True, False])[:d]
-    x = far * torch.where(up, 1., -1.) * (1 + draw(d))
-    last, again = ask(torch.stack([x, 2 * x]))
-    slack = roundings * eps * last.abs().max()
-    if (again - last).abs().max() > slack: return None
-    some = torch.randperm(d, generator=g)[:max(1, round(share * d))]
-    moved = x.repeat(1 + len(scales), 1)
-    moved[:, some] = torch.tensor([0., *scales], dtype=x.dtype)[:, None] * torch.randn(1 + len(scales), len(some), generator=g, dtype=x.dtype)
-    y = ask(moved)
-    if (y - y[0]).abs().max() <= slack: return None  # units that are far from switching, as in a network whose units saturate
-    def bound(which, sign):
-        at = lambda t: ask(torch.where(which, sign * t, x)[None])[0]
-        low, high = -far, far
-        while low < (mid := (low + high) / 2) < high:
-            if (at(mid) - last).abs().max() <= slack: high = mid
-            else: low = mid
-        return high, at
-    (high, above), (low, below) = bound(up, 1.), bound(~up, -1.)
-    if not -low < high: return None
-    size = high + low
-    for end, at in ((high, above), (low, below)):
-        near, across = ((at(end - f * size) - last).abs().max() for f in (inside, 1.))
-        if not near > sharp * across: return None
-    return Box.of(d, -low, high)
-
 def allowed_region(
     oracle,  # an `Oracle`
     g: torch.Generator,
@@ -521,3 +508,69 @@ def allowed_region(
     if oracle.used is None: return None
     try: return usable_ball(oracle, oracle.used, centre, g)
     except ValueError: return None  # answers that stay away from the end of their range
+
+# %% ../nbs/19_inside.ipynb #clip1
+def _common_bound(f, last, slack, far) -> float:
+    "The least t from which on the answers f(t) are the last one."
+    low, high = -far, far
+    while low < (mid := (low + high) / 2) < high:
+        if (f(mid) - last).abs().max() <= slack: high = mid
+        else: low = mid
+    return high
+
+def _own_bounds(ask, x, last, low, high, slack, inside, fine, most) -> Box:
+    "Every input's own bounds within common ones, from inside: to a share `fine` of the distance between them. An input without effect keeps the common ones."
+    d, at = x.shape[1], torch.stack([torch.where(x[0] > 0, 0, 1), torch.where(x[0] > 0, 1, 0)])  # the base in which an input is far up, and far down
+    outer = torch.tensor([[high], [low]], dtype=x.dtype).expand(2, d).clone(); inner = outer.flip(0).clone()
+    t, open_ = outer + torch.tensor([[-inside], [inside]], dtype=x.dtype) * (high - low), torch.ones(2, d, dtype=torch.bool)
+    for _ in range(most):
+        side, i = open_.nonzero().T
+        X = x[at[side, i]].clone(); X[torch.arange(len(i)), i] = t[side, i]
+        same = (ask(X) - last[at[side, i]]).abs().amax(1) <= slack
+        outer[side[same], i[same]], inner[side[~same], i[~same]] = t[side[same], i[same]], t[side[~same], i[~same]]
+        open_ = (outer - inner).abs() > fine * (inner[0] - inner[1]).abs()
+        if not open_.any(): break
+        t = (outer + inner) / 2
+    none = inner[0] <= inner[1]
+    return Box(torch.where(none, low, inner[1]), torch.where(none, high, inner[0]))
+
+def clipped_inputs(
+    ask: Callable,  # inputs (n, d) -> answers
+    d: int,
+    eps: float,  # relative precision of the answers
+    g: torch.Generator,
+    *,
+    roundings: float = 2.**10,  # answers that differ by fewer are the same: sums depend on the size of a batch
+    far: float = 2.**30,  # beyond all bounds
+    scales: tuple[float, ...] = (2.**-4, 2.**6, 2.**12),  # of moves that are small compared with it, one of which should stay inside bounds or cross them
+    share: float = .25,  # of the inputs are moved
+    inside: float = 1e-3,  # where it is asked whether answers change at once inside a bound, relative to the distance between bounds
+    sharp: float = 1e-6,  # change there, relative to that across, below which it is saturation of units instead
+    fine: float = 2.**-8,  # error of an input's own bounds, relative to their distance: corners that are asked keep further away from them
+    halvings: int = 40,  # in search of them, at most
+) -> Box | None:  # None: inputs are used as they are
+    "The box to which a black box clips its inputs: far away answers stop changing, except with the few inputs that are not far. 2 queries; if it clips some 300 and two per input, and twenty where inputs have bounds of their own."
+    draw = lambda *shape: torch.rand(*shape, generator=g, dtype=torch.float64)
+    up = draw(d) < .5; up[:2] = torch.tensor([True, False])[:d]
+    x = far * torch.where(up, 1., -1.) * (1 + draw(d))
+    last, again = ask(torch.stack([x, 2 * x]))
+    slack = roundings * eps * last.abs().max()
+    if (again - last).abs().max() > slack: return None
+    some = torch.randperm(d, generator=g)[:max(1, round(share * d))]
+    moved = x.repeat(1 + len(scales), 1)
+    moved[:, some] = torch.tensor([0., *scales], dtype=x.dtype)[:, None] * torch.randn(1 + len(scales), len(some), generator=g, dtype=x.dtype)
+    y = ask(moved)
+    if (y - y[0]).abs().max() <= slack: return None  # units that are far from switching, as in a network whose units saturate
+    bases, lasts = torch.stack([x, -x]), torch.stack([last, ask(-x[None])[0]])
+    def end(k, sign):
+        at = lambda t: ask(torch.where(sign * bases[k] > 0, sign * t, bases[k])[None])[0]
+        return _common_bound(at, lasts[k], slack, far), at
+    (high, above), (low, below) = end(0, 1.), end(0, -1.)
+    if not -low < high: return None
+    for bound, at in ((high, above), (low, below)):
+        near, across = ((at(bound - f * (high + low)) - last).abs().max() for f in (inside, 1.))
+        if not near > sharp * across: return None
+    high, low = max(high, end(1, 1.)[0]), max(low, end(1, -1.)[0])
+    own = _own_bounds(ask, bases, lasts, -low, high, slack, inside, fine, halvings)
+    return Box.of(d, -low, high) if (own.high - own.low >= (1 - fine) * (high + low)).all() else own
+

@@ -1,6 +1,7 @@
 "The command line: what it prints, what it writes, and what it says when something is wrong."
-import builtins, json, math, warnings
+import builtins, json, math, sys, threading, warnings
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import matplotlib.figure
@@ -138,10 +139,54 @@ def test_reconstruct_what_a_python_file_makes(name, more, tmp_path, capsys):
     assert cli.main(['reconstruct', f'{tmp_path}/m.py:{name}', '--out', str(tmp_path/'r.safetensors'), '--quiet', *more]) == 0
     assert '6-4-3 relu' in capsys.readouterr().out
 
+PROGRAM = """
+import sys
+W, b, V = [[1, -.5, .3, .2], [.4, 1, -.7, .1], [-.3, .6, .8, -1]], [.1, -.2, .3], [[1, .5, -.4], [-.6, 1, .2]]
+def answer(x): return [sum(v * max(.01 * z, z) for v, z in zip(row, [sum(w * a for w, a in zip(u, x)) + c for u, c in zip(W, b)])) for row in V]
+"""
+LINES = PROGRAM + "for line in sys.stdin: print(*map(repr, answer([float(a) for a in line.split(',')])), sep=',')"
+
+def test_reconstruct_a_command(tmp_path, capsys):
+    (tmp_path/'rows.py').write_text(LINES)
+    assert cli.main(['reconstruct', f'cmd:{sys.executable} {tmp_path}/rows.py', '--inputs', '4', '--out', str(tmp_path/'r.safetensors'), '--quiet']) == 0
+    assert '4-3-2 leaky_relu' in capsys.readouterr().out
+
+def test_reconstruct_an_endpoint_and_go_on(tmp_path, capsys):
+    pytest.importorskip('httpx')
+    made, asked = {}, []; exec(PROGRAM, made)
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            rows = json.loads(self.rfile.read(int(self.headers['Content-Length'])))['inputs']; asked.append(len(rows))
+            text = json.dumps(dict(outputs=[made['answer'](x) for x in rows])).encode()
+            self.send_response(200); self.send_header('Content-Length', str(len(text))); self.end_headers(); self.wfile.write(text)
+        def log_message(self, *args): pass
+    server = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+    threading.Thread(target=server.serve_forever, kwargs=dict(poll_interval=.01), daemon=True).start()
+    argv = ['reconstruct', f'http://127.0.0.1:{server.server_address[1]}/', '--inputs', '4', '--out', str(tmp_path/'r.safetensors'), '--checkpoint', str(tmp_path/'log'), '--quiet']
+    try:
+        assert cli.main([*argv, '--budget', '100']) == 1 and sum(asked) <= 100
+        assert 'budget' in capsys.readouterr().out
+        assert cli.main(argv) == 0
+    finally: server.shutdown(); server.server_close()
+    said = capsys.readouterr().out
+    assert '4-3-2 leaky_relu' in said and f'queries         {sum(asked):,}' in said  # nothing is asked twice
+    assert cli.main(['report', str(tmp_path/'r.safetensors')]) == 0
+
+def test_reconstruct_a_model_of_scikit_learn(tmp_path, capsys):
+    pytest.importorskip('sklearn')
+    (tmp_path/'m.py').write_text("""
+import numpy as np
+from sklearn.neural_network import MLPRegressor
+X = np.random.default_rng(0).normal(size=(60, 5))
+model = MLPRegressor(hidden_layer_sizes=(4,), activation='tanh', solver='lbfgs', max_iter=50, random_state=0).fit(X, np.tanh(X[:, :3] - X[:, 2:]))
+""")
+    assert cli.main(['reconstruct', f'{tmp_path}/m.py:model', '--out', str(tmp_path/'r.safetensors'), '--quiet']) == 0
+    assert '5-4-3 tanh' in capsys.readouterr().out
+
 def test_a_python_file_that_cannot_be_used(tmp_path, capsys):
     (tmp_path/'m.py').write_text(MODELS); (tmp_path/'bad.py').write_text('1/0')
     assert "defines no 'g'" in fails(capsys, 'reconstruct', f'{tmp_path}/m.py:g', '--out', tmp_path/'x')
-    assert 'give in_features' in fails(capsys, 'reconstruct', f'{tmp_path}/m.py:f', '--out', tmp_path/'x')
+    assert '--inputs' in fails(capsys, 'reconstruct', f'{tmp_path}/m.py:f', '--out', tmp_path/'x')
     assert 'ZeroDivisionError' in fails(capsys, 'reconstruct', f'{tmp_path}/bad.py:f', '--out', tmp_path/'x')
     assert 'no such file' in fails(capsys, 'audit', f'{tmp_path}/none.py:f')
 
