@@ -178,17 +178,17 @@ def _affine(run: Run) -> tuple[Layers, Certificate, Architecture]:
 RADII = tuple(4.**i for i in range(-8, 9))  # at which it is asked how far the black box is straight
 BENDS = 16  # places where it is asked whether the black box bends: half of them decide
 
-def _is_smooth(run: Run, x: Tensor, u: Tensor, step: float = 1e-3) -> bool:
+def _is_smooth(run: Run, x: Tensor, u: Tensor, noise: float, step: float = 1e-3) -> bool:
     "Whether the black box bends everywhere, or only at kinks: second differences at inputs x along u, over steps that few kinks fall into."
     y = run.ask((x[:, None] + step * u[:, None] * torch.tensor([-1., 0, 1])[:, None].double()).flatten(0, 1)).unflatten(0, (len(x), 3))
     second = (y[:, 0] - 2 * y[:, 1] + y[:, 2]).abs().amax(1)
-    return bool(second.median() > max(100 * run.eps * y.abs().max(), 30 * run.noise))
+    return bool(second.median() > max(100 * run.eps * y.abs().max(), 30 * noise))
 
 def _bends_smoothly(run: Run, found: Probe, length: float) -> bool:
     "Whether the black box has smooth units; over longer steps where answers are coarse, unless it was said to have kinks. What is told stands where nothing is seen."
     told, opt = run.arch.activation, run.options
     x, u = torch.randn(2, BENDS, run.oracle.in_features, generator=run.generator("smooth"), dtype=torch.float64) * (length / run.oracle.in_features**.5)
-    if _is_smooth(run, x, u): return True
+    if _is_smooth(run, x, u, found.noise_floor): return True
     if run.eps < opt.precise and not run.noise or told and ACTIVATIONS[told].piecewise_linear: return False
     seen = bends_evenly(run.ask, x, u, found.noise_floor, found.scale, opt.afar)
     return told is not None if seen is None else seen
@@ -221,7 +221,7 @@ def _inside(run: Run, region) -> tuple[Layers, Certificate, Architecture, Outcom
             reasons.append(str(e)); run.stage("retry", reason=str(e))
             if run.attempt: continue
             a, b = region.corners(2 * BENDS, run.generator("smooth")).split(BENDS)
-            if _is_smooth(run, (a + b) / 2, (b - a) / 2): raise Stop("out_of_family", "the black box bends smoothly inside the region.", "Only networks of piecewise linear units are recovered there.") from None
+            if _is_smooth(run, (a + b) / 2, (b - a) / 2, run.noise): raise Stop("out_of_family", "the black box bends smoothly inside the region.", "Only networks of piecewise linear units are recovered there.") from None
             continue
         found, told = Architecture((run.oracle.in_features, len(layers[0][1]), o), activation, slope), arch.sizes[1] if arch.sizes else None
         run.stage("certify", layers, residual=cert.residual, bar=cert.relative_bar)

@@ -476,3 +476,10 @@ def test_units_without_a_kink_of_their_own_are_named(what, reason):
     layers = with_rows(change)
     r = run(answers(layers, "relu"), Architecture((30, 12, 4), "relu"), d=30)
     assert r.outcome.kind == "unidentifiable" and [u[:2] for u in r.certificate.unidentifiable] == [(0, 11)] and reason in r.certificate.unidentifiable[0][2]
+
+@pytest.mark.parametrize("decimals", [13, 14, 15])
+def test_rounding_just_above_that_of_the_arithmetic_is_no_bend(decimals):
+    "Wide sums carry some roundings more, so that a few more are not taken for coarse answers; but they are errors all the same."
+    layers = init_layers((784, 32, 10), generator=generator(0, "blackbox/fine"))
+    r = run(rounded(decimals, layers), Architecture((784, 32, 10), "leaky_relu"), d=784, seed=0)
+    assert r.outcome.recovered and parameter_error(r.layers, layers).max < 1e-9, r.outcome
