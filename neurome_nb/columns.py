@@ -18,7 +18,7 @@ from .core import Layers
 from .nets import Architecture
 from .certify import Certificate, with_silent
 from .deep import DeepFailure, DeepSearch, Line, Normals, _known_normals, measure_normals, sweep_line
-from .walks import Frame, Walk, WalkSearch, first_layer, settle_frame, settle_network, spread_inputs
+from .walks import Frame, Walk, WalkSearch, first_layer, from_on_to_off, settle_frame, settle_network, spread_inputs, unexplained_inputs
 
 # %% ../nbs/19_columns.ipynb #c005
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class ColumnSearch:
     center: float = 3.  # distance of lines from the origin, in units of the length over which the black box bends
     tests: int = 3  # lines on most of which a first-layer unit must switch where its row says
     lines: int = 60  # swept for the second, at most
-    barren: int = 6  # lines that show no new unit before units still missing are taken for those that never switch
+    barren: int = 6  # lines that show no new unit before the units still missing are looked for where only few units of the first layer are on
     column: float = 1e-5  # jumps of unit length closer than this have one direction
     precise: float = 1e-4  # a normal with a larger relative error says nothing
     aside: float = .3  # length of what is added to a normal for the direction of a line that is to cross its unit again
@@ -168,7 +168,12 @@ def second_layer(
         if frame.top or (seen < told and barren < options.barren): continue
         theta, opened = rows.theta, sum(n.shape[1] - 1 for n, ok in zip(rows.open, done.tolist()) if not ok)
         if not done.all(): theta = _walked(run.ask, frame, kinks, rows, done, unit, noise, g, options) if opened <= options.walked else None
-        if theta is not None: return replace(frame, top=(theta[:, :-1].contiguous(), theta[:, -1]))
+        if theta is None: continue
+        full = replace(frame, top=(theta[:, :-1].contiguous(), theta[:, -1]))
+        hidden = unexplained_inputs(run.ask, full, torch.cat([line.at(line.t) for line, _ in lines]), noise, reach, g, options.walks) if seen < told else None
+        if hidden is None: return full
+        x0, x1 = from_on_to_off(*hidden, g)
+        if line := sweep_line(run.ask, x0, normalize(x1 - x0, dim=0), (x1 - x0).norm().item(), eps, ends=o.ends[:1]): lines.append((line, None))
     raise DeepFailure(f"{int(sum(done))} units of layer 2 were found on {len(lines)} lines, expected {told}")
 
 def recover_by_columns(

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['DeepFailure', 'DeepSearch', 'Line', 'sweep_line', 'Triangle', 'triangle', 'straight_units', 'Normals',
            'central_slopes', 'measure_normals', 'MeasuredLayer', 'Units', 'measure_units', 'settle_signs',
-           'measure_layer', 'Places', 'measure_places', 'mixed', 'refine_rows', 'Stations', 'choose_stations',
-           'measure_jacobians', 'NullPolished', 'null_space_polish', 'fit_biases', 'lift_first', 'certify_deep',
-           'polish_later', 'recover_deep']
+           'written_slope', 'measure_layer', 'Places', 'measure_places', 'mixed', 'LineKinks', 'kinks_on_lines',
+           'refine_rows', 'Stations', 'choose_stations', 'measure_jacobians', 'NullPolished', 'null_space_polish',
+           'fit_biases', 'lift_first', 'certify_deep', 'fit_last', 'polish_later', 'recover_deep']
 
 # %% ../nbs/18_deep.ipynb #c002
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 import scipy.linalg
 import torch
 from torch import Tensor
@@ -37,10 +37,11 @@ class DeepSearch:
     ends: tuple[float, ...] = (.02, .03, .04, .2, .3)  # where straight pieces are asked, as shares of their length from either end
     step: float = .15  # first step away from a line, in units of half the piece
     trials: int = 6  # places where a row is put to the test
+    met: int = 3  # lines of hidden vectors on which a row whose kinks cannot be reached has one just where it should, if the width is not told: two may lie in the same region
     apart: float = .1  # smallest singular value of unit jump vectors that are told apart
     tau: float = 20.  # a difference of more than tau standard deviations is real
     planes: int = 12  # planes or lines tried per layer
-    tries: int = 30  # lines asked per layer, at most; when one brings nothing new, a line of inputs follows
+    tries: int = 60  # lines asked per layer, at most; when one brings nothing new, a line of inputs follows
     beyond: float = 20.  # lines of inputs go this many times the distance of two inputs to either side of them
     sides: int = 4  # answers beside the kinks of every unit, to see what is left
     climb: int = 200  # steps towards inputs whose hidden vectors point in a given direction
@@ -52,6 +53,7 @@ class DeepSearch:
     looks: int = 2  # places for each of them
     lines: int = 40  # lines looked at for each that is asked
     around: float = .2  # a line passes its starting point at this share of its distance from the origin
+    shared: float = .95  # lines on which kinks of several layers are measured together, per entry of a row that has to become precise
     places: float = 1.05  # per entry of a row that has to become precise
     choice: int = 4  # places looked at per place asked, for rows that have to become precise
     spare: int = 8  # and as many besides, which show how well they agree
@@ -64,6 +66,8 @@ class DeepSearch:
     foreign: float = 1000.  # typical misses above which a place is not its unit's
     caution: float = 10.  # a row as first measured may be off by this many of its standard deviations: false kinks disturb all of its entries alike
     false: float = 10.  # false kinks may be this many times as strong as half of them are
+    digits: int = 4  # a slope that agrees with a number of so few digits is that number: its error would blur all layers behind
+    accident: float = .01  # unless it would agree with one in this share of all cases
     fine: float = 2e-4  # a row with a larger relative error is measured again on the next line
     rough: float = 3e-3  # a row with a larger relative error predicts nothing and counts as not found
     agree: float = 100.  # the slopes that units show may differ by this many times the error of their rows, or by that of the worst
@@ -78,6 +82,7 @@ class DeepSearch:
     sharp: float = 1e-9  # a row of the last layer with a larger relative error gets answers of its own
     doubtful: int = 3  # so many per entry
     explained: float = 4.  # largest residual of the polish of the last layers
+    outputs: int = 32  # with more, one line behind exact rows shows a whole layer, and the first layer too is refined before lines are drawn behind it
     unknowns: int = 2500  # parameters of the last layers that are polished together
     newton: int = 6  # most steps of the null space polish
     draws: int = 12  # networks drawn for the error bars
@@ -181,7 +186,7 @@ def _collinear(tri, p, q, r, tau):
     t, da, db = meet(a, b), 1e-6 * A.gap, 1e-6 * B.gap
     ga = (meet(a + da[:, None, None] * tri.direction[p], b) - t) / da[:, None]
     gb = (meet(a, b + db[None, :, None] * tri.direction[q]) - t) / db
-    off, k = (t[..., None] - C.t).abs().min(-1)
+    k = torch.searchsorted((C.t[1:] + C.t[:-1]) / 2, t); off = (t - C.t[k]).abs()
     sigma = ((ga * A.std[:, None]).square() + (gb * B.std).square() + C.std[k].square()).sqrt()
     i, j = ((off < tau * sigma) & (tau * sigma < .05 * C.gap[k])).nonzero(as_tuple=True)
     return i, j, k[i, j], (off / sigma)[i, j]
@@ -325,6 +330,7 @@ def measure_units(
 ) -> Units:
     "Rows of units, from the normals beside the first line and the positions on all three."
     line, found = tri.lines[0], []
+    if not triples: return Units(*beside.mean.new_zeros(2, 0, len(line.u) + 1), beside.mean[:0], line.jump[:0])
     for triple in triples:
         k = triple[0]; P, normal = line.at(line.t[k]), beside.normal[k]
         parts = [(l.u, l.at(l.t[i]), l.std[i], normal if l is line else None, beside.std[k]) for l, i in zip(tri.lines, triple)]
@@ -341,6 +347,16 @@ def settle_signs(units: Units) -> MeasuredLayer:
     ratio = ((T + units.half) * (T - units.half)).sum(1) / torch.maximum(on, off)
     sign, a = torch.where(on > off, 1., -1.).to(W), ratio.median().item()
     return MeasuredLayer(W * sign[:, None], b * sign, a, (ratio - a).abs().median().item(), units.std)
+
+def written_slope(
+    layer: MeasuredLayer,
+    *,
+    options: DeepSearch = DeepSearch(),
+) -> float:
+    "The number of few digits that agrees with the measured slope, when that is no accident; else the measured slope."
+    a, error = layer.slope, options.tau * layer.spread
+    written, unit = float(f"{a:.{options.digits - 1}e}"), 10. ** (math.floor(math.log10(abs(a))) + 1 - options.digits)
+    return written if abs(a - written) <= error < options.accident * unit else a
 
 def measure_layer(f: Callable, tri: Triangle, triples: list[tuple[int, int, int]]) -> MeasuredLayer:
     "Rows and signs of a layer all of whose units are among the triples; see `measure_units`."
@@ -452,6 +468,68 @@ def mixed(
     far = (away.norm(dim=1) / x.norm(dim=1)).clamp_min(1.)[:, None]  # much larger inputs carry the layers' errors: some go only part of the way
     return torch.where(torch.arange(len(x))[:, None] % 2 > 0, x + away * far ** -draw(len(x), 1), x)
 
+# %% ../nbs/18_deep.ipynb #c012b
+@dataclass(frozen=True)
+class LineKinks:
+    "Kinks of several layers, measured on lines."
+    layer: Int[Tensor, "n"]
+    unit: Int[Tensor, "n"]  # of that layer
+    x: Float[Tensor, "n dim"]
+    rate: Float[Tensor, "n"]  # change of the unit's pre-activation per unit length along the line
+    std: Float[Tensor, "n"]  # of the position along the line
+
+    def places(self, l, known, row, errors, activation, slope) -> Places:
+        "The equations they make for rows of layer l, behind the known ones."
+        mine = self.layer == l; x = self.x[mine]; h = _with_one(hidden(known, x, activation, slope)); size = h.norm(dim=1)
+        blur = (_blur(known, errors, x, activation, slope) * row[self.unit[mine], :-1].square()).sum(1).sqrt()
+        return Places(self.unit[mine], torch.ones_like(size, dtype=torch.bool), h / size[:, None], torch.hypot((self.rate * self.std)[mine], blur) / size)
+
+def _predicted(layers, stds, x, u, errors, activation, slope):
+    "Where units of these layers switch on the line x + t u, in ascending order: t, layer, unit, rate, and how unsure t is."
+    found = []
+    for l, c in enumerate(crossings(layers[:-1], layers[-1], x, u, activation, slope)):
+        at = x + c.t[:, None] * u; h = _with_one(hidden(layers[:l], at, activation, slope))
+        blur = (_blur(layers[:l], errors[:l], at, activation, slope) * layers[l][0][c.unit].square()).sum(1).sqrt()
+        found.append((c.t, torch.full_like(c.unit, l), c.unit, c.rate.abs(), ((h * stds[l][c.unit]).norm(dim=1) + blur) / c.rate.abs()))
+    columns = [torch.cat(v) for v in zip(*found)]
+    return [v[columns[0].argsort()] for v in columns]
+
+def kinks_on_lines(
+    f: Callable,  # points (n, dim) -> answers
+    layers: Layers,  # all found so far
+    stds: Sequence[Tensor],  # standard deviations of their rows [w | b]
+    x: Float[Tensor, "n dim"],  # the lines x + t u
+    u: Float[Tensor, "n dim"],  # unit length
+    noise: Callable,  # (x, y) -> standard deviation of an answer
+    activation: str,
+    slope: float,
+    *,
+    options: DeepSearch = DeepSearch(),
+) -> LineKinks:
+    "Measure the kinks that rows predict on whole lines: two answers beside each serve its piece, and two more where something unknown switches in between."
+    lines = [_predicted(layers, [options.caution * s for s in stds], a, v, stds, activation, slope) for a, v in zip(x, u)]
+    t, layer, unit, rate, unsure = (torch.cat(v) for v in zip(*lines)); line = torch.repeat_interleave(torch.arange(len(lines)), torch.tensor([len(l[0]) for l in lines]))
+    start, end = (torch.cat([line.diff() != 0, line.new_ones(1) > 0]).roll(i) for i in (1, 0))  # first and last kink of its line
+    gap = torch.cat([t.new_zeros(1), t.diff()]); outer = t.abs() + unsure; before = torch.where(start, outer, gap); after = torch.where(end, outer, gap.roll(-1))
+    near = torch.minimum(.3 * torch.minimum(before, after), torch.maximum(options.bend / 4 * torch.minimum(before, after), 10 * unsure))
+    at = lambda t, which=slice(None): x[line[which]] + t[:, None] * u[line[which]]
+    y = f(torch.cat([at(t - near), at(t + near)])); left, right = y.chunk(2); tl, tr = t - near, t + near
+    fl, fr = (torch.where(start, t - before, tr.roll(1)), torch.where(end, t + after, tl.roll(-1)))  # where the pieces are asked at their other ends
+    yl, yr = right.roll(1, 0), left.roll(-1, 0); yl[start], yr[end] = f(torch.cat([at(fl[start], start), at(fr[end], end)])).chunk(2)
+    def kinks():
+        a, b = (left - yl) / (tl - fl)[:, None], (yr - right) / (fr - tr)[:, None]; jump = b - a
+        gap = (left + a * near[:, None]) - (right - b * near[:, None]); off = (gap * jump).sum(1) / jump.square().sum(1).clamp_min(1e-300)
+        error = noise(at(t), left); size = jump.norm(dim=1)
+        ok = ((gap - off[:, None] * jump).abs().amax(1) < options.tau * error) & (off.abs() < near) & (4 * near * size > 10 * options.tau * error) & (6 * unsure <= 4 * near)
+        return ok, t + off, 2 * error / size
+    ok = kinks()[0]; failed = lambda other, edge: ~ok & (edge | ~ok.roll(other))
+    l, r = failed(1, start), failed(-1, end)  # two neighbours that fail: something is between them
+    yl[l], yr[r] = f(torch.cat([at((t - 4 * near)[l], l), at((t + 4 * near)[r], r)])).split([int(l.sum()), int(r.sum())])
+    fl, fr = torch.where(l, t - 4 * near, fl), torch.where(r, t + 4 * near, fr)
+    ok, t, std = kinks()
+    return LineKinks(layer[ok], unit[ok], at(t)[ok], rate[ok], std[ok])
+
+# %% ../nbs/18_deep.ipynb #c012c
 def refine_rows(
     f: Callable,  # points (n, dim) -> answers
     known: Layers,  # layers before
@@ -462,37 +540,44 @@ def refine_rows(
     slope: float,
     *,
     errors: Sequence[Tensor] = (),  # standard deviations of the rows [w | b] of the layers before
+    given: Places | None = None,  # measured before; None: some are measured to see how right the rows are
     options: DeepSearch = DeepSearch(),
     precise: float = DeepSearch.precise,  # relative error of a row that is good enough as it is
     rounds: int = 12,  # better rows predict more places
 ) -> MeasuredLayer:
     "Rows through many places where their units switch, for units whose rows are not precise yet."
     start = torch.cat([layer.W, layer.b[:, None]], 1); rows = start.clone()
-    test = measure_places(f, known, rows, options.caution * layer.std, torch.full((len(rows),), options.trials), draw, noise, activation, slope, errors=errors, options=options)
-    off = (test.h * rows[test.unit]).sum(1).abs() / torch.hypot(test.std, (test.h * layer.std[test.unit]).norm(dim=1))
-    off = torch.stack([off[test.ok & (test.unit == i)].nanmedian() if (test.ok & (test.unit == i)).any() else off.new_zeros(()) for i in range(len(rows))])
+    new = given or measure_places(f, known, rows, options.caution * layer.std, torch.full((len(rows),), options.trials), draw, noise, activation, slope, errors=errors, options=options)
+    off = (new.h * rows[new.unit]).sum(1).abs() / torch.hypot(new.std, (new.h * layer.std[new.unit]).norm(dim=1))
+    off = torch.stack([off[new.ok & (new.unit == i)].nanmedian() if (new.ok & (new.unit == i)).any() else off.new_zeros(()) for i in range(len(rows))])
     prior = std = layer.std * torch.where(off > 0, 5 * off, options.caution).clamp_min(1.)[:, None]; std = std.clone()  # rows may be worse than they seem
     fine = std.norm(dim=1) <= precise; weak = (~fine).nonzero()[:, 0]; need = math.ceil(options.places * start.shape[1]) + options.spare
     A, sigma = torch.zeros(len(weak), need, start.shape[1], dtype=rows.dtype), torch.full((len(weak), need), math.inf, dtype=rows.dtype)
+    which = torch.full((len(rows),), -1); which[weak] = torch.arange(len(weak)); new = replace(new, unit=which[new.unit], ok=new.ok & ~fine[new.unit])
     for _ in range(rounds):
+        _enter(new, A, sigma)
+        for _ in range(options.outliers + 1):  # the largest miss is the place to blame, if one is
+            miss = _through(start[weak], prior[weak], A, sigma)[2]
+            typical = miss.nanmedian().nan_to_num(1.)  # what the places themselves show
+            worst, at = miss.nan_to_num(0.).max(1); wrong = worst > options.foreign * typical
+            if not wrong.any(): break
+            sigma[wrong, at[wrong]] = math.inf
+        rows[weak], spread, miss = _through(start[weak], prior[weak], A, sigma * typical)
+        std[weak] = spread * miss.nanmedian(1).values.nan_to_num(1.).clamp_min(1.)[:, None]
         missing = sigma.isinf().sum(1)
         if not missing.any(): break
         new = measure_places(f, known, rows[weak], std[weak], missing, draw, noise, activation, slope, errors=errors, choice=options.choice, others=rows[fine], beside=A, options=options)
         if not new.ok.any(): break
-        unit, h, error = new.unit[new.ok], new.h[new.ok], new.std[new.ok]; count = unit.bincount(minlength=len(weak))
-        free = sigma.isinf().double().sort(dim=1, descending=True, stable=True).indices  # free slots first
-        slot = free[unit, torch.arange(len(unit)) - (count.cumsum(0) - count)[unit]]
-        A[unit, slot], sigma[unit, slot] = h, error
-        for _ in range(options.outliers + 1):  # the largest miss is the place to blame, if one is
-            miss = _through(start[weak], prior[weak], A, sigma)[2]
-            typical = miss.nanmedian().nan_to_num(1.)  # what the places themselves show
-            worst, which = miss.nan_to_num(0.).max(1); wrong = worst > options.foreign * typical
-            if not wrong.any(): break
-            sigma[wrong, which[wrong]] = math.inf
-        rows[weak], spread, miss = _through(start[weak], prior[weak], A, sigma * typical)
-        std[weak] = spread * miss.nanmedian(1).values.nan_to_num(1.).clamp_min(1.)[:, None]
     untold = weak[sigma.isinf().all(1)]; rows[untold], std[untold] = start[untold], layer.std[untold]  # nothing learned
     return replace(layer, W=rows[:, :-1], b=rows[:, -1], std=std)
+
+def _enter(places, A, sigma):
+    "Write the equations of these places where there is room for them."
+    unit, h, error = places.unit[places.ok], places.h[places.ok], places.std[places.ok]; order = unit.argsort(stable=True); unit, h, error = unit[order], h[order], error[order]
+    count = unit.bincount(minlength=len(A)); rank = torch.arange(len(unit)) - (count.cumsum(0) - count)[unit]
+    room = rank < sigma.isinf().sum(1)[unit]; unit, h, error, rank = unit[room], h[room], error[room], rank[room]
+    slot = sigma.isinf().double().sort(dim=1, descending=True, stable=True).indices[unit, rank]  # free ones first
+    A[unit, slot], sigma[unit, slot] = h, error
 
 # %% ../nbs/18_deep.ipynb #c014
 def _switches(layers, x, activation, slope):
@@ -781,6 +866,29 @@ def certify_deep(
     smallest = min((torch.linalg.svdvals(W / W.norm(dim=1, keepdim=True))[-1]).item() for W, _ in layers[:-1])
     return layers, Certificate(bars, (), sigma(torch.zeros(1, dtype=torch.float64)).item(), worst, residuals, smallest, tuple(row_margin(W, b) for W, b in layers[:-1]), 3 * questions, worst_bar(bars, layers))
 
+# %% ../nbs/18_deep.ipynb #c018b
+def fit_last(
+    layers: Layers,  # the hidden ones
+    stds: Sequence[Tensor],  # standard deviations of their rows [w | b]
+    x: Float[Tensor, "n k"],
+    y: Float[Tensor, "n o"],
+    noise: Callable,  # (x, y) -> standard deviation of an answer
+    activation: str,
+    slope: float,
+    g: torch.Generator,
+    *,
+    draws: int = DeepSearch.draws,
+) -> tuple[Layers, list[Layers], float]:  # as `polish_later`
+    "All layers, the last one by linear least squares: with many outputs it has most of the unknowns, and every output has its own."
+    sigma = noise(x, y)[:, None]
+    def fit(net, y):
+        A = _with_one(hidden(net, x, activation, slope)) / sigma; scale = A.norm(dim=0)
+        V = torch.linalg.lstsq(A / scale, y / sigma).solution / scale[:, None]
+        return [*net, (V[:-1].T.contiguous(), V[-1])], (y / sigma - A @ V).square().mean().sqrt()
+    net, miss = fit(layers, y); told = forward(net, x, activation, slope)
+    copies, misses = zip(*(fit(_perturbed(layers, stds, g), told + sigma * torch.randn(y.shape, generator=g, dtype=y.dtype)) for _ in range(draws)))
+    return net, list(copies), (miss / torch.stack(misses).median()).item()  # the copies show what rows that are off so much leave unexplained
+
 # %% ../nbs/18_deep.ipynb #c020
 def _first_plane(run, f, k, told, scale, eps, g, options):
     "A plane in which as many units of the first layer are found as there should be."
@@ -839,14 +947,14 @@ def _rows_beside(f, known, at, noise, activation, slope, options):
     return _as_rows(known, x, torch.einsum("cr,crn->cn", normal, V), std, sigma / size[:, 0].sqrt(), torch.einsum("cro,crn->con", (before + after) / 2, V), jump, activation, slope)
 
 def _through_inputs(f, known, rows, a, b, noise, activation, slope, options):
-    "Kinks on the line through two inputs that neither known layers nor these rows predict: three answers per piece show in which pieces there are some."
+    "Pieces of the line through two inputs with kinks that neither known layers nor these rows predict: three answers per piece show in which there are some. And how many kinks are known."
     u = torch.nn.functional.normalize(b - a, dim=0); x0, reach = (a + b) / 2, options.beyond * (b - a).norm().item()
     t = torch.cat([c.t for c in crossings(known, (rows[:, :-1], rows[:, -1]), x0, u, activation, slope, reach=reach)]).sort().values
     edge = t.new_tensor([reach]); edges = torch.cat([-edge, t, edge]); middle, half = (edges[1:] + edges[:-1]) / 2, edges.diff() / 2
     x = x0 + (middle + half * t.new_tensor([[-.8], [0.], [.8]]))[..., None] * u; y = f(x.flatten(0, 1)).unflatten(0, x.shape[:2])
     bent = (y[0] - 2 * y[1] + y[2]).abs().amax(1) > options.tau * noise(x[0], y[0]).maximum(noise(x[2], y[2]))
     most = torch.where(bent, half, 0.).topk(min(options.pieces, int(bent.sum()))).indices
-    return _here(f, known, x[1, most], u.expand(len(most), -1), half[most], noise, activation, slope, options), len(t)
+    return (x[1, most], u.expand(len(most), -1), half[most]), len(t)
 
 def _sharpest(known, units, draw, errors, activation, slope, options):
     "Places where these units should switch: of many, those where the prediction is sharpest compared with the room around."
@@ -932,62 +1040,113 @@ def _agrees(layer, slope, options):
     "Whether the units of a layer show the slope they should."
     return max(layer.spread, abs(layer.slope - slope)) <= max(options.agree * layer.error, layer.worst)
 
-def _next_layer(run, f, known, told, pool, answers, natural, eps, noise, errors, activation, slope, g, options):
-    "All units of the layer behind the known ones: its rows predict kinks everywhere, those of deeper units only nearby."
-    l, patience, none = len(known) + 1, 1., torch.zeros(0, len(known[-1][1]) + 1, dtype=torch.float64); units = waiting = None
-    draw = lambda rows: mixed(known, natural(len(rows)), rows, activation, slope, g)
-    rows = lambda: none if units is None else units.rows
-    fine = lambda: none if units is None else units.rows[units.std.norm(dim=1) < options.fine]
-    def seen(line, before):  # what known units explain, and what not
-        normals = _known_normals(line, before, (fine()[:, :-1], fine()[:, -1]), activation, slope)
-        return normals, normals[:, 0].isnan().nonzero()[:, 0]
-    def test(new, times=1):  # kinks found where the rows predict them, and looked for
-        tried = measure_places(f, known, new.rows, options.caution * new.std, torch.full((len(new.rows),), times * options.trials), draw, noise, activation, slope, errors=errors, choice=options.choice, options=options)
-        return [x.bincount(minlength=len(new.rows)) for x in (tried.unit[tried.ok], tried.unit)]
-    def again():  # a test can be passed by chance, hardly twice
-        nonlocal units
-        right, asked = test(units, 2); units = units.pick((asked >= 3) & (4 * right > 3 * asked))
-    def judge(new, kinks):  # which candidates are this layer's
-        nonlocal units, waiting
-        tries = len(new.rows); new = _distinct(new.pick(new.std.norm(dim=1) < options.rough), options.same)  # twins would leave each other no room
-        if len(new.rows):
-            right, asked = test(new); open = asked < 3  # open: its kinks cannot be reached; one that two lines show alike is taken
-            good = 4 * right > 3 * asked if waiting is None else torch.where(open, _alike(new, waiting, options.tau).any(1), 4 * right > 3 * asked)
-            waiting = new.pick(open) if waiting is None else waiting.join(new.pick(open))
-            new = new.pick(good); units = _distinct(new if units is None else units.join(new), options.same)
-            if told and len(units.rows) > told: again()
-            if told and len(units.rows) > told: raise DeepFailure(f"{len(units.rows)} units of layer {l} were found, expected {told}")
-        run.stage("line", layer=l, kinks=kinks, tried=tries, units=len(rows()))
-    def look(at, kinks):
-        if at is not None and len(at[0]): judge(_rows_beside(f, known, at, noise, activation, slope, options), kinks)
-    def complete():  # a unit that is missing or false spoils the slopes of the others
-        return _agrees(settle_signs(units), slope, options)
-    for line, beside in pool:
-        kinks = seen(line, known)[1]
-        if len(kinks): judge(_candidates(line, beside, kinks, known, activation, slope), len(line.t))
-    late = 0
-    for i in range(options.tries):
-        if len(rows()) == told or told is None and units is not None and complete():
-            if len(fine()) < len(rows()) and late < options.extra:
-                late += 1; vague = units.pick(units.std.norm(dim=1) >= options.fine)
-                look(_here(f, known, *_sharpest(known, vague, draw, errors, activation, slope, options), noise, activation, slope, options), 0)
-                continue
-            if complete(): return units
-            again()
-        n = len(fine())
-        rest, line = _draw_line(f, known, natural, eps, errors, patience, activation, slope, g, options)
-        if line is None: patience *= 4
-        else:
-            normals, kinks = seen(line, [])
-            if len(kinks):
-                judge(_candidates(line, measure_normals(rest, line, known=normals, step=options.step, apart=options.apart), kinks, [], activation, slope), len(line.t))
-        if len(fine()) > n: continue
-        x = natural(2 * options.lines); silent = _silent(f, known, units, *answers, draw, activation, slope, g, options) if i % 2 == 0 and units is not None else None
-        span = silent if silent is not None and len(silent) else torch.eye(none.shape[1] - 1, dtype=x.dtype)
-        x = x[:2] if i % 2 else _opposite(known, x, torch.randn(len(span), generator=g, dtype=x.dtype) @ span, activation, slope, options)
-        look(*_through_inputs(f, known, fine(), *x, noise, activation, slope, options))
-    raise DeepFailure(f"{len(rows())} units of layer {l} were found, expected {told or 'no new ones'}")
+# %% ../nbs/18_deep.ipynb #c020b
+@dataclass
+class _LayerSearch:
+    "The search for the layer behind the known ones: its rows predict kinks everywhere, those of deeper units only nearby."
+    deep: "_Deep"
+    told: int | None  # its width
+    units: Units | None = None  # found so far
+    waiting: Units | None = None  # candidates whose kinks could not be reached
+    patience: float = 1.  # how much stronger than usual false kinks are taken to be
+    lines: list[Line] = field(default_factory=list)  # of hidden vectors
+    looked: int = 0  # how often rows that are not fine were measured again
 
+    @property
+    def count(self): return 0 if self.units is None else len(self.units.rows)
+
+    @property
+    def fine(self):
+        "Rows that predict kinks well."
+        if self.units is None: return torch.zeros(0, len(self.deep.known[-1][1]) + 1, dtype=torch.float64)
+        return self.units.rows[self.units.std.norm(dim=1) < self.deep.options.fine]
+
+    def unexplained(self, line, before):
+        "Normals of the kinks on a line that known units explain, and which kinks these are not."
+        normals = _known_normals(line, before, (self.fine[:, :-1], self.fine[:, -1]), *self.deep.kind)
+        return normals, normals[:, 0].isnan().nonzero()[:, 0]
+
+    def test(self, units, times=1):
+        "Per unit: kinks found where its row predicts them, and looked for."
+        e, o = self.deep, self.deep.options
+        tried = measure_places(e.f, e.known, units.rows, o.caution * units.std, torch.full((len(units.rows),), times * o.trials), e.near(), e.noise, *e.kind, errors=e.stds, choice=o.choice, options=o)
+        return [x.bincount(minlength=len(units.rows)) for x in (tried.unit[tried.ok], tried.unit)]
+
+    def test_all(self):
+        "Drop the units that fail a second test: one can be passed by chance, hardly two."
+        right, asked = self.test(self.units, 2)
+        self.units = self.units.pick((asked >= 3) & (4 * right > 3 * asked))
+
+    def judge(self, new, kinks):
+        "Keep the candidates that belong to this layer."
+        o, tries = self.deep.options, len(new.rows); new = _distinct(new.pick(new.std.norm(dim=1) < o.rough), o.same)  # twins would leave each other no room
+        if len(new.rows):
+            right, asked = self.test(new); open, good = asked < 3, 4 * right > 3 * asked  # open: its kinks cannot be reached; one that two lines show alike is taken
+            if self.waiting is not None: good = torch.where(open, _alike(new, self.waiting, o.tau).any(1) & (self.met(new) >= (0 if self.told else o.met)), good)
+            self.waiting = new.pick(open) if self.waiting is None else self.waiting.join(new.pick(open))
+            new = new.pick(good); self.units = _distinct(new if self.units is None else self.units.join(new), o.same)
+            if self.told and self.count > self.told: self.test_all()
+            if self.told and self.count > self.told: raise DeepFailure(f"{self.count} units of layer {self.deep.depth + 1} were found, expected {self.told}")
+        self.deep.run.stage("line", layer=self.deep.depth + 1, kinks=kinks, tried=tries, units=self.count)
+
+    def met(self, units):
+        "On how many lines of hidden vectors there is a kink just where these rows say."
+        count = torch.zeros(len(units.rows), dtype=torch.long)
+        for line in self.lines:
+            rate = units.rows[:, :-1] @ line.u; t = -(units.rows @ torch.cat([line.x0, line.x0.new_ones(1)])) / rate
+            unsure = self.deep.options.tau * (_with_one(line.at(t)) * units.std).norm(dim=1) / rate.abs(); off, k = (line.t - t[:, None]).abs().min(1)
+            count += (unsure < .05 * line.gap[k]) & (off < unsure + self.deep.options.tau * line.std[k])
+        return count
+
+    def look(self, at, kinks=0):
+        "Judge the kinks on short pieces."
+        e = self.deep; at = _here(e.f, e.known, *at, e.noise, *e.kind, e.options)
+        if at is not None and len(at[0]): self.judge(_rows_beside(e.f, e.known, at, e.noise, *e.kind, e.options), kinks)
+
+    def agree(self):
+        "Whether the units show one slope: one that is missing or false spoils those of the others."
+        return self.units is not None and _agrees(settle_signs(self.units), self.deep.slope, self.deep.options)
+
+    def use(self, line, beside):
+        "Judge the kinks of a line of inputs whose normals were measured before."
+        kinks = self.unexplained(line, self.deep.known)[1]
+        if len(kinks): self.judge(_candidates(line, beside, kinks, self.deep.known, *self.deep.kind), len(line.t))
+
+    def sharpen(self):
+        "Measure rows that are not fine again."
+        e = self.deep; vague = self.units.pick(self.units.std.norm(dim=1) >= e.options.fine); self.looked += 1
+        self.look(_sharpest(e.known, vague, e.near(), e.stds, *e.kind, e.options))
+
+    def hidden_line(self):
+        "Judge the kinks of a line that is straight in the vectors entering the layer."
+        e, o = self.deep, self.deep.options
+        rest, line = _draw_line(e.f, e.known, e.natural, e.eps, e.stds, self.patience, *e.kind, e.g, o)
+        if line is None: self.patience *= 4; return
+        self.lines.append(line); normals, kinks = self.unexplained(line, [])
+        if len(kinks): self.judge(_candidates(line, measure_normals(rest, line, known=normals, step=o.step, apart=o.apart), kinks, [], *e.kind), len(line.t))
+
+    def input_line(self, apart):
+        "Judge the kinks of a line of inputs: any, or one between inputs whose hidden vectors lie far apart, along rows of silent units if there are some."
+        e, o = self.deep, self.deep.options; x = e.natural(2 * o.lines)
+        silent = _silent(e.f, e.known, self.units, e.x, e.y, e.near(), *e.kind, e.g, o) if apart and self.units is not None else None
+        span = silent if silent is not None and len(silent) else torch.eye(len(e.known[-1][1]), dtype=x.dtype)
+        x = _opposite(e.known, x, torch.randn(len(span), generator=e.g, dtype=x.dtype) @ span, *e.kind, o) if apart else x[:2]
+        self.look(*_through_inputs(e.f, e.known, self.fine, *x, e.noise, *e.kind, o))
+
+    def complete(self, beyond=0) -> Units:
+        "All units of the layer, which are more than some number."
+        if not beyond:
+            for line, beside in self.deep.pool: self.use(line, beside)
+        for i in range(self.deep.options.tries):
+            if self.count == self.told if self.told else self.count > beyond and self.agree():
+                if len(self.fine) < self.count and self.looked < self.deep.options.extra: self.sharpen(); continue
+                if self.agree(): return self.units
+                self.test_all()
+            n = len(self.fine); self.hidden_line()
+            if len(self.fine) == n: self.input_line(apart=i % 2 == 0)
+        raise DeepFailure(f"{self.count} units of layer {self.deep.depth + 1} were found, expected {self.told or 'no new ones'}" if self.count != self.told else f"the {self.told} units found of layer {self.deep.depth + 1} disagree about their slope")
+
+# %% ../nbs/18_deep.ipynb #c020c
 def _perturbed(layers, stds, g):
     "The layers, with every row moved by as much as its standard deviations say."
     return [(W + s[:, :-1] * torch.randn(W.shape, generator=g, dtype=W.dtype), b + s[:, -1] * torch.randn(b.shape, generator=g, dtype=b.dtype)) for (W, b), s in zip(layers, stds)]
@@ -1005,7 +1164,6 @@ def polish_later(
     unknowns: int = DeepSearch.unknowns,
     steps: int = DeepSearch.newton,
     draws: int = DeepSearch.draws,
-    ridge: float = 1e-12,  # holds what nothing determines, the lengths of rows
     factorizations: int = 6,  # at most: rows that are still far off switch other units than they should
     agree: float = 2.,  # residual at which no other is needed
 ) -> tuple[Layers, list[Layers], float]:  # layers, others that would explain the answers as well, residual in units of what noise and rows allow
@@ -1031,10 +1189,9 @@ def polish_later(
     miss = lambda p: ((y - forward([*fixed, *split(p)], x, activation, slope)) / sigma[:, None]).flatten()
     rms = lambda p: miss(p).square().mean().sqrt().item()
     for _ in range(factorizations):
-        J = derivative(split(p)); A = J.T @ J; A.diagonal().add_(prior ** -2)
-        scale = A.diagonal().rsqrt(); A = A * scale[:, None] * scale
-        A.diagonal().add_(ridge); L = torch.linalg.cholesky(A); before = rms(p)
-        solve = lambda r: torch.cholesky_solve(r * scale[:, None], L) * scale[:, None]
+        J = derivative(split(p)); scale = (J.square().sum(0) + prior ** -2).rsqrt(); before = rms(p)
+        R = torch.linalg.qr(torch.cat([J * scale, torch.diag(scale / prior)]), mode="r").R  # of J itself: squaring it would lose what units that hardly switch leave of their kinks
+        solve = lambda r: torch.cholesky_solve(r * scale[:, None], R, upper=True) * scale[:, None]
         for _ in range(steps): p = p + solve((J.T @ miss(p) - (p - start) / prior.square())[:, None])[:, 0]
         if rms(p) < agree or rms(p) > before / 2: break
     by_noise = torch.randn(draws, n, o, generator=g, dtype=x.dtype) * noise(x, y)[:, None]; by_rows = torch.randn(draws, len(p), generator=g, dtype=x.dtype) / prior
@@ -1056,6 +1213,137 @@ def _output_fit(known, x, y, activation, slope):
     V = torch.linalg.lstsq(A * w / scale, y * w).solution / scale[:, None]
     return (V[:-1].T.contiguous(), V[-1]), ((A @ V - y) * w).square().sum(1).mean().sqrt().item()
 
+# %% ../nbs/18_deep.ipynb #c020d
+@dataclass
+class _Deep:
+    "A network on a section of the inputs, layer by layer as it becomes known."
+    run: object
+    f: Callable  # section coordinates (n, k) -> answers
+    k: int
+    length: float  # over which the black box bends
+    eps: float  # relative precision of its answers
+    noise: _Noise
+    pool: list  # lines of inputs, and the normals of their kinks
+    activation: str
+    slope: float
+    g: torch.Generator
+    options: DeepSearch
+    x: Tensor = None  # section coordinates
+    y: Tensor = None  # answers there
+    radii: tuple[float, float] = (0., 0.)  # between which inputs are natural
+    layers: list[MeasuredLayer] = field(default_factory=list)
+    refined: int = 0  # so many of them
+
+    @property
+    def depth(self): return len(self.layers)
+    @property
+    def known(self): return [(l.W, l.b) for l in self.layers]
+    @property
+    def stds(self): return [l.std for l in self.layers]
+    @property
+    def kind(self): return self.activation, self.slope
+    def rows(self, l): return torch.cat([self.layers[l].W, self.layers[l].b[:, None]], 1)
+
+    def around(self, n, hi=3.):
+        "Points at all distances, from ten bending lengths on."
+        return _directions(n, self.k, self.g) * (self.length * 10**(1 + (hi - 1) * torch.rand(n, 1, generator=self.g, dtype=torch.float64)))
+
+    def natural(self, n):
+        "Points where units of the first layer switch often, those of later layers included."
+        near, far = self.radii; directions = _directions(n, self.k, self.g)
+        return directions * near * (far / near) ** torch.rand(n, 1, generator=self.g, dtype=torch.float64)
+
+    def near(self, depth=None):
+        "Where places of rows behind so many layers are looked for from."
+        known = self.known[:depth]
+        return lambda rows: mixed(known, self.natural(len(rows)), rows, *self.kind, self.g)
+
+    def add(self, units):
+        "The next layer is complete."
+        layer = settle_signs(units)
+        if not self.layers and self.run.arch.activation is None and layer.slope > 1e-3: self.slope = written_slope(layer, options=self.options)  # not told
+        if not _agrees(layer, self.slope, self.options): raise DeepFailure(f"the units of layer {self.depth + 1} disagree about their slope: one is missing, or it is no {self.activation}")
+        if not self.layers: self.radii = tuple(v * self.k**.5 * layer.b.abs().median() for v in self.options.reach)
+        self.layers.append(layer)
+
+    def affine(self):
+        "Whether the rest is."
+        _, residual = _output_fit(self.known, self.x, self.y, *self.kind)
+        self.run.stage("layer", layer=self.depth, units=len(self.layers[-1].b), error=self.layers[-1].error, rest=residual)
+        return residual < max(self.options.affine * max(l.error for l in self.layers), self.layers[-1].worst), residual
+
+    def refine(self, first=0):
+        "Rows precise enough for the layers behind, until none is much worse than the others of its layer."
+        o, given = self.options, None
+        if self.depth - self.refined > 1:
+            n = math.ceil(o.shared * (self.k + 1)); kinks = kinks_on_lines(self.f, self.known, self.stds, self.natural(n), _directions(n, self.k, self.g), self.noise, *self.kind, options=o)
+            self.run.stage("lines", kinks=len(kinks.unit)); given = lambda l: kinks.places(l, self.known[:l], self.rows(l), self.stds[:l], *self.kind)
+        for l in range(self.refined, self.depth):
+            for again in range(first, o.passes):
+                self.layers[l] = refine_rows(self.f, self.known[:l], self.layers[l], self.near(l), self.noise, *self.kind, precise=max(o.precise, o.uneven * self.layers[l].error if again else 0.), errors=self.stds[:l], given=given(l) if given and not again else None, options=o)
+                if self.layers[l].worst < o.uneven * self.layers[l].error: break
+            self.run.stage("refine", layer=l + 1, error=self.layers[l].error, worst=self.layers[l].worst)
+        self.refined = self.depth
+
+    def beside(self, l, unit):
+        "Points on either side of where these units of layer l switch."
+        return _beside_switches(self.known[:l], self.rows(l), unit, self.near(l), *self.kind, self.g, self.options)
+
+    def telling(self):
+        "Points that tell much about the last layers."
+        o = self.options; m = math.ceil(o.base * min(o.unknowns, sum(l.std.numel() for l in self.layers[1:])) / self.y.shape[1] / self.depth)
+        weak = (self.layers[-1].std.norm(dim=1) > o.sharp).nonzero()[:, 0].repeat_interleave(math.ceil(o.doubtful * self.layers[-1].std.shape[1] / 2))
+        return torch.cat([*(self.beside(l, torch.randint(len(b), (m,), generator=self.g)) for l, (_, b) in enumerate(self.known)), self.beside(self.depth - 1, weak), _rare_side(self.known, self.natural(len(weak)), weak, *self.kind, o)])
+
+    def polish(self, unknowns):
+        "The last layers from answers."
+        out, residual = _output_fit(self.known, self.x, self.y, *self.kind); by_output = out[0].numel() > self.options.unknowns
+        if by_output: found = fit_last(self.known, self.stds, self.x, self.y, self.noise, *self.kind, self.g, draws=self.options.draws)
+        else: found = polish_later([*self.known, out], self.stds, self.x, self.y, self.noise, *self.kind, self.g, unknowns=unknowns, steps=self.options.newton, draws=self.options.draws)
+        self.run.stage("polish", rest=residual, residual=found[2])
+        return found
+
+    def polish_last(self, complete):
+        "All layers refined, the last ones from answers: network, copies within the noise, residual."
+        o = self.options; self.refine(); more = self.telling()
+        self.x, self.y = torch.cat([self.x, more]), torch.cat([self.y, self.f(more)])
+        for _ in range(o.passes):  # rows that predict no kinks yet: from answers first
+            last = self.layers[-1]
+            if last.worst < o.uneven * last.error: break
+            net, copies, rms = self.polish(o.unknowns // 3); unit = lambda W, b: torch.nn.functional.normalize(torch.cat([W, b[:, None]], 1), dim=1)
+            if rms > o.explained and not complete: return net, copies, rms  # a unit is missing
+            row = unit(*net[-2]); std = torch.minimum(torch.stack([unit(*c[-2]) - row for c in copies]).square().mean(0).sqrt() * max(1., rms), last.std)
+            self.layers[-1] = replace(last, W=row[:, :-1], b=row[:, -1], std=std); self.refined -= 1; self.refine(1); new = self.layers[-1]
+            better = new.std.norm(dim=1) < std.norm(dim=1) / 2  # places said something new; other rows are as before, or these answers would count twice
+            self.layers[-1] = replace(last, **{k: torch.where(better.view(-1, *[1] * (v.dim() - 1)), getattr(new, k), v) for k, v in vars(last).items() if isinstance(v, Tensor)})
+            if not better.any(): break
+        return self.polish(o.unknowns)
+
+    def explain(self, search):
+        "All layers polished; while they leave something unexplained, and may be wider, the last one is searched for more units."
+        while True:
+            net, copies, rms = self.polish_last(complete=search.told is not None)
+            if rms <= self.options.explained: return net, copies
+            if search.told: raise DeepFailure(f"the layers found do not explain the answers: residual {rms:.0e} in units of what noise and rows allow")
+            units = search.complete(beyond=search.count)
+            self.layers.pop(); self.refined -= 1; self.add(units)
+
+def _directions(n, k, g): return torch.nn.functional.normalize(torch.randn(n, k, generator=g, dtype=torch.float64), dim=1)
+
+def _start(run, length, eps, told, options):
+    "The section, and the units of the first layer in it."
+    d, g, arch = run.oracle.in_features, run.generator("deep"), run.arch
+    basis, x0 = Basis(d, g), torch.randn(d, generator=g, dtype=torch.float64) * (length / d**.5)
+    section = lambda k: (lambda c: run.ask(x0 + c @ basis.rows(0, k)))
+    plane = min(d, 2); tri, triples = _first_plane(run, section(plane), plane, told, options.center * length, eps, g, options); h = len(triples)
+    k = min(d, max(math.ceil(options.wide * h), h + 4)); f = section(k)
+    wide = lambda v: torch.nn.functional.pad(v, (0, k - plane))
+    tri = replace(tri, lines=tuple(replace(l, x0=wide(l.x0), u=wide(l.u)) for l in tri.lines)); line = tri.lines[0]
+    beside = measure_normals(f, line, step=options.step, apart=options.apart)
+    deep = _Deep(run, f, k, length, eps, _Noise(line.noise.near, line.noise.far, eps), [(line, beside)], arch.activation or "leaky_relu", arch.slope, g, options)
+    deep.x = deep.around(max(2 * h + 8, math.ceil(options.answers * 3 * h / line.jump.shape[1]))); deep.y = f(deep.x)
+    return deep, measure_units(tri, triples, beside), basis, x0
+
 def recover_deep(
     run,  # offers ask, generator(name), stage(name, **detail), arch, oracle
     length: float,  # over which the black box bends
@@ -1065,85 +1353,38 @@ def recover_deep(
     options: DeepSearch = DeepSearch(),
 ) -> tuple[Layers, Certificate, Architecture]:  # layers in the canonical gauge
     "A piecewise linear network with two or more hidden layers, from scratch. Raises DeepFailure when a check fails."
-    d, g, arch = run.oracle.in_features, run.generator("deep"), run.arch
-    told = list(arch.sizes[1:-1]) if arch.sizes else None
-    activation, slope = arch.activation or "leaky_relu", arch.slope
-    if activation not in ("leaky_relu", "prelu") or slope <= 0: raise DeepFailure(f"deep networks with {activation} units are not supported yet")
-    basis, x0 = Basis(d, g), torch.randn(d, generator=g, dtype=torch.float64) * (length / d**.5)
-    draw = lambda n, k: torch.nn.functional.normalize(torch.randn(n, k, generator=g, dtype=torch.float64), dim=1)
-    around = lambda n, k, hi=3.: draw(n, k) * (length * 10**(1 + (hi - 1) * torch.rand(n, 1, generator=g, dtype=torch.float64)))
-    section = lambda k: (lambda c: run.ask(x0 + c @ basis.rows(0, k)))
-    plane = min(d, 2)
-    tri, triples = _first_plane(run, section(plane), plane, told[0] if told else None, options.center * length, eps, g, options); h = len(triples)
-    k = min(d, max(math.ceil(options.wide * h), h + 4)); f = section(k)
-    wide = lambda v: torch.nn.functional.pad(v, (0, k - plane))
-    tri = replace(tri, lines=tuple(replace(l, x0=wide(l.x0), u=wide(l.u)) for l in tri.lines))
-    noise = _Noise(tri.lines[0].noise.near, tri.lines[0].noise.far, eps); known, layers, refined = [], [], []
-    beside = measure_normals(f, tri.lines[0], step=options.step, apart=options.apart); pool = [(tri.lines[0], beside)]
-    units = measure_units(tri, triples, beside)
-    x = around(max(2 * h + 8, math.ceil(options.answers * 3 * h / tri.lines[0].jump.shape[1])), k); y = f(x)
-    def refine(first=0):  # until no row is much worse than the others of its layer
-        for l in range(len(refined), len(known)):
-            for again in range(first, options.passes):
-                layers[l] = refine_rows(f, known[:l], layers[l], lambda rows: mixed(known[:l], natural(len(rows)), rows, activation, slope, g), noise, activation, slope, precise=max(options.precise, options.uneven * layers[l].error if again else 0.), errors=[x.std for x in layers[:l]], options=options)
-                if layers[l].worst < options.uneven * layers[l].error: break
-            known[l] = layers[l].W, layers[l].b; refined.append(l)
-            run.stage("refine", layer=l + 1, error=layers[l].error, worst=layers[l].worst)
+    arch = run.arch; told = list(arch.sizes[1:-1]) if arch.sizes else None; width = lambda l: told[l] if told else None
+    if arch.activation not in (None, "leaky_relu", "prelu") or arch.slope <= 0: raise DeepFailure(f"deep networks with {arch.activation} units are not supported yet")
+    deep, units, basis, x0 = _start(run, length, eps, width(0), options)
     while True:
-        layer = settle_signs(units)
-        if not known and arch.activation is None and layer.slope > 1e-3: slope = layer.slope  # not told: as measured
-        if not _agrees(layer, slope, options): raise DeepFailure(f"the units of layer {len(known) + 1} disagree about their slope: one is missing, or it is no {activation}")
-        known.append((layer.W, layer.b)); layers.append(layer)
-        if len(known) == 1:  # places where units of the first layer switch often, those of later layers included
-            near, far = (v * k**.5 * layer.b.abs().median() for v in options.reach)
-            natural = lambda n: draw(n, k) * near * (far / near) ** torch.rand(n, 1, generator=g, dtype=torch.float64)
-        error = max(l.error for l in layers)
-        out, residual = _output_fit(known, x, y, activation, slope)
-        run.stage("layer", layer=len(known), units=len(layer.b), error=layer.error, rest=residual)
-        straight = residual < max(options.affine * error, layer.worst)
-        if straight or len(known) == (len(told) if told else options.deepest): break
-        if len(known) > 1: refine()
-        units = _next_layer(run, f, known, told[len(known)] if told else None, pool, (x, y), natural, eps, noise, [x.std for x in layers], activation, slope, g, options)
-    if not straight: raise DeepFailure(f"behind {len(known)} hidden layers the rest is not affine: relative residual {residual:.0e}")
-    if told and len(told) != len(known): raise DeepFailure(f"the rest is affine behind {len(known)} hidden layers, where the architecture has {len(told)}")
-    if len(known) > 2:
-        refine(); out, residual = _output_fit(known, x, y, activation, slope)
-        m = math.ceil(options.base * min(options.unknowns, sum(l.std.numel() for l in layers[1:])) / y.shape[1] / len(known))
-        beside = lambda l, unit: _beside_switches(known[:l], torch.cat([layers[l].W, layers[l].b[:, None]], 1), unit, lambda rows: mixed(known[:l], natural(len(rows)), rows, activation, slope, g), activation, slope, g, options)
-        weak = (layers[-1].std.norm(dim=1) > options.sharp).nonzero()[:, 0]
-        again = weak.repeat_interleave(math.ceil(options.doubtful * layers[-1].std.shape[1] / 2)); P = torch.cat([*(beside(l, torch.randint(len(b), (m,), generator=g)) for l, (_, b) in enumerate(known)), beside(len(known) - 1, again), _rare_side(known, natural(len(again)), again, activation, slope, options)])
-        X, Y = torch.cat([x, P]), torch.cat([y, f(P)])
-        def polish(unknowns):
-            net, copies, rms = polish_later([*known, out], [l.std for l in layers], X, Y, noise, activation, slope, g, unknowns=unknowns, steps=options.newton, draws=options.draws)
-            run.stage("polish", rest=residual, residual=rms)
-            return net, copies, rms
-        for _ in range(options.passes):  # rows that predict no kinks yet: from answers first
-            if layers[-1].worst < options.uneven * layers[-1].error: break
-            (*_, (W, b), out), copies, rms = polish(options.unknowns // 3); rows = lambda W, b: torch.nn.functional.normalize(torch.cat([W, b[:, None]], 1), dim=1)
-            row = rows(W, b); std = torch.stack([rows(*c[-2]) - row for c in copies]).square().mean(0).sqrt() * max(1., rms)
-            layers[-1] = replace(layers[-1], W=row[:, :-1], b=row[:, -1], std=torch.minimum(std, layers[-1].std)); known[-1] = layers[-1].W, layers[-1].b; refined.pop(); refine(1)
-            out, residual = _output_fit(known, X, Y, activation, slope)
-        net, copies, rms = polish(options.unknowns)
-        if rms > options.explained: raise DeepFailure(f"the layers found do not explain the answers: residual {rms:.0e} in units of what noise and rows allow")
-    else: net, copies, rms = _exact(run, f, [*known, out], x, y, noise, around, k, activation, slope, g, options)
-    m = math.ceil(options.base * len(known[0][1]) / y.shape[1])
-    c, _ = choose_stations(net, around(options.candidates, k), noise, m, activation, slope, cover=0)
-    net, copies, rms = lift_first(run.ask, x0, basis, net, copies, c, noise, activation, slope, g)
+        deep.add(units); straight, residual = deep.affine()
+        if straight or deep.depth == (len(told) if told else options.deepest): break
+        if deep.depth > 1 or deep.y.shape[1] > options.outputs: deep.refine()
+        search = _LayerSearch(deep, width(deep.depth)); units = search.complete()
+    if not straight: raise DeepFailure(f"behind {deep.depth} hidden layers the rest is not affine: relative residual {residual:.0e}")
+    if told and len(told) != deep.depth: raise DeepFailure(f"the rest is affine behind {deep.depth} hidden layers, where the architecture has {len(told)}")
+    outputs = len(deep.layers[-1].b) * deep.y.shape[1]
+    net, copies = deep.explain(search) if deep.depth > 1 and (deep.depth > 2 or outputs > options.unknowns) else _exact(deep)
+    m = math.ceil(options.base * len(net[0][1]) / min(len(b) for _, b in net[1:]))  # a Jacobian's rank is that of the narrowest layer
+    c, _ = choose_stations(net, deep.around(options.candidates), deep.noise, m, *deep.kind, cover=0)
+    net, copies, rms = lift_first(run.ask, x0, basis, net, copies, c, deep.noise, *deep.kind, deep.g)
     run.stage("lift", residual=rms)
-    sigma = lambda r: noise.near + noise.far * (r + x0.norm())
-    net, cert = certify_deep(run.ask, net, copies, sigma, length, activation, slope, g, deviations=bars)
+    sigma = lambda r: deep.noise.near + deep.noise.far * (r + x0.norm())
+    net, cert = certify_deep(run.ask, net, copies, sigma, length, *deep.kind, deep.g, deviations=bars)
     run.stage("certify", net, residual=cert.residual, bar=cert.relative_bar)
-    return net, cert, Architecture((d, *(len(b) for _, b in net)), activation, slope)
+    return net, cert, Architecture((run.oracle.in_features, *(len(b) for _, b in net)), *deep.kind)
 
-def _exact(run, f, net, x, y, noise, around, k, activation, slope, g, options):
+def _exact(deep):
     "All layers of the section's network together: null space polish, biases, and copies within the noise."
+    f, x, y, noise, g, options, (activation, slope) = deep.f, deep.x, deep.y, deep.noise, deep.g, deep.options, deep.kind
+    net = [*deep.known, _output_fit(deep.known, x, y, activation, slope)[0]]
     (h1, _), o = net[1][0].T.shape, y.shape[1]
     m = math.ceil(options.base * (h1 + sum(len(b) for _, b in net[1:-1])) / o)
     other = []
     for l in range(1, len(net) - 1):  # hidden vectors that need not occur naturally
         size = hidden(net[:l], x, activation, slope).abs().mean() * 10**(2 * torch.rand(options.other, 1, generator=g, dtype=x.dtype))
         other.append(Peeled(f, net[:l], x[0], activation, slope).inputs(size * torch.randn(options.other, len(net[l - 1][1]), generator=g, dtype=x.dtype)))
-    P, weight = choose_stations(net, torch.cat([around(options.candidates, k, 4.), *other]), noise, m, activation, slope, cover=options.cover)
+    P, weight = choose_stations(net, torch.cat([deep.around(options.candidates, 4.), *other]), noise, m, activation, slope, cover=options.cover)
     at = measure_jacobians(f, net, P, weight, noise, activation, slope)
     res = null_space_polish(net, at, activation, slope, g, steps=options.newton, draws=options.draws)
     X, Y = torch.cat([x, P]), torch.cat([y, at.y]); sigma = noise(X, Y)
@@ -1153,5 +1394,5 @@ def _exact(run, f, net, x, y, noise, around, k, activation, slope, g, options):
         shaken = Y + max(1., rms) * sigma[:, None] * torch.randn(Y.shape, generator=g, dtype=Y.dtype)
         copies.append(fit_biases(c, X, shaken, sigma, activation, slope, steps=2)[0])
     if not res.moved < options.converged: raise DeepFailure(f"the polish of all layers did not converge: its last step was {res.moved:.0e}")
-    run.stage("polish", residual=res.residual, moved=res.moved, biases=rms, points=len(P))
-    return net, copies, rms
+    deep.run.stage("polish", residual=res.residual, moved=res.moved, biases=rms, points=len(P))
+    return net, copies

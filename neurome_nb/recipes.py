@@ -274,6 +274,14 @@ def _expands(arch: Architecture) -> bool:
     sizes = arch.sizes
     return sizes is not None and None not in sizes and len(sizes) == 4 and sizes[1] > sizes[0] and sizes[-1] > 1
 
+def _roundings(run, found):
+    "Error of the answers, in units of the rounding that their size, or how much they vary if that is more, brings with it."
+    if not found.scale > 0: return 0.
+    roundings = found.noise_floor / (run.eps * found.scale)
+    if roundings <= run.options.roundings: return roundings
+    size = run.ask(torch.zeros(1, run.oracle.in_features, dtype=torch.float64)).abs().max().item()  # many layers answer with the last one's biases, and vary little
+    return found.noise_floor / (run.eps * max(found.scale, size))
+
 def _looks(run: Run, found: Probe, coarse: bool) -> tuple[float | None, bool]:  # over which length the black box bends, None: not at all; and whether smoothly
     "How the black box bends. One whose answers are coarse is asked from afar, unless its units are smooth."
     told, opt = run.arch.activation, run.options.afar
@@ -305,7 +313,7 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
         raise Stop("oracle_failed", found.problem + ".", "Exact reconstruction needs an oracle that answers the same query the same way; Exact(varying=True) takes the differences for noise.")
     if arch.sizes and arch.sizes[-1] != found.out_features:
         raise Stop("out_of_family", f"the architecture has {arch.sizes[-1]} outputs, but the black box answers with {found.out_features}.", "Correct arch.sizes.")
-    roundings = found.noise_floor / (run.eps * found.scale) if found.scale > 0 else 0.
+    roundings = _roundings(run, found)
     rounds = run.oracle.in_features**.5  # as often does a sum over the inputs
     if roundings > max(opt.roundings, rounds): run.noise, run.step = found.noise_floor, found.step
     length, smooth = _looks(run, found, found.flat or roundings > max(opt.afar.roundings, rounds))

@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['WalkSearch', 'Frame', 'known_kinks', 'predicted', 'local_kink', 'Lost', 'Walk', 'normal_at', 'settle_frame',
-           'signed_rows', 'into_signed', 'fit_rows_to_places', 'answers_wanted', 'fit_output', 'polish_network',
-           'kinks_between', 'rows_behind', 'positive_vectors', 'on_together', 'first_layer', 'recover_in_section',
-           'spread_inputs', 'settle_network', 'recover_relu']
+           'signed_rows', 'into_signed', 'fit_rows_to_places', 'hidden_vectors', 'climb', 'loudest', 'common_rows',
+           'spread_inputs', 'sent_on', 'unexplained', 'far_inputs', 'corners', 'unexplained_inputs', 'from_on_to_off',
+           'answers_wanted', 'fit_output', 'polish_network', 'kinks_between', 'rows_behind', 'positive_vectors',
+           'on_together', 'first_layer', 'recover_in_section', 'settle_network', 'recover_relu']
 
 # %% ../nbs/19_walks.ipynb #c002
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 import torch
+from scipy.optimize import nnls
 from torch import Tensor
 from torch.nn.functional import normalize
 from jaxtyping import Float, Int
@@ -35,10 +37,19 @@ class WalkSearch:
     lines: int = 4  # swept before the first layer is sought
     patience: int = 2  # lines without a new unit before lines are aimed
     stuck: int = 12  # and before the search is begun anew, while the signs of the layer in front are open: a unit of it is missing or wrong
-    barren: int = 50  # and before the units still missing in a deeper layer are taken to be those that never switch
-    hiding: int = 4000  # rows drawn for a unit that may have been missed, few of their entries positive
-    climbers: int = 512  # inputs moved to where such rows would be active
-    climb: int = 60  # steps
+    barren: int = 30  # and before the search of a layer is given up
+    climbers: int = 32  # inputs for each unit of the layer in front, moved to where that one is on alone
+    climb: int = 100  # steps
+    stride: tuple[float, float] = (.3, .003)  # the first and the last of them, in units of the distance from the origin
+    tilt: tuple[float, ...] = (.1, 1., 10.)  # how much the unit whose weight is open shall be on where the one behind is by one
+    fine: tuple[int, float] = (300, 1e-4)  # steps to where both are on, and the last of them: there may be little room
+    others: int = 4  # of those inputs that are compared where the best ones leave nothing unheard
+    questions: int = 10  # rounds of asking where a unit of the last hidden layer could still be on; three or four are enough for ReLU units, for leaky ones there is always another place
+    explained: float = 1e-6  # an answer is explained if this much of what its parts add up to is missing
+    unheard: float = 1e-3  # a unit that is silent on all lines may be on by this much somewhere else, weights and hidden vector of unit length
+    between: int = 50  # lines between positive hidden vectors at most, in a section
+    hiding: int = 4000  # rows drawn for a unit of the second layer that may have been missed, few of their entries positive
+    hide: int = 128  # of them are kept at least: those that have one sign at nearly all places
     ways: int = 32  # directions compared at every step of a walk
     steps: int = 60  # regions crossed on the way to one unit
     again: int = 1  # time every unit that could not be reached is walked to once more
@@ -203,6 +214,14 @@ class Walk:
         n = F @ m; n = n / n.norm()
         if (F - n[:, None] * (n @ F)).norm() > 1e-3 * F.norm(): raise Lost("the boundary is not known here")
         return F, n, m
+
+    def reaching(self, pick):
+        "An open weight, picked at random, and pairs of rows: at inputs where both are positive it counts, and no other open weight does. Each pair for a sign of the unit, and a share of what its weight multiplies."
+        c = self.N @ self.local(self.x)[2]; rest = (self.N - c[:, None] * (c @ self.N)).norm(dim=1)
+        unsure = (rest[:-1] > 1e-6).nonzero()[:, 0]; j = int(pick(unsure)); c[unsure] = 0; c = c / c.norm()
+        known = torch.stack([c, -c]).repeat_interleave(len(self.options.tilt), 0); known[:, unsure] = -1.; known[:, j] = 0.
+        alone = torch.zeros_like(known); alone[:, j] = 1 / alone.new_tensor(self.options.tilt).repeat(2)
+        return j, torch.stack([known, alone])
 
     def open_unit(self, done) -> int | None:
         "A known unit behind which the boundary is not known yet."
@@ -409,6 +428,143 @@ def fit_rows_to_places(
         out.append(w / w.norm())
     return torch.stack(out)
 
+# %% ../nbs/19_walks.ipynb #c035
+def hidden_vectors(known: Layers, x: Float[Tensor, "n d"], leak: float = 0.) -> Float[Tensor, "n p"]:
+    "What the last known layer sends on, and one, together of unit length."
+    return normalize(torch.nn.functional.pad(hidden(known, x, "leaky_relu", leak), (0, 1), value=1.), dim=1)
+
+def climb(
+    known: Layers,
+    rows: Float[Tensor, "*s n p"],  # of units behind them; of several for one input, the one that is on least
+    x: Float[Tensor, "n d"],  # where to begin
+    steps: int = WalkSearch.climb,
+    stride: tuple[float, float] = WalkSearch.stride,  # the first and the last step, in units of the length of x
+    leak: float = 0.,  # slope of the negative side
+) -> Float[Tensor, "n d"]:
+    "Inputs as far from the origin, where these units are on as much as the length of the hidden vector allows."
+    r = x.norm(dim=1, keepdim=True); first, last = stride
+    for k in range(steps):
+        x = x.detach().requires_grad_(); up = torch.autograd.grad((rows * hidden_vectors(known, x, leak)).sum(-1).view(-1, len(x)).amin(0).sum(), x)[0]
+        x = r * normalize(x + r * first * (last / first) ** (k / steps) * normalize(up, dim=1), dim=1)
+    return x.detach()
+
+def loudest(
+    heard: Float[Tensor, "m p"],  # hidden vectors at which a unit is silent
+    h: Float[Tensor, "n p"],  # others
+) -> tuple[Float[Tensor, "n p"], Float[Tensor, "n"]]:
+    "The row of unit length that is largest at each of the others but positive at none of the first, and how large: zero if they are positive combinations of the first."
+    A = heard.T.numpy()
+    rest = torch.stack([v - torch.from_numpy(A @ nnls(A, v.numpy())[0]) for v in h]); size = rest.norm(dim=1)
+    return rest / size.clamp_min(1e-300)[:, None], size
+
+def common_rows(
+    N: Float[Tensor, "p q"],  # orthonormal
+    M: Float[Tensor, "p r"],  # orthonormal
+    tol: float = 1e-5,  # largest sine of an angle between rows that are one
+) -> Float[Tensor, "p c"]:  # orthonormal
+    "The rows in both spans."
+    S, Vt = torch.linalg.svd(N - M @ (M.T @ N))[1:]
+    return N @ Vt[S < tol].T
+
+def spread_inputs(
+    places: Float[Tensor, "p d"],  # where units switch
+    n: int,
+    scale: float,  # typical distance of what happens
+    g: torch.Generator,
+    *,
+    near: float = 3.,  # decades below that scale
+    far: float = 2.,  # of distances from the origin
+) -> Float[Tensor, "n d"]:
+    "Inputs at all distances, and around places where units switch, in random order."
+    rand = lambda m: torch.rand(m, 1, generator=g, dtype=torch.float64); draw = lambda m: normalize(torch.randn(m, places.shape[1], generator=g, dtype=torch.float64), dim=1)
+    around = places[torch.randint(len(places), (n - n // 2,), generator=g)] + draw(n - n // 2) * scale * 10 ** (near * rand(n - n // 2) - near)
+    x = torch.cat([draw(n // 2) * scale * 10 ** (far * rand(n // 2) - 1), around])
+    return x[torch.randperm(n, generator=g)]
+
+def sent_on(
+    f: Callable,  # inputs (n, d) -> answers
+    frame: Frame,  # with the units found in the last hidden layer as top
+    x: Float[Tensor, "m d"],
+    noise: Callable,  # (points, answers) -> standard deviation of an answer
+    rounds: int = 20,
+) -> Float[Tensor, "p o"]:
+    "What multiplies phi in the answers. The sum of absolute residuals is least: a few answers that depend on a unit not found do not count."
+    A, y = frame.phi(x), f(x); sigma = noise(x, y)[:, None]; w = 1 / sigma; scale = (A / sigma).norm(dim=0).clamp_min(1e-300)
+    for _ in range(rounds):
+        V = torch.linalg.lstsq(A / scale * w, y * w).solution / scale[:, None]
+        w = 1 / (sigma * (y - A @ V).norm(dim=1, keepdim=True)).sqrt().maximum(sigma)
+    return V
+
+def unexplained(
+    f: Callable,  # inputs (n, d) -> answers
+    frame: Frame,  # see `sent_on`
+    V: Float[Tensor, "p o"],  # from it
+    x: Float[Tensor, "n d"],
+    noise: Callable,  # (points, answers) -> standard deviation of an answer
+    explained: float = WalkSearch.explained,
+    tau: float = 20.,  # standard deviations that are no surprise
+) -> Tensor:  # (n,)
+    "Where answers are others than what the units found send on."
+    A, y = frame.phi(x), f(x)
+    return (y - A @ V).norm(dim=1) > explained * (A.abs() @ V.abs()).norm(dim=1) + tau * noise(x, y)
+
+def far_inputs(
+    n: int,
+    d: int,
+    scale: float,  # typical distance of what happens
+    g: torch.Generator,
+) -> Float[Tensor, "n d"]:
+    "Inputs in all directions, between ten and a thousand typical distances from the origin."
+    return normalize(torch.randn(n, d, generator=g, dtype=torch.float64), dim=1) * scale * 10 ** (1 + 2 * torch.rand(n, 1, generator=g, dtype=torch.float64))
+
+def corners(
+    known: Layers,
+    d: int,  # inputs
+    scale: float,  # typical distance of what happens
+    g: torch.Generator,
+    options: WalkSearch,
+    leak: float = 0.,  # slope of the negative side
+) -> Float[Tensor, "p climbers d"]:  # for every unit of the last known layer, and a last one for none; the best ones first
+    "Inputs where one unit is on, and the others as little as can be."
+    p, many = len(known[-1][1]) + 1, options.climbers; alone = (2 * torch.eye(p, dtype=torch.float64) - 1).repeat_interleave(many, 0)
+    x = climb(known, alone, far_inputs(len(alone), d, scale, g), options.climb, options.stride, leak)
+    best = (alone * hidden_vectors(known, x, leak)).sum(1).view(p, -1).argsort(1, descending=True) + torch.arange(0, len(x), many)[:, None]
+    return x[best]
+
+def unexplained_inputs(
+    f: Callable,  # inputs (n, d) -> answers
+    frame: Frame,  # with the units found in the last hidden layer as top
+    places: Float[Tensor, "p d"],  # where they switch
+    noise: Callable,  # (points, answers) -> standard deviation of an answer
+    scale: float,  # typical distance of what happens
+    g: torch.Generator,
+    options: WalkSearch,
+    extra: Float[Tensor, "e d"] | None = None,  # inputs to be asked as well
+) -> tuple[Float[Tensor, "n d"], Tensor] | None:  # inputs, and at which of them (n,) a unit not found is on the other side than almost everywhere
+    "None when there is no such unit: wherever one could be on that is silent at all inputs asked, it is asked."
+    known, o, leak, (d,) = frame.known, options, frame.leak, places.shape[1:]
+    V = sent_on(f, frame, spread_inputs(places, 3 * sum(frame.top[0].shape), scale, g), noise)
+    x, heard = corners(known, d, scale, g, o, leak).flatten(0, 1), places.new_zeros(0, frame.top[0].shape[1] + 1)
+    if extra is not None: x = torch.cat([x, extra])
+    for _ in range(o.questions):
+        on = unexplained(f, frame, V, x, noise, o.explained)
+        if on.any(): return x, on
+        heard = torch.cat([heard, hidden_vectors(known, x, leak)]); x = corners(known, d, scale, g, o, leak)[:, :o.others].flatten(0, 1)
+        x = torch.cat([x, climb(known, loudest(heard, hidden_vectors(known, x, leak))[0], x, o.climb, o.stride, leak)])
+        x = x[loudest(heard, hidden_vectors(known, x, leak))[1] > o.unheard]
+        if not len(x): return None
+    raise DeepFailure(f"{len(frame.top[1])} units of the last hidden layer were found, and others may hide where few units in front are on")
+
+def from_on_to_off(
+    x: Float[Tensor, "n d"],
+    on: Tensor,  # (n,)
+    g: torch.Generator,
+) -> tuple[Float[Tensor, "d"], Float[Tensor, "d"]]:
+    "One of the inputs that are on, and the nearest that is off."
+    a = x[on][torch.randint(int(on.sum()), (1,), generator=g)][0]; off = x[~on]
+    return a, off[(off - a).norm(dim=1).argmin()] if len(off) else -a
+
+
 # %% ../nbs/19_walks.ipynb #c017
 class _Search:
     "Lines, and the units found on them."
@@ -419,27 +575,42 @@ class _Search:
     def draw(self, *s): return normalize(torch.randn(*s, self.d, generator=self.g, dtype=torch.float64), dim=-1)
 
     def aim(self, known):
-        "An input where most of the units that could hide are active: those whose rows are silent on all lines. And one somewhere else."
-        o, g = self.options, self.g; rand = lambda *s: torch.rand(*s, generator=g, dtype=torch.float64)
-        vectors = lambda x: normalize(torch.nn.functional.pad(hidden(known, x, "relu", 0.), (0, 1), value=1.), dim=1)
-        H = vectors(torch.cat([l.at((torch.cat([2 * l.t[:1] - l.t[-1:], l.t]) + torch.cat([l.t, 2 * l.t[-1:] - l.t[:1]])) / 2) for l in self.lines])); n = H.shape[1]
-        few = 1 + (3 * rand(o.hiding, 1)**2).long()  # positive entries
-        C = normalize(torch.where(rand(o.hiding, n).argsort(1) < few, 10 ** (-1.5 * rand(o.hiding, n)), -rand(o.hiding, n)), dim=1)
-        heard = (H @ C.T).amax(0); C = C[heard.argsort()[:max(64, int((heard <= 0).sum()))]]
-        c = C[torch.randint(len(C), (o.climbers,), generator=g)]; r = self.scale * 10 ** (3 * rand(len(c), 1)); x = self.draw(len(c)) * r
-        for _ in range(o.climb):
-            x.requires_grad_(); up = torch.autograd.grad((c * vectors(x)).sum(), x)[0]
-            x = r * normalize((x + .1 * r * normalize(up, dim=1)).detach(), dim=1)
-        i = int((vectors(x) @ C.T > 3e-3).sum(1).argmax())
-        return x[i], self.draw() * r[i]
+        "Two inputs where a unit that is silent on all lines could be on; None when no reachable input is left where it could."
+        o, at = self.options, lambda l: l.at(torch.cat([2 * l.t[:1] - l.t[-1:], l.t, 2 * l.t[-1:] - l.t[:1]]))
+        heard, x = hidden_vectors(known, torch.cat([at(l) for l in self.lines])), corners(known, self.d, self.scale, self.g, o)
+        for few in (x[:, :1], x[:, 1:o.others]):  # of every kind the best, and only then others
+            a = few.flatten(0, 1); row, _ = loudest(heard, hidden_vectors(known, a))
+            a = torch.cat([a, climb(known, row, a, o.climb, o.stride)]); h = hidden_vectors(known, a)
+            first = loudest(heard, h)[1]; i = int(first.argmax())
+            if first[i] > o.unheard:
+                second = loudest(torch.cat([heard, h[i:i + 1]]), h)[1]; j = int(second.argmax())
+                return a[i], a[j] if second[j] > o.unheard else self.draw() * a[i].norm()
 
-    def sweep(self, known=None, tries=5):
-        "One more line; aimed with the help of the known layers, if given."
+    def aim_last(self, frame, walks, partial):
+        "In the last hidden layer: two inputs, at one of which a unit not yet found is on, if possible where an open weight of it counts; None when there is no such unit."
+        o, pick, extra, j = self.options, lambda many: many[torch.randint(len(many), (1,), generator=self.g)], None, None
+        theta = fit_rows_to_places(frame, torch.stack([w.theta for w in walks]), walks, self.lines, self.scale)
+        if partial := [w for w in partial if not any((w.N.T @ v.theta).norm() > 1 - o.same for v in walks)]:
+            j, rows = partial[int(pick(torch.arange(len(partial))))].reaching(pick); rows = rows.repeat_interleave(o.climbers, 1)
+            extra = climb(frame.known, rows, far_inputs(rows.shape[1], self.d, self.scale, self.g), o.fine[0], (o.stride[0], o.fine[1]))
+        found = unexplained_inputs(self.f, replace(frame, top=(theta[:, :-1], theta[:, -1])), torch.stack([p for w in walks for p in (w.start, *w.points)]), self.noise, self.scale, self.g, o, extra)
+        if found is None: return None
+        x, on = found; counts = on | True
+        if j is not None and (on & (h := hidden_vectors(frame.known, x)[:, j] > o.unheard)).any(): counts = h
+        return from_on_to_off(x[counts], on[counts], self.g)
+
+    def join(self, walk, partial):
+        "Put together what walks say of one unit. The walk that gained, None when it is another unit than all of them."
+        for w in partial:
+            if w.N.shape[1] + walk.N.shape[1] > len(w.N): continue  # any two would have a row in common
+            both = common_rows(w.N, walk.N)
+            if both.shape[1]: w.N = both; w.points += [walk.start, *walk.points]; return w
+
+    def sweep(self, ends=None, tries=5):
+        "One more line; from one input through another, if given."
         for _ in range(tries):
             x0, u, scale = self.draw() * self.scale, self.draw(), self.scale
-            if known:
-                a, b = self.aim(known)
-                x0, u, scale = (a + b) / 2, normalize(b - a, dim=0), (b - a).norm().item() / 2
+            if ends: x0, b = ends; u, scale = normalize(b - x0, dim=0), (b - x0).norm().item(); ends = x0, self.draw() * x0.norm()
             line = sweep_line(self.f, x0, u, scale, self.eps, ends=())
             if line is None: continue
             if self.noise is None: near, far = line.noise.near, line.noise.far; self.noise = lambda x, y: torch.maximum(near + far * x.norm(dim=1), self.eps * y.abs().amax(1))
@@ -470,7 +641,7 @@ class _Search:
         if hits < self.options.hits * total or hits < (1 if walk.frame.layers else 2): return False
         return not walk.frame.layers or walk.proved()
 
-    def layer(self, frame: Frame, told: int) -> tuple[Frame, list[Walk]]:
+    def layer(self, frame: Frame, told: int, last: bool) -> tuple[Frame, list[Walk]]:
         "All units of a layer that ever switch, and the frame with the signs of the layer in front."
         walks, partial, tried, barren, o = [], [], set(), 0, self.options
         if not self.lines:  # the first one only tells the scale
@@ -489,14 +660,20 @@ class _Search:
             seen += [look(line) for line in self.lines[len(seen):]]
             todo = [(i if not frame.layers else 0, -line.gap[k].clamp_max(10 * self.scale).item(), i, k) for i, (line, mark) in enumerate(zip(self.lines, seen)) for k in (~mark).nonzero()[:, 0].tolist() if (i, k) not in tried]
             if not todo:
-                if barren >= o.barren and frame.known and not frame.top and walks: break
                 if barren >= (o.stuck if frame.top else o.barren): raise DeepFailure(f"{len(walks)} units of layer {len(frame.layers) + 1} were found on {len(self.lines)} lines, expected {told}")
-                self.sweep(frame.known if barren >= o.patience and not frame.top and frame.known else None); barren += 1
+                barren += 1
+                if frame.top or not frame.known or not walks or barren <= o.patience: self.sweep(); continue
+                ends = self.aim_last(frame, walks, partial) if last else self.aim(frame.known)
+                if ends is None: break
+                self.sweep(ends)
                 continue
             *_, i, k = min(todo); tried.add((i, k))
             walk = Walk(self.f, frame, self.noise, self.lines[i].at(self.lines[i].t[k]), self.normal(i, k), self.g, o)
             if not walk.run(): continue
-            if walk.N.shape[1] > 1: partial.append(walk); continue
+            if walk.N.shape[1] > 1:
+                if (joined := self.join(walk, partial)) is None: partial.append(walk)
+                if joined is None or joined.N.shape[1] > 1: continue
+                walk = joined; partial.remove(walk)
             if not self.accept(walk, walks): continue
             add(walk); barren = 0
             if not frame.top or len(walks) < 2: continue
@@ -678,7 +855,7 @@ def _where_they_switch(ends, g, width, options):
     P = positive_vectors(options.vectors, width, g)
     if not len(ends): return P[:2], P[:2]
     C = torch.randn(options.hiding, width, generator=g, dtype=P.dtype); share = (C @ ends.T > 0).to(P.dtype).mean(1); off = torch.minimum(share, 1 - share)
-    C = C[off.argsort()[:max(options.climbers // 4, int((off == 0).sum()))]]
+    C = C[off.argsort()[:max(options.hide, int((off == 0).sum()))]]
     on = (P @ C.T > 0).to(P.dtype); change = on @ (1 - on).T; i = int((change + change.T).argmax())
     pair = P[[i // len(P), i % len(P)]]
     return pair, torch.cat([ends, pair])
@@ -754,7 +931,7 @@ def recover_in_section(
     at = lambda v: (v - b) @ inverse.T  # where the hidden vector is v
     on, sigma = lambda v: f(at(v)), lambda v, y: noise(at(v), y); positive = lambda rows: at(size * positive_vectors(len(rows), h, g))
     units, ends = None, W.new_zeros(0, h); found = lambda: 0 if units is None else len(units.rows)
-    for _ in range(options.barren):
+    for _ in range(options.between):
         if found() >= behind: break
         pair, ends = _where_they_switch(ends, g, h, options); line = kinks_between(on, size * pair, sigma)
         if line is None: continue
@@ -764,7 +941,7 @@ def recover_in_section(
             new = rows_behind(on, line, kinks, sigma, step=o.step); new = new.pick(new.std.norm(dim=1) < o.rough)
             if len(new.rows): new = _proved(f, known, new, positive, noise, o); units = _distinct(new if units is None else units.join(new), o.same)
         run.stage("line", layer=2, kinks=len(line.t) - 2, tried=len(kinks), units=found())
-    if not 0 < found() <= behind: raise DeepFailure(f"{found()} units of layer 2 were found on {options.barren} lines, expected {behind}")
+    if not 0 < found() <= behind: raise DeepFailure(f"{found()} units of layer 2 were found on {options.between} lines, expected {behind}")
     layer2 = _settled(units, 2, o); known.append((layer2.W, layer2.b)); run.stage("layer", layer=2, units=found(), error=layer2.error)
     coins = lambda n: torch.where(torch.rand(n, h, generator=g) < .5, 1., -1.)
     mixed = lambda n: torch.cat([around(n // 2, k), at(size * coins(n - n // 2) * positive_vectors(n - n // 2, h, g))])
@@ -791,21 +968,6 @@ def recover_in_section(
     return net, cert, Architecture(sizes, "relu")
 
 # %% ../nbs/19_walks.ipynb #c027
-def spread_inputs(
-    places: Float[Tensor, "p d"],  # where units switch
-    n: int,
-    scale: float,  # typical distance of what happens
-    g: torch.Generator,
-    *,
-    near: float = 3.,  # decades below that scale
-    far: float = 2.,  # of distances from the origin
-) -> Float[Tensor, "n d"]:
-    "Inputs at all distances, and around places where units switch, in random order."
-    rand = lambda m: torch.rand(m, 1, generator=g, dtype=torch.float64); draw = lambda m: normalize(torch.randn(m, places.shape[1], generator=g, dtype=torch.float64), dim=1)
-    around = places[torch.randint(len(places), (n - n // 2,), generator=g)] + draw(n - n // 2) * scale * 10 ** (near * rand(n - n // 2) - near)
-    x = torch.cat([draw(n // 2) * scale * 10 ** (far * rand(n // 2) - 1), around])
-    return x[torch.randperm(n, generator=g)]
-
 def _stacked(copies): return [tuple(torch.stack(p) for p in zip(*layer)) for layer in zip(*copies)]
 
 def settle_network(
@@ -859,7 +1021,7 @@ def recover_relu(
     g, f = run.generator("walks"), run.ask
     search, frame, places, silent = _Search(f, sizes[0], options.center * length, eps, g, options), Frame([]), [], []
     for l, told in enumerate(sizes[1:-1]):
-        frame, walks = search.layer(frame, told)
+        frame, walks = search.layer(frame, told, l == len(sizes) - 3)
         theta = torch.stack([w.theta for w in walks])
         for _ in range(options.refits): theta = fit_rows_to_places(frame, theta, walks, search.lines, search.scale)
         places += [p for w in walks for p in (w.start, *w.points)]

@@ -1,13 +1,17 @@
 "Deep networks from scratch: small ones in full, and that failures know themselves."
+import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from neurome_nb import Architecture, Oracle, parameter_error, reconstruct
 from neurome_nb.core import generator
-from neurome_nb.deep import MeasuredLayer, measure_layer, measure_places, refine_rows, straight_units, triangle
+from neurome_nb.deep import (DeepFailure, DeepSearch, Line, MeasuredLayer, Triangle, Units, _Deep, _LayerSearch, _here, _opposite, _rare_side, _rows_beside, _silent, _toward, fit_last,
+                             kinks_on_lines, measure_layer, measure_normals, measure_places, measure_units, refine_rows, straight_units, sweep_line, triangle, written_slope)
 from neurome_nb.nets import forward, init_layers
+from neurome_nb.peel import Peeled, hidden, switches
 from neurome_nb.recipes import Exact
 
 
@@ -26,11 +30,58 @@ def test_small_deep_networks_are_recovered(sizes, seed):
     assert error < 10 * max(max(W.max(), b.max()) for W, b in r.certificate.error_bars)
 
 
+@pytest.mark.parametrize("sizes", ((36, 36, 36, 72), (36, 36, 36, 36, 72), (60, 40, 36, 80)))
+def test_square_networks_with_many_outputs_are_recovered(sizes):
+    "The last layer alone has more unknowns than are polished together."
+    net = box(sizes, 0); f = oracle(net)
+    assert net[-1][0].numel() > DeepSearch().unknowns
+    r = reconstruct(f, Architecture(sizes, "leaky_relu"), progress=False)
+    assert r.outcome.kind == "recovered", r.outcome
+    error = parameter_error(r.layers, net, "leaky_relu").max
+    assert error < 1e-10 and r.queries == f.queries < 60_000
+    names = [s.name for s in r.history]
+    assert names.index("refine") < names.index("line")  # else errors of the first rows hide kinks of the second layer
+    assert error < 10 * max(max(W.max(), b.max()) for W, b in r.certificate.error_bars)
+
+
+@pytest.mark.parametrize("error", (0., 1e-9))
+def test_the_last_layer_by_least_squares(error):
+    "It is as exact as the rows before it, says so, and notices rows that do not explain the answers."
+    net = box((12, 12, 10, 30), 0); g = generator(0, "test/deep/last"); x = 5 * torch.randn(60, 12, generator=g, dtype=torch.float64); y = forward(net, x, "leaky_relu", .01)
+    stds = [torch.full((len(b), W.shape[1] + 1), max(error, 1e-15), dtype=W.dtype) for W, b in net[:-1]]
+    moved = [(W + error * torch.randn(W.shape, generator=g, dtype=W.dtype), b) for W, b in net[:-1]]
+    fit = lambda layers: fit_last(layers, stds, x, y, NOISE, "leaky_relu", .01, g)
+    found, copies, rms = fit(moved); W = net[-1][0]; spread = torch.stack([c[-1][0] for c in copies]).sub(found[-1][0]).square().mean(0).sqrt()
+    assert rms < 3 and (found[-1][0] - W).abs().max() < max(1e3 * error, 1e-12)
+    assert ((found[-1][0] - W).abs() < 10 * spread).all()
+    wrong = [(net[0][0] + 1e-4, net[0][1]), *moved[1:]]
+    assert fit(wrong)[2] > 100
+
+
+def test_lines_with_thousands_of_kinks_take_no_table_of_triples():
+    "Two kinks predict the third of a straight line: of 1400 kinks each, no 1400^3 distances are formed."
+    g = generator(0, "test/deep/thousands"); angle = torch.tensor([.2, 1.2, 2.3], dtype=torch.float64); direction = torch.stack([angle.cos(), angle.sin()], 1)
+    origin = torch.stack([-angle.sin(), angle.cos()], 1); n = torch.randn(1400, 2, generator=g, dtype=torch.float64); c = torch.randn(1400, generator=g, dtype=torch.float64)
+    lines = []
+    for o, v in zip(origin, direction):  # where the straight lines n . p = c meet this one
+        t = ((c - n @ o) / (n @ v)).sort().values
+        lines.append(Line(o, v, t, torch.ones(1400, 1, dtype=t.dtype), 1e-14 * (1 + t.abs()), None))
+    began = time.process_time(); found = straight_units(Triangle(tuple(lines), origin, direction))
+    assert len(found) > 1350 and time.process_time() - began < 20
+
+
 def test_widths_need_not_be_known():
     net = box((12, 10, 8, 3), 1)
     r = reconstruct(oracle(net), Architecture((12, None, None, 3), "leaky_relu"), seed=1, progress=False)
-    assert r.outcome.kind == "recovered" and r.architecture.sizes == (12, 10, 8, 3)
+    assert r.outcome.kind == "recovered" and r.architecture.sizes == (12, 10, 8, 3) and r.architecture.slope == .01
     assert parameter_error(r.layers, net, "leaky_relu").max < 1e-9
+
+
+@pytest.mark.parametrize("measured, spread, slope", ((.01 + 3e-11, 1e-11, .01), (.25 - 2e-12, 1e-11, .25), (.0123456789, 1e-11, .0123456789), (.010004, 1e-3, .010004)))
+def test_a_slope_is_what_was_written_unless_that_would_be_an_accident(measured, spread, slope):
+    "An error of 1e-11 in it made rows of all later layers fifty times worse."
+    none = torch.zeros(1, 2, dtype=torch.float64)
+    assert written_slope(MeasuredLayer(none[:, :1], none[:, 0], measured, spread, none)) == slope
 
 
 @pytest.mark.parametrize("sizes", ((12, 9, 8, 3), (12, 10, 7, 3), (12, 10, 8, 5, 3)))
@@ -82,3 +133,115 @@ def test_a_row_alone_is_refined():
     rows = A + std * torch.randn(A.shape, generator=g, dtype=A.dtype)
     better = refine_rows(f, [], MeasuredLayer(rows[:, :-1], rows[:, -1], .01, 0., std), lambda rows: 5 * torch.randn(len(rows), 12, generator=g, dtype=torch.float64), NOISE, "leaky_relu", .01)
     assert (torch.cat([better.W, better.b[:, None]], 1) - A).norm(dim=1).max() < 1e-11
+
+
+# the searches that layers far behind need, on a small network whose layers before are exact
+
+DEEP = (12, 10, 8, 6, 3)
+KIND = "leaky_relu", .01
+
+
+def normalized(net, l):
+    A = torch.cat([net[l][0], net[l][1][:, None]], 1)
+    return A / A.norm(dim=1, keepdim=True)
+
+
+def with_bias(net, l, unit, b):
+    return [(W, torch.where(torch.arange(len(bias)) == unit, b, bias) if i == l else bias) for i, (W, bias) in enumerate(net)]
+
+
+def starts(n, g): return 5 * torch.randn(n, 12, generator=g, dtype=torch.float64)
+
+
+def found_units(rows, which):
+    "Units as a search would hand them on, rows right to 1e-9."
+    rows = rows[which]
+    return Units(rows, torch.full_like(rows, 1e-10), torch.zeros(len(rows), 3, rows.shape[1] - 1, dtype=rows.dtype), torch.zeros(len(rows), 3, dtype=rows.dtype))
+
+
+def test_kinks_of_two_layers_are_measured_on_one_line():
+    net, g = box(DEEP, 4), generator(0, "test/deep/lines"); f, known = oracle(net), net[:2]; rows = [torch.cat([W, b[:, None]], 1) for W, b in known]
+    n = 8; kinks = kinks_on_lines(f, known, [torch.full_like(A, 1e-9) for A in rows], starts(n, g), torch.nn.functional.normalize(starts(n, g), dim=1), NOISE, *KIND)
+    assert (kinks.layer == 0).sum() > .9 * n * 10 and (kinks.layer == 1).sum() > 8  # a first-layer unit switches once on every line
+    for l in (0, 1):
+        places = kinks.places(l, known[:l], rows[l], [torch.full_like(A, 1e-15) for A in rows[:l]], *KIND)
+        assert ((places.h * rows[l][places.unit]).sum(1)).abs().max() < 1e-11
+    assert f.queries < 4 * len(kinks.unit)  # less than one by one, though kinks of a third layer are in between
+
+
+def test_rows_are_refined_from_places_measured_before():
+    net, g = box(DEEP, 4), generator(0, "test/deep/given"); f = oracle(net); A = normalized(net, 0); std = torch.full_like(A, 1e-7)
+    rough = A + 1e-7 * torch.randn(A.shape, generator=g, dtype=A.dtype); n = 14
+    kinks = kinks_on_lines(f, [(rough[:, :-1], rough[:, -1])], [std], starts(n, g), torch.nn.functional.normalize(starts(n, g), dim=1), NOISE, *KIND); asked = f.queries
+    layer = MeasuredLayer(rough[:, :-1], rough[:, -1], .01, 0., std); draw = lambda rows: starts(len(rows), g)
+    better = refine_rows(f, [], layer, draw, NOISE, *KIND, given=kinks.places(0, [], rough, [], *KIND)); alone = oracle(net)
+    refine_rows(alone, [], layer, draw, NOISE, *KIND)
+    assert (torch.cat([better.W, better.b[:, None]], 1) - A).norm(dim=1).max() < 1e-12
+    assert f.queries < alone.queries and f.queries - asked < alone.queries / 2
+
+
+def test_a_short_piece_tells_its_kink_and_a_row():
+    net, g = box(DEEP, 4), generator(0, "test/deep/here"); f = oracle(net); A = normalized(net, 2); known = net[:2]
+    at = switches([*known, (A[:, :-1], A[:, -1])], torch.arange(6), starts(6, g), *KIND); there = at.off < 1e-9
+    found = _here(f, known, at.x[there], at.u[there], .9 * at.room[there], NOISE, *KIND, DeepSearch())
+    units = _rows_beside(f, known, found, NOISE, *KIND, DeepSearch())
+    assert len(units.rows) >= int(there.sum()) - 1 > 2
+    off = torch.minimum(torch.cdist(units.rows, A), torch.cdist(-units.rows, A)).amin(1)
+    assert (off < torch.maximum(20 * units.std.norm(dim=1), torch.full_like(off, 1e-7))).all()
+    away = at.x[there] + .5 * at.room[there, None] * at.u[there]
+    assert not len(_here(f, known, away, at.u[there], .3 * at.room[there], NOISE, *KIND, DeepSearch())[0])
+
+
+def test_a_silent_unit_is_what_remains_linear_and_climbing_wakes_it():
+    net, g = with_bias(box(DEEP, 4), 2, 1, -20.), generator(0, "test/deep/silent"); f = oracle(net); known, A = net[:2], normalized(net, 2)
+    x = starts(200, g); z = hidden(known, x, *KIND) @ net[2][0].T + net[2][1]; w = torch.nn.functional.normalize(net[2][0][1], dim=0)
+    assert (z[:, 1] < 0).all()
+    units = found_units(A, torch.arange(6) != 1)
+    span = _silent(f, known, units, x, f(x), lambda rows: starts(len(rows), g), *KIND, g, DeepSearch())
+    still = (z > 0).all(0) | (z < 0).all(0)  # those that are known already remain linear too
+    assert len(span) == still.sum() and (span @ w).norm() > 1 - 1e-6
+    there = _toward(known, x, w.expand(len(x), -1), *KIND, DeepSearch())
+    cosine = lambda x: torch.nn.functional.cosine_similarity(hidden(known, x, *KIND), w.expand(len(x), -1))
+    assert (cosine(there) > cosine(x)).double().mean() > .9 and (hidden(known, there, *KIND) @ net[2][0][1] > 20.).any()
+    a, b = _opposite(known, x, w, *KIND, DeepSearch()); h = hidden(known, torch.stack([a, b]), *KIND)
+    assert h[0] @ w > 0 > h[1] @ w
+
+
+def test_nothing_linear_remains_while_units_that_switch_are_missing():
+    net, g = box(DEEP, 4), generator(0, "test/deep/loud"); f = oracle(net); x = starts(200, g); z = hidden(net[:2], x, *KIND) @ net[2][0].T + net[2][1]
+    loud = int((z > 0).double().mean(0).sub(.5).abs().argmin())
+    assert _silent(f, net[:2], found_units(normalized(net, 2), torch.arange(6) != loud), x, f(x), lambda rows: starts(len(rows), g), *KIND, g, DeepSearch()) is None
+
+
+def test_the_rare_side_of_a_unit_is_reached():
+    net, g = with_bias(box(DEEP, 4), 2, 1, -4.), generator(0, "test/deep/rare"); x = starts(200, g); unit = torch.full((200,), 1)
+    on = lambda x: (hidden(net[:2], x, *KIND) @ net[2][0].T + net[2][1])[:, 1] > 0
+    assert on(x).double().mean() < .2 and on(_rare_side(net[:3], x, unit, *KIND, DeepSearch())).double().mean() > .8
+    assert not len(_rare_side(net[:3], x[:0], unit[:0], *KIND, DeepSearch()))
+
+
+def test_no_units_are_measured_where_none_was_found():
+    net, g = box((12, 10, 8, 3), 2), generator(0, "test/deep/none")
+    tri = triangle(oracle(net), .1 * torch.randn(12, generator=g, dtype=torch.float64), torch.eye(12, dtype=torch.float64)[:2], 1., 2.2e-16, g)
+    units = measure_units(tri, [], measure_normals(oracle(net), tri.lines[0]))
+    assert units.rows.shape == units.std.shape == (0, 13) and units.mean.shape == (0, 3, 12) and units.half.shape == (0, 3)
+
+
+def test_while_answers_stay_unexplained_a_layer_of_unknown_width_is_searched_again():
+    residuals, asked = [.5, 1e6], []
+    deep = _Deep(None, None, 0, 1., 0., None, [], *KIND, None, DeepSearch(), layers=["first", "five units"], refined=2)
+    deep.polish_last, deep.add = lambda complete: ("net", "copies", residuals.pop()), deep.layers.append
+    search = SimpleNamespace(told=None, count=5, complete=lambda beyond: asked.append(beyond) or "six units")
+    assert deep.explain(search) == ("net", "copies") and asked == [5] and deep.layers == ["first", "six units"] and deep.refined == 1
+    residuals.append(1e6); search.told = 5
+    with pytest.raises(DeepFailure, match="do not explain"): deep.explain(search)
+
+
+def test_a_row_is_met_on_lines_of_hidden_vectors_and_a_wrong_one_is_not():
+    "A deeper unit whose kinks could not be reached was taken for one of the layer, because two lines crossed it in one region."
+    net, g = box(DEEP, 4), generator(0, "test/deep/met"); f = oracle(net); rest = Peeled(f, net[:1], starts(1, g)[0], *KIND)
+    line = lambda: sweep_line(rest, *torch.nn.functional.normalize(torch.randn(2, 10, generator=g, dtype=torch.float64), dim=1), 1., 2.2e-16)
+    search = _LayerSearch(SimpleNamespace(options=DeepSearch()), None, lines=[line() for _ in range(4)])
+    A = normalized(net, 1); wrong = torch.nn.functional.normalize(torch.randn(8, 11, generator=g, dtype=torch.float64), dim=1)
+    count = search.met(Units(torch.cat([A, wrong]), torch.full((16, 11), 1e-9, dtype=torch.float64), None, None))
+    assert (count[:8] >= 3).all() and (count[8:] <= 1).all()

@@ -86,6 +86,16 @@ def test_runs_of_earlier_code_are_shown_and_measured_anew(tmp_path, monkeypatch)
     run('sweep', SWEEP, tmp_path, progress=False)
     assert calls[4:] == [('exact', 0), ('exact', 1)] and 'earlier code' not in report('sweep', SWEEP, tmp_path)
 
+def test_code_that_gives_the_same_keeps_earlier_runs(folder, monkeypatch):
+    old = {r['recipe']: r['code'] for r in results('sweep', SWEEP, folder)}
+    monkeypatch.setattr(experiments, 'code_of', lambda recipe: f'new {recipe}')
+    monkeypatch.setattr(experiments, 'SAME', {'new committee': {old['committee']: 'a reason'}})
+    assert {r['recipe'] for r in results('sweep', SWEEP, folder) if experiments.current(r)} == {'committee'}
+    class Measured(Exception): pass
+    def measure(row, *a, **k): assert row.recipe == 'exact'; raise Measured
+    monkeypatch.setattr(experiments, 'measure', measure)
+    with pytest.raises(Measured): run('sweep', SWEEP, folder, progress=False)
+
 def test_rows_without_their_data_are_left_out(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv('NEUROME_DATA', str(tmp_path/'nowhere'))
     away = Row('away', dict(sizes=(784, 4, 10), activation='tanh', data='kmnist'), 'exact')
@@ -158,6 +168,12 @@ def test_an_interrupted_sweep_goes_on(tmp_path, monkeypatch):
     assert len(results('sweep', SWEEP, tmp_path)) == 1
     run('sweep', SWEEP, tmp_path, progress=False)
     assert len(calls) == 5 and len(results('sweep', SWEEP, tmp_path)) == 4
+
+def test_a_sweep_shows_the_run_that_it_waits_for(tmp_path, capsys):
+    one = replace(SWEEP, rows=SWEEP.rows[:1], seeds=(0,))
+    run('sweep', one, tmp_path)
+    shown = capsys.readouterr().err
+    assert 'sweep: 100%' in shown and 'committee: 100%' in shown and 'round 3/3' in shown
 
 def test_rates():
     curve = [dict(queries=i, max=.3*.5**i, mean=1e-3*.6**i) for i in range(6)]

@@ -416,6 +416,14 @@ def test_equations_without_a_solution_are_a_failed_attempt(monkeypatch):
     r = reconstruct(Oracle(lambda x: forward(layers, x, "leaky_relu"), 12), Architecture((12, 6, 3), "leaky_relu"), progress=False)
     assert r.outcome.kind == "recovered" and tried == [0, 1] and any(s.name == "retry" for s in r.history)
 
+def test_answers_that_vary_little_beside_their_size_are_not_rounded():
+    "Eight layers as they are initialised answer with the last one's biases, and vary by a thousandth of them: their noise is that of rounding at their size."
+    sizes = (60,) * 8 + (30,)
+    net = init_layers(sizes, generator=generator(0, "test/flat")); net[-1] = (net[-1][0], 100 * net[-1][1])
+    r = reconstruct(Oracle(lambda x: forward(net, x, "leaky_relu", .01), 60), Architecture(sizes, "leaky_relu"), budget=2_000, progress=False)
+    assert r.outcome.kind == "budget", r.outcome
+
+
 # ---- units that answers do not determine, and those that look so
 
 def with_rows(change, sizes=(30, 12, 4), seed=0):

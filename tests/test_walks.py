@@ -7,12 +7,13 @@ from torch.nn.functional import normalize
 
 from bare import Bare
 from neurome_nb import Architecture, Oracle, parameter_error, reconstruct
+from neurome_nb.blackbox import black_box
 from neurome_nb.core import generator
 from neurome_nb.deep import DeepFailure, sweep_line
 from neurome_nb.nets import forward, init_layers
 from neurome_nb.recipes import Exact
 from neurome_nb.search import Stop
-from neurome_nb.walks import Frame, Walk, WalkSearch, kinks_between, known_kinks, local_kink, normal_at, on_together, polish_network, positive_vectors, predicted, recover_relu, rows_behind, settle_frame
+from neurome_nb.walks import Frame, Walk, WalkSearch, climb, common_rows, hidden_vectors, far_inputs, kinks_between, known_kinks, local_kink, loudest, normal_at, on_together, polish_network, positive_vectors, predicted, recover_relu, rows_behind, settle_frame, unexplained_inputs
 
 
 def box(sizes, seed): return init_layers(sizes, generator=generator(seed, "test/walks"))
@@ -43,13 +44,56 @@ def test_a_unit_that_never_switches_is_named_and_not_called_recovered():
     net = box((8, 8, 6, 1), 0); W, b = net[1]
     W, b = W.clone(), b.clone(); W[2], b[2] = -W[2].abs(), -b[2].abs()
     net = [net[0], (W, b), net[2]]
-    r = reconstruct(oracle(net), Architecture((8, 8, 6, 1), "relu"), recipe=Exact(attempts=2, walks=WalkSearch(barren=6)), progress=False)
+    r = reconstruct(oracle(net), Architecture((8, 8, 6, 1), "relu"), recipe=Exact(attempts=2), progress=False)
     assert r.outcome.kind == "unidentifiable" and [(l, u) for l, u, _ in r.certificate.unidentifiable] == [(1, 5)]
     assert all(B[5].isinf().all() for B in r.certificate.error_bars[1])
     others = [i for i in range(6) if i != 2]
     found = [r.layers[0], (r.layers[1][0][:5], r.layers[1][1][:5]), (r.layers[2][0][:, :5], r.layers[2][1])]
     true = [net[0], (W[others], b[others]), (net[2][0][:, others], net[2][1])]
     assert parameter_error(found, true, "relu").max < 2**-30
+
+
+def test_inputs_are_found_where_one_unit_is_on_alone():
+    net = box((20, 12, 6, 1), 1); g = generator(0, "test/walks/climb"); x = 30 * normalize(torch.randn(6 * 32, 20, generator=g, dtype=torch.float64), dim=1)
+    alone = torch.cat([2 * torch.eye(6, dtype=torch.float64) - 1, -torch.ones(6, 1, dtype=torch.float64)], 1).repeat_interleave(32, 0)
+    far = climb(net[:2], alone, x); h = forward(net[:2], far, "relu", 0., last="relu")
+    assert (far.norm(dim=1) - 30).abs().max() < 1e-9
+    assert ((h > 0).sum(1) == 1).view(6, 32).any(1).sum() >= 4  # not every unit can be on alone
+    assert ((alone * hidden_vectors(net[:2], far)).sum(1) >= (alone * hidden_vectors(net[:2], x)).sum(1) - 1e-9).all()
+
+
+def test_a_row_that_nothing_contradicts_is_found_unless_there_is_none():
+    g = generator(0, "test/walks/loudest"); heard = torch.rand(20, 5, generator=g, dtype=torch.float64)
+    inside, outside = torch.rand(3, 20, generator=g, dtype=torch.float64) @ heard, torch.eye(5, dtype=torch.float64)
+    assert loudest(heard, inside)[1].max() < 1e-12
+    row, size = loudest(heard, outside)
+    assert (row.norm(dim=1) - 1).abs().max() < 1e-12 and (heard @ row.T).max() < 1e-12 and torch.allclose((row * outside).sum(1), size) and (size > .1).all()
+
+
+@pytest.mark.parametrize("weight, leak", ((.05, 0.), (-.05, 0.), (.05, .01)))
+def test_single_answers_show_a_unit_that_hardly_ever_switches(weight, leak):
+    net = box((20, 12, 6, 1), 1); W, b = (t.clone() for t in net[1]); W[0], b[0] = -W[0].abs(), -.1; W[0, 3] = weight
+    net[1] = W, b; g = generator(0, "test/walks/hide"); count = []
+    def ask(x): count.append(len(x)); return forward(net, x, "leaky_relu", leak)
+    on = lambda x: forward(net[:1], x, "leaky_relu", leak, last="leaky_relu") @ W[0] + b[0] > 0
+    x = far_inputs(20_000, 20, 1., g); assert on(x).double().mean() < .01
+    found = unexplained_inputs(ask, Frame(net[:1], (W[1:], b[1:]), leak), x[:50], lambda x, y: 1e-15 * (1 + x.norm(dim=1)), 1., g, WalkSearch())
+    assert sum(count) < 2000 and (found is None) == (weight < 0)
+    if found: assert torch.equal(found[1], on(found[0]))
+
+
+def test_what_two_walks_have_in_common():
+    g = generator(0, "test/walks/common"); draw = lambda n: torch.randn(9, n, generator=g, dtype=torch.float64); span = lambda *v: torch.linalg.qr(torch.cat(v, 1))[0]
+    w = draw(1); both = common_rows(span(draw(2), w), span(w, draw(3)))
+    assert both.shape == (9, 1) and (both.T @ normalize(w, dim=0)).abs() > 1 - 1e-12
+    assert common_rows(span(draw(3)), span(draw(4))).shape == (9, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", (5, 6))
+def test_units_on_at_three_of_a_million_inputs_are_found(seed):
+    box = black_box((40, 20, 10, 10, 1), "relu", seed=seed); r = reconstruct(box.oracle(), box.architecture, seed=seed, progress=False)
+    assert r.outcome.recovered and parameter_error(r.layers, box.layers, "relu").max < 2**-30 and r.queries < 2**17.8
 
 
 def test_widths_must_be_given():
