@@ -491,3 +491,9 @@ def test_rounding_just_above_that_of_the_arithmetic_is_no_bend(decimals):
     layers = init_layers((784, 32, 10), generator=generator(0, "blackbox/fine"))
     r = run(rounded(decimals, layers), Architecture((784, 32, 10), "leaky_relu"), d=784, seed=0)
     assert r.outcome.recovered and parameter_error(r.layers, layers).max < 1e-9, r.outcome
+
+def test_one_output_and_a_pair_whose_kinks_cancel_ends_soon():
+    (W, b), (V, c) = net((20, 10, 1)); W, b, V = W.clone(), b.clone(), V.clone()
+    W[1], b[1], V[:, 1] = -W[0], -b[0], -V[:, 0]
+    r = run(answers([(W, b), (V, c)], "relu"), Architecture((20, 10, 1), "relu"))
+    assert r.outcome.kind == "not_converged" and "kinks cancel" in r.outcome.message and r.queries < 5000, (r.outcome, r.queries)
