@@ -185,14 +185,14 @@ def _is_smooth(run: Run, x: Tensor, u: Tensor, noise: float, step: float = 1e-3)
     second = (y[:, 0] - 2 * y[:, 1] + y[:, 2]).abs().amax(1)
     return bool(second.median() > max(100 * run.eps * y.abs().max(), 30 * noise))
 
-def _bends_smoothly(run: Run, found: Probe, length: float) -> bool:
-    "Whether the black box has smooth units; over longer steps where answers are coarse, unless it was said to have kinks. What is told stands where nothing is seen."
+def _bends_smoothly(run: Run, found: Probe, length: float) -> bool | None:
+    "Whether the black box has smooth units; over longer steps where answers are coarse, unless it was said to have kinks. What is told stands where nothing is seen, else None."
     told, opt = run.arch.activation, run.options
     x, u = torch.randn(2, BENDS, run.oracle.in_features, generator=run.generator("smooth"), dtype=torch.float64) * (length / run.oracle.in_features**.5)
     if _is_smooth(run, x, u, found.noise_floor): return True
     if run.eps < opt.precise and not run.noise or told and ACTIVATIONS[told].piecewise_linear: return False
     seen = bends_evenly(run.ask, x, u, found.noise_floor, found.scale, opt.afar)
-    return told is not None if seen is None else seen
+    return True if seen is None and told else seen
 
 def _tolerance(run): return run.options.tol or (1e-6 if run.eps < 1e-10 and not run.far else 1e-3)
 
@@ -283,7 +283,7 @@ def _roundings(run, found):
     size = run.ask(torch.zeros(1, run.oracle.in_features, dtype=torch.float64)).abs().max().item()  # many layers answer with the last one's biases, and vary little
     return found.noise_floor / (run.eps * max(found.scale, size))
 
-def _looks(run: Run, found: Probe, coarse: bool) -> tuple[float | None, bool]:  # over which length the black box bends, None: not at all; and whether smoothly
+def _looks(run: Run, found: Probe, coarse: bool) -> tuple[float | None, bool | None]:  # over which length the black box bends, None: not at all; and whether smoothly, None: that is not seen
     "How the black box bends. One whose answers are coarse is asked from afar, unless its units are smooth."
     told, opt = run.arch.activation, run.options.afar
     most = torch.finfo(run.oracle.dtype).max  # half precision ends early
@@ -295,9 +295,11 @@ def _looks(run: Run, found: Probe, coarse: bool) -> tuple[float | None, bool]:  
     close = found if kinked else shorten(run, found, opt)
     if told and not kinked: stay_near(run, close, opt); return near(close)
     fine = close.noise_floor < opt.hopeless * found.scale and (found.step or not found.flat)
-    if not told and fine and (seen := near(close))[1]: stay_near(run, close, opt); return seen
+    length, smooth = near(close) if not told and fine else (None, None)
+    if smooth: stay_near(run, close, opt); return length, smooth
     affine = look_far(run, found, opt)
-    if affine is None: stay_near(run, close, opt); return near(close)[0], True
+    if affine is None and smooth is False and length: raise Stop("out_of_family", "the answers jump or bend at kinks, but do not grow with the distance from the origin, as those of piecewise linear units do.", "This recipe needs the raw outputs of a network.")
+    if affine is None: stay_near(run, close, opt); return length or near(close)[0], True
     return (None if affine else 1., False) if run.far else near(found)
 
 def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]:
@@ -326,7 +328,7 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
             raise Stop("unidentifiable", f"the black box is affine, so the {arch.sizes[1] or 'hidden'} units of {arch} cannot be told apart.", "Use arch.sizes = (inputs, outputs), or None.")
         return layers, cert, straight, judge(cert, tol)
     if arch.sizes is not None and len(arch.sizes) == 2: raise Stop("out_of_family", f"the black box is not affine, so it is not {arch}.", "Give the hidden layer, or sizes=None.")
-    if arch.activation and ACTIVATIONS[arch.activation].piecewise_linear == smooth:
+    if arch.activation and ACTIVATIONS[arch.activation].piecewise_linear == bool(smooth):
         raise Stop("out_of_family", f"the black box was said to use {arch.activation}, but it {'bends smoothly' if smooth else 'is straight between kinks'}.", "Leave activation=None to have it found.")
     reasons, deep = [], arch.sizes is not None and len(arch.sizes) > 3
     walked = deep and arch.activation == "relu"
