@@ -48,17 +48,19 @@ def bends_evenly(
     noise: float,  # standard deviation of an answer's error; more where answers are larger than usual
     scale: float,  # by which answers vary
     options: Afar,
-) -> bool | None:  # None: no bend is seen
+) -> bool | None:  # None: no bend is seen; False also where answers do not change at all, as those of steps
     """Whether the black box bends smoothly or at kinks, seen through the errors of its answers: each place is judged at the shortest step at which it bends visibly. Steps grow until a quarter of the places are.
     There a smooth function is still a parabola, while most kinks stand on one side."""
     at, step = torch.tensor([-1.5, -.5, .5, 1.5], dtype=x.dtype), (options.clear * noise / scale)**.5
-    seen = torch.zeros(len(x), dtype=torch.bool); even = seen.clone()
+    seen = torch.zeros(len(x), dtype=torch.bool); even, moves = seen.clone(), ~seen
     while step < options.longest and 4 * seen.sum() < len(x):
         y = ask((x[:, None] + step * u[:, None] * at[:, None]).flatten(0, 1)).unflatten(0, (len(x), 4))
         second, third = (y[:, 0] - y[:, 1] - y[:, 2] + y[:, 3]).norm(dim=1) / 2, (y[:, 3] - 3 * y[:, 2] + 3 * y[:, 1] - y[:, 0]).norm(dim=1)
+        moves = (y[:, 3] - y[:, 0]).norm(dim=1) > options.clear * noise
         new = (second > options.clear * noise * (y.norm(dim=2).amax(1) / scale).clamp_min(1)) & ~seen
         seen, even, step = seen | new, even | new & (third < options.even * second), options.wider * step
-    return bool(2 * even.sum() > seen.sum()) if 4 * seen.sum() >= len(x) else None
+    if 4 * seen.sum() < len(x): return False if seen.any() and not even.any() or 2 * moves.sum() < len(x) else None
+    return bool(2 * even.sum() > seen.sum())
 
 def _short(y: Tensor, step: float) -> torch.dtype | None:
     "The type of number whose few digits are all that answers have, unless they are multiples of one step."

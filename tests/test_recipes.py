@@ -253,7 +253,7 @@ class Tree:
 @pytest.mark.parametrize("f", [Tree(), lambda x: (x.sum(1, keepdim=True) > 0).double().expand(-1, 3)], ids="tree step".split())
 def test_steps_are_out_of_family(f, arch):
     r = run(f, arch)
-    assert r.outcome.kind == "out_of_family" and r.queries < FEW and not r.layers
+    assert r.outcome.kind == "out_of_family" and r.queries < FEW + 64 and not r.layers  # 64: steps of 4e-9 are looked at over many lengths
 
 def test_a_stair_is_a_rounded_line():
     r = run(lambda x: x[:, :3].floor())
