@@ -36,9 +36,11 @@ from .population import SAMPLING, Committee
 from .recipes import Exact, Reconstruction, reconstruct
 
 # %% ../nbs/40_experiments.ipynb #c024
-CODE = {  # recipe -> where its code begins, and modules that rows with one hidden layer do not enter, or that only keep answers
+_ELSEWHERE = ("deep", "walks", "population", "answers")  # modules that rows of recipe `exact` with one hidden layer do not enter, or that only keep answers
+CODE = {  # recipe, or route that some of its rows take -> where its code begins, and modules that it does not enter
     "committee": (("population.run_committee",), ("answers",)),
-    "exact": (("recipes.Exact", "shallow.recover_shallow", "afar.look_far", "inside.solve_inside", "inside.certify_inside", "certify.judge"), ("deep", "walks", "population", "answers")),
+    "exact": (("recipes.Exact", "shallow.recover_shallow", "certify.judge"), (*_ELSEWHERE, "afar", "coarse", "inside")),
+    "exact, whatever is asked": (("recipes.Exact", "shallow.recover_shallow", "afar.look_far", "inside.solve_inside", "inside.certify_inside", "certify.judge"), _ELSEWHERE),
 }
 
 def bare(
@@ -70,10 +72,10 @@ def _without_options(node, taken):
 
 @cache
 def code_of(
-    recipe: str,  # key in `CODE`
+    route: str,  # key in `CODE`
 ) -> str:
-    "Digest of the code that a recipe exercises: every definition that can be reached by name from where it begins, without comments, docstrings and layout."
-    entries, left_out = CODE[recipe]
+    "Digest of the code that a route exercises: every definition that can be reached by name from where it begins, without comments, docstrings and layout."
+    entries, left_out = CODE[route]
     begin = [tuple(e.split(".")) for e in entries]
     todo, reached = [*begin], {}
     while todo:
@@ -129,6 +131,11 @@ class Row:
         usual = Exact if self.recipe == "exact" else Committee
         options = {k: v for k, v in (self.options or {}).items() if v != getattr(usual, k, None)} or None
         return hashlib.blake2b(json.dumps([self.box, self.recipe, options, *filter(None, (self.answers, self.told, self.budget))], sort_keys=True, default=list).encode(), digest_size=6).hexdigest()
+
+    @property
+    def route(self) -> str:
+        "Key in `CODE`. Only a row of recipe `exact` that is told the truth and gets exact answers is certain not to need the code for anything else."
+        return self.recipe if self.recipe == "committee" or self.answers is None and self.told is None else "exact, whatever is asked"
 
     def file(self, seed: int) -> str:
         name = "_".join(filter(None, (self.group, self.label)))
@@ -211,7 +218,7 @@ def measure(
     cpu = time.process_time()
     result = reconstruct(oracle, told, recipe=row.made(), seed=seed, budget=row.budget, progress=progress, checkpoint=checkpoint)
     cpu = time.process_time() - cpu
-    about = dict(label=row.label, group=row.group, recipe=row.recipe, seed=seed, digest=row.digest, code=code_of(row.recipe), date=datetime.date.today().isoformat(), machine=machine(), threads=threads, load=load, accuracy=box.accuracy)
+    about = dict(label=row.label, group=row.group, recipe=row.recipe, route=row.route, seed=seed, digest=row.digest, code=code_of(row.route), date=datetime.date.today().isoformat(), machine=machine(), threads=threads, load=load, accuracy=box.accuracy)
     numbers = {k: v for k, v in score(result, box, seed=seed).items() if k not in ("ratio", "stages")}
     found = {k: _short(v) for k, v in {**about, **numbers, "cpu_seconds": cpu, "message": str(result.outcome)[:300]}.items()}
     return dict(found, curve=[{k: _short(v) for k, v in r.items()} for r in curve(result, box)])
@@ -246,7 +253,7 @@ def current(
     r: dict,  # a run
 ) -> bool:
     "Whether the code that gave it is unchanged, or was replaced by code that gives the same."
-    code = code_of(r["recipe"])
+    code = code_of(r.get("route") or {"exact": "exact, whatever is asked"}.get(r["recipe"], r["recipe"]))  # earlier runs name no route
     return r.get("code") in (code, *SAME.get(code, ()))
 
 def _key(r): return r["digest"], r["seed"]

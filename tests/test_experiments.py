@@ -64,14 +64,22 @@ def test_options_of_other_routes_are_none_of_its_code(tmp_path, monkeypatch):
     finally: experiments._definitions.cache_clear(); experiments.code_of.cache_clear()
 
 def test_the_code_of_a_recipe_is_its_own():
-    for recipe, inside, outside in (('committee', 'population', 'sweep'), ('exact', 'sweep', 'population')):
+    for recipe, inside, outside in (('committee', 'population', 'sweep'), ('exact', 'sweep', 'afar'), ('exact, whatever is asked', 'afar', 'population')):
         seen, real = [], experiments._definitions
         experiments.code_of.cache_clear()
         with pytest.MonkeyPatch.context() as m:
             m.setattr(experiments, '_definitions', lambda module: seen.append(module) or real(module))
             experiments.code_of(recipe)
-        assert inside in seen and (recipe == 'exact' or outside not in seen)
+        assert inside in seen and (recipe != 'committee' or outside not in seen)
         assert set(seen) <= {p.stem for p in experiments.Path(experiments.__file__).parent.glob('*.py')} - {'experiments', 'blackbox'}
+
+def test_only_rows_with_exact_answers_are_free_of_the_code_for_others(folder):
+    row, wide = SWEEP.rows[1], 'exact, whatever is asked'
+    assert row.route == 'exact' and replace(row, answers=dict(decimals=6)).route == replace(row, told={}).route == wide and SWEEP.rows[0].route == 'committee'
+    r = results('sweep', replace(SWEEP, rows=(row,)), folder)[0]
+    assert experiments.current(r) and r['code'] != experiments.code_of(wide)
+    del r['route']                              # as runs were kept before
+    assert not experiments.current(r) and experiments.current(dict(r, code=experiments.code_of(wide)))
 
 def test_runs_of_earlier_code_are_shown_and_measured_anew(tmp_path, monkeypatch):
     calls, measure = [], experiments.measure
