@@ -196,6 +196,7 @@ class Command:
         "Ask. Raises RuntimeError when the program fails, TimeoutError when it takes too long, ValueError when its lines are no rows of numbers."
         text = "".join(",".join(map(repr, row)) + "\n" for row in x.astype(np.float64).tolist())
         lines = (self._ask if self.keep else self._run)(text, len(x))
+        if len(lines) != len(x): raise ValueError(f"{self.argv[0]} wrote {len(lines)} rows of numbers where {len(x)} were asked for")
         try: return np.array([[float(v) for v in line.strip().strip("[]").replace(",", " ").split()] for line in lines])
         except ValueError: raise ValueError(f"{self.argv[0]} wrote lines that are not rows of numbers, such as {lines[0].strip()[:60]!r}") from None
 
@@ -404,7 +405,7 @@ def _named(name, in_features, http, keep):
     if name.startswith(("http://", "https://")): return dict(f=Endpoint(name, http), in_features=_agree(None, in_features, "an endpoint"), framework="numpy", batch_size=http.rows * http.concurrency)
     if name.startswith("cmd:"): return dict(f=Command(shlex.split(name[4:]), keep=keep), in_features=_agree(None, in_features, "a command"), framework="numpy")
     suffix = Path(name).suffix.lower()
-    if suffix in PICKLED: raise ValueError(f"{name}: opening a {suffix} file may run code in it; load it yourself and hand over the model, or export it to .onnx or .pt2")
+    if suffix in PICKLED: raise ValueError(f"{name}: opening a {suffix} file may run code in it; load it yourself and hand over the model (on the command line FILE.py:NAME, where FILE.py loads it), or export it to .onnx or .pt2")
     if suffix == ".safetensors": raise ValueError(f"{name}: a .safetensors file holds weights without the network that uses them; build the module and hand it over")
     if suffix not in (".pt2", ".onnx"): raise ValueError(f"{name}: expected a file ending in .pt2 or .onnx, a URL, or cmd: and a command")
     if not Path(name).is_file(): raise FileNotFoundError(f"{name}: no such file")

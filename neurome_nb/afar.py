@@ -32,6 +32,7 @@ class Afar:
     affine: float = 1e-9  # part of an answer that opposite directions share, below which the black box is affine
     clear: float = 30.  # second difference of answers, in units of their error, that is a bend
     even: float = .5  # third difference, relative to the second, below which a bend is even: a kink's is as large as the second unless it is in the middle
+    wider: float = 4.  # by which steps grow: second differences of smooth units by its square, from seen at some places to seen at all
     longest: float = .125  # step over which bends are looked for, in bending lengths: over much longer ones smooth units are no parabolas either
     hopeless: float = 2.**-7  # error of an answer, relative to how much answers vary, with which no search is tried: some ten times that of half precision
     labels: float = .25  # steps of the answers, relative to how much they vary, that are those of labels and not of rounded outputs
@@ -47,17 +48,19 @@ def bends_evenly(
     noise: float,  # standard deviation of an answer's error; more where answers are larger than usual
     scale: float,  # by which answers vary
     options: Afar,
-) -> bool | None:  # None: no bend is seen
-    """Whether the black box bends smoothly or at kinks, seen through the errors of its answers: each place is judged at the shortest step at which it bends visibly. Steps double until a quarter of the places are.
+) -> bool | None:  # None: no bend is seen; False also where answers do not change at all, as those of steps
+    """Whether the black box bends smoothly or at kinks, seen through the errors of its answers: each place is judged at the shortest step at which it bends visibly. Steps grow until a quarter of the places are.
     There a smooth function is still a parabola, while most kinks stand on one side."""
     at, step = torch.tensor([-1.5, -.5, .5, 1.5], dtype=x.dtype), (options.clear * noise / scale)**.5
-    seen = torch.zeros(len(x), dtype=torch.bool); even = seen.clone()
+    seen = torch.zeros(len(x), dtype=torch.bool); even, moves = seen.clone(), ~seen
     while step < options.longest and 4 * seen.sum() < len(x):
         y = ask((x[:, None] + step * u[:, None] * at[:, None]).flatten(0, 1)).unflatten(0, (len(x), 4))
         second, third = (y[:, 0] - y[:, 1] - y[:, 2] + y[:, 3]).norm(dim=1) / 2, (y[:, 3] - 3 * y[:, 2] + 3 * y[:, 1] - y[:, 0]).norm(dim=1)
+        moves = (y[:, 3] - y[:, 0]).norm(dim=1) > options.clear * noise
         new = (second > options.clear * noise * (y.norm(dim=2).amax(1) / scale).clamp_min(1)) & ~seen
-        seen, even, step = seen | new, even | new & (third < options.even * second), 2 * step
-    return bool(2 * even.sum() > seen.sum()) if 4 * seen.sum() >= len(x) else None
+        seen, even, step = seen | new, even | new & (third < options.even * second), options.wider * step
+    if 4 * seen.sum() < len(x): return False if seen.any() and not even.any() or 2 * moves.sum() < len(x) else None
+    return bool(2 * even.sum() > seen.sum())
 
 def _short(y: Tensor, step: float) -> torch.dtype | None:
     "The type of number whose few digits are all that answers have, unless they are multiples of one step."

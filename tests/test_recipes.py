@@ -253,7 +253,7 @@ class Tree:
 @pytest.mark.parametrize("f", [Tree(), lambda x: (x.sum(1, keepdim=True) > 0).double().expand(-1, 3)], ids="tree step".split())
 def test_steps_are_out_of_family(f, arch):
     r = run(f, arch)
-    assert r.outcome.kind == "out_of_family" and r.queries < FEW and not r.layers
+    assert r.outcome.kind == "out_of_family" and r.queries < FEW + 64 and not r.layers  # 64: steps of 4e-9 are looked at over many lengths
 
 def test_a_stair_is_a_rounded_line():
     r = run(lambda x: x[:, :3].floor())
@@ -484,3 +484,16 @@ def test_units_without_a_kink_of_their_own_are_named(what, reason):
     layers = with_rows(change)
     r = run(answers(layers, "relu"), Architecture((30, 12, 4), "relu"), d=30)
     assert r.outcome.kind == "unidentifiable" and [u[:2] for u in r.certificate.unidentifiable] == [(0, 11)] and reason in r.certificate.unidentifiable[0][2]
+
+@pytest.mark.parametrize("decimals", [13, 14, 15])
+def test_rounding_just_above_that_of_the_arithmetic_is_no_bend(decimals):
+    "Wide sums carry some roundings more, so that a few more are not taken for coarse answers; but they are errors all the same."
+    layers = init_layers((784, 32, 10), generator=generator(0, "blackbox/fine"))
+    r = run(rounded(decimals, layers), Architecture((784, 32, 10), "leaky_relu"), d=784, seed=0)
+    assert r.outcome.recovered and parameter_error(r.layers, layers).max < 1e-9, r.outcome
+
+def test_one_output_and_a_pair_whose_kinks_cancel_ends_soon():
+    (W, b), (V, c) = net((20, 10, 1)); W, b, V = W.clone(), b.clone(), V.clone()
+    W[1], b[1], V[:, 1] = -W[0], -b[0], -V[:, 0]
+    r = run(answers([(W, b), (V, c)], "relu"), Architecture((20, 10, 1), "relu"))
+    assert r.outcome.kind == "not_converged" and "kinks cancel" in r.outcome.message and r.queries < 5000, (r.outcome, r.queries)
