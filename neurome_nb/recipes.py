@@ -189,7 +189,8 @@ def _bends_smoothly(run: Run, found: Probe, length: float) -> bool | None:
     "Whether the black box has smooth units; over longer steps where answers are coarse, unless it was said to have kinks. What is told stands where nothing is seen, else None."
     told, opt = run.arch.activation, run.options
     x, u = torch.randn(2, BENDS, run.oracle.in_features, generator=run.generator("smooth"), dtype=torch.float64) * (length / run.oracle.in_features**.5)
-    if _is_smooth(run, x, u, found.noise_floor): return True
+    arithmetic = found.noise_floor <= opt.roundings * run.eps * found.scale  # then it is less where answers are smaller
+    if _is_smooth(run, x, u, run.noise if arithmetic else found.noise_floor): return True
     if run.eps < opt.precise and not run.noise or told and ACTIVATIONS[told].piecewise_linear: return False
     seen = bends_evenly(run.ask, x, u, found.noise_floor, found.scale, opt.afar)
     return True if seen is None and told else seen

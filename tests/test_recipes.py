@@ -264,6 +264,7 @@ def test_a_stair_is_a_rounded_line():
 @pytest.mark.parametrize("f, arch", [
     pytest.param(quadratic, None, id="quadratic"),
     pytest.param(lambda x: x.sum(1, keepdim=True) ** 3, None, id="cubic"),
+    pytest.param(lambda x: x[:, :3] ** 2, None, id="squares, which bend at any distance"),
     pytest.param(lambda x: forward(TRUE, x, "sin"), None, id="sin"),
     pytest.param(quadratic, ARCH, id="quadratic, said to be leaky_relu")])
 def test_other_smooth_functions_are_out_of_family(f, arch):
