@@ -1325,8 +1325,8 @@ class _Deep:
             net, copies, rms = self.polish_last(complete=search.told is not None)
             if rms <= self.options.explained: return net, copies
             if search.told: raise DeepFailure(f"the layers found do not explain the answers: residual {rms:.0e} in units of what noise and rows allow")
-            units = search.complete(beyond=search.count)
-            self.layers.pop(); self.refined -= 1; self.add(units)
+            self.layers.pop(); self.refined -= 1  # the search stands on the layers before
+            self.add(search.complete(beyond=search.count))
 
 def _directions(n, k, g): return torch.nn.functional.normalize(torch.randn(n, k, generator=g, dtype=torch.float64), dim=1)
 

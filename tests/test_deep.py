@@ -231,8 +231,8 @@ def test_while_answers_stay_unexplained_a_layer_of_unknown_width_is_searched_aga
     residuals, asked = [.5, 1e6], []
     deep = _Deep(None, None, 0, 1., 0., None, [], *KIND, None, DeepSearch(), layers=["first", "five units"], refined=2)
     deep.polish_last, deep.add = lambda complete: ("net", "copies", residuals.pop()), deep.layers.append
-    search = SimpleNamespace(told=None, count=5, complete=lambda beyond: asked.append(beyond) or "six units")
-    assert deep.explain(search) == ("net", "copies") and asked == [5] and deep.layers == ["first", "six units"] and deep.refined == 1
+    search = SimpleNamespace(told=None, count=5, complete=lambda beyond: asked.append((beyond, *deep.layers)) or "six units")
+    assert deep.explain(search) == ("net", "copies") and asked == [(5, "first")] and deep.layers == ["first", "six units"] and deep.refined == 1
     residuals.append(1e6); search.told = 5
     with pytest.raises(DeepFailure, match="do not explain"): deep.explain(search)
 
