@@ -13,7 +13,7 @@ from torch import Tensor
 from jaxtyping import Float
 from .core import Layers
 from .oracle import Probe
-from .coarse import Far, Short, far_view, fit_biases, growth
+from .coarse import Short, far_view, fit_biases, growth
 from .sweep import measure_noise
 from .search import Run, Stop
 

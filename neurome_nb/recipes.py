@@ -245,7 +245,7 @@ def _inside(run: Run, region) -> tuple[Layers, Certificate, Architecture, Outcom
 def _inside_clipped(run: Run, box: Box) -> tuple[Layers, Certificate, Architecture, Outcome]:
     "As `_inside`, for a black box that clips its inputs: every outcome says so."
     low, high = box.low.min().item(), box.high.max().item()
-    if (own := bool((box.low > low).any() or (box.high < high).any())): what = f"the black box clips its inputs, each to its own bounds, between {low:.3g} and {high:.3g}"
+    if (box.low > low).any() or (box.high < high).any(): what = f"the black box clips its inputs, each to its own bounds, between {low:.3g} and {high:.3g}"
     else:
         digit = 1e-9 * (high - low)  # bounds are known to a few digits more
         what = f"the black box clips its inputs to [{digit * round(low / digit):g}, {digit * round(high / digit):g}]"

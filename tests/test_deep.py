@@ -1,6 +1,5 @@
 "Deep networks from scratch: small ones in full, and that failures know themselves."
 import time
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
