@@ -44,8 +44,11 @@ class DeepSearch:
     tries: int = 60  # lines asked per layer, at most; when one brings nothing new, a line of inputs follows
     beyond: float = 20.  # lines of inputs go this many times the distance of two inputs to either side of them
     sides: int = 4  # answers beside the kinks of every unit, to see what is left
-    climb: int = 200  # steps towards inputs whose hidden vectors point in a given direction
-    stride: float = .3  # length of the first of them, as a share of the distance from the origin
+    climb: int = 500  # steps towards inputs whose hidden vectors point in a given direction
+    stride: float = .1  # length of the first of them, as a share of the distance from the origin: longer ones miss what only a narrow cone of inputs shows
+    trims: int = 10  # times that answers which the units found do not explain are left aside
+    outlying: float = 3.  # those with misses of more than so many times the median
+    farther: float = 1e4  # half of the inputs from which one climbs lie up to this many times further out: some units switch nowhere near
     pieces: int = 12  # looked into on a line of inputs, at most: the longest
     inside: int = 8  # first points on a short piece that has a kink
     patient: int = 200  # and most points
@@ -547,11 +550,12 @@ def refine_rows(
 ) -> MeasuredLayer:
     "Rows through many places where their units switch, for units whose rows are not precise yet."
     start = torch.cat([layer.W, layer.b[:, None]], 1); rows = start.clone()
-    new = given or measure_places(f, known, rows, options.caution * layer.std, torch.full((len(rows),), options.trials), draw, noise, activation, slope, errors=errors, options=options)
+    doubtful = layer.std.norm(dim=1) > precise
+    new = given or measure_places(f, known, rows, options.caution * layer.std, options.trials * doubtful, draw, noise, activation, slope, errors=errors, options=options)
     off = (new.h * rows[new.unit]).sum(1).abs() / torch.hypot(new.std, (new.h * layer.std[new.unit]).norm(dim=1))
     off = torch.stack([off[new.ok & (new.unit == i)].nanmedian() if (new.ok & (new.unit == i)).any() else off.new_zeros(()) for i in range(len(rows))])
     prior = std = layer.std * torch.where(off > 0, 5 * off, options.caution).clamp_min(1.)[:, None]; std = std.clone()  # rows may be worse than they seem
-    fine = std.norm(dim=1) <= precise; weak = (~fine).nonzero()[:, 0]; need = math.ceil(options.places * start.shape[1]) + options.spare
+    fine = ~doubtful | (std.norm(dim=1) <= precise); weak = (~fine).nonzero()[:, 0]; need = math.ceil(options.places * start.shape[1]) + options.spare
     A, sigma = torch.zeros(len(weak), need, start.shape[1], dtype=rows.dtype), torch.full((len(weak), need), math.inf, dtype=rows.dtype)
     which = torch.full((len(rows),), -1); which[weak] = torch.arange(len(weak)); new = replace(new, unit=which[new.unit], ok=new.ok & ~fine[new.unit])
     for _ in range(rounds):
@@ -965,14 +969,14 @@ def _sharpest(known, units, draw, errors, activation, slope, options):
     return [v[best.flatten()] for v in (at.x, at.u, room)]
 
 def _toward(known, x, r, activation, slope, options):
-    "Inputs whose hidden vectors point as far in the directions r as climbing from x leads."
-    act = ACTIVATIONS[activation]
+    "Inputs, as far out as x, whose hidden vectors point as far in the directions r as climbing from there leads."
+    act, size = ACTIVATIONS[activation], x.norm(dim=1, keepdim=True)
     for i in range(options.climb):
         h, D = x, []
         for W, b in known: z = h @ W.T + b; D.append(act.derivative(z, slope)); h = act.fn(z, slope)
         u = torch.nn.functional.normalize(h, dim=1); v = r - (r * u).sum(1, keepdim=True) * u
         for (W, _), d in zip(reversed(known), reversed(D)): v = (v * d) @ W
-        x = x + options.stride * (1 - i / options.climb) * x.norm(dim=1, keepdim=True) * torch.nn.functional.normalize(v, dim=1)
+        x = size * torch.nn.functional.normalize(x + options.stride * (1 - i / options.climb) * size * torch.nn.functional.normalize(v, dim=1), dim=1)
     return x
 
 def _opposite(known, x, r, activation, slope, options):
@@ -982,11 +986,15 @@ def _opposite(known, x, r, activation, slope, options):
     best = torch.nn.functional.cosine_similarity(hidden(known, x, activation, slope), to).view(2, -1).argmax(1)
     return x[best[0]], x[len(x) // 2 + best[1]]
 
-def _rare_side(known, x, unit, activation, slope, options):
-    "Inputs far on the side of units of the last layer on which most of the inputs x are not."
+def _farther(n, g, options):
+    "By how much inputs are moved further out: half of them not at all."
+    return options.farther ** (2 * torch.rand(n, 1, generator=g, dtype=torch.float64) - 1).clamp_min(0.)
+
+def _rare_side(known, x, unit, activation, slope, g, options):
+    "Inputs far on the side of units of the last layer on which most of the inputs x are not; every other climb begins further out."
     if not len(x): return x
     W, b = known[-1]; side = -(hidden(known[:-1], x, activation, slope) @ W.T + b).median(0).values.sign()
-    return _toward(known[:-1], x, side[unit, None] * W[unit], activation, slope, options)
+    return _toward(known[:-1], x * _farther(len(x), g, options), side[unit, None] * W[unit], activation, slope, options)
 
 def _beside_switches(known, rows, unit, draw, activation, slope, g, options):
     "Points on either side of where these units switch, near and far."
@@ -994,18 +1002,26 @@ def _beside_switches(known, rows, unit, draw, activation, slope, g, options):
     side, far = 2 * torch.randint(0, 2, (len(unit),), generator=g) - 1, (options.beyond * at.room).minimum(at.x.norm(dim=1)) / at.room
     return at.x + (side * at.room * far ** torch.rand(len(unit), generator=g, dtype=at.x.dtype))[:, None] * at.u
 
+def _trimmed(A, y, options):
+    "Least squares A V = y without the rows that most others contradict: V, the misses, and which rows are kept."
+    kept = torch.ones(len(A), dtype=torch.bool)
+    for _ in range(options.trims):
+        V = torch.linalg.lstsq(A[kept], y[kept], driver="gelsd").solution; miss = (A @ V - y).norm(dim=1); last, kept = kept, miss < options.outlying * miss.median()
+        if (kept == last).all() or kept.sum() <= A.shape[1]: break
+    return V, miss, last
+
 def _silent(f, known, units, x, y, draw, activation, slope, g, options):
-    "Directions that span the rows of units still missing in the last layer, if none of them switches among these inputs: they are what remains linear. None when more than that is missing."
+    "Directions that span the rows of units still missing in the last layer, if hardly any of them switches among these inputs: they are what remains linear; and pairs of inputs between which one does. None when more than that is missing."
     more = _beside_switches(known, units.rows, torch.arange(len(units.rows)).repeat_interleave(options.sides), draw, activation, slope, g, options); x, y = torch.cat([x, more]), torch.cat([y, f(more)])
     h = hidden(known, x, activation, slope); error = units.std.norm(dim=1)
     on = ACTIVATIONS[activation].fn(_with_one(h) @ units.rows.T, slope); mixed = ((on > 0).double().mean(0) * (on < 0).double().mean(0)) > 0
-    A = torch.cat([on[:, mixed], _with_one(h)], 1); w = 1 / y.norm(dim=1, keepdim=True); scale = (A * w).norm(dim=0); V = torch.linalg.lstsq(A * w / scale, y * w, driver="gelsd").solution / scale[:, None]
-    residual = ((A @ V - y) * w).square().sum(1).mean().sqrt()
+    A = torch.cat([on[:, mixed], _with_one(h)], 1); w = 1 / y.norm(dim=1, keepdim=True); scale = (A * w).norm(dim=0); V, miss, kept = _trimmed(A * w / scale, y * w, options); V = V / scale[:, None]
+    residual = miss[kept].square().mean().sqrt(); odd = x[miss > options.foreign * residual]
     if not residual < max(options.affine * error.median(), error.max()): return None
     L, turned = V[-h.shape[1] - 1:-1].T, -(1 + slope) * V[:-h.shape[1] - 1, :, None] * units.rows[mixed, None, :-1]  # a unit with the wrong sign is itself and this
     wrong = torch.linalg.lstsq(turned.flatten(1).T, L.reshape(-1, 1)).solution[:, 0].round(); L = L - torch.einsum("u,uoh->oh", wrong, turned)
     _, S, Vt = torch.linalg.svd(L * h.norm(dim=1).median() * w.median(), full_matrices=False)
-    return Vt[S > options.false * max(residual, error.max())]
+    return Vt[S > options.false * max(residual, error.max())], torch.stack([odd, x[kept][torch.cdist(odd, x[kept]).argmin(1)]], 1)
 
 def _apart(a, b): return (a.rows[:, None] - (a.rows @ b.rows.T).sign()[:, :, None] * b.rows).norm(dim=2)
 
@@ -1126,12 +1142,18 @@ class _LayerSearch:
         if len(kinks): self.judge(_candidates(line, measure_normals(rest, line, known=normals, step=o.step, apart=o.apart), kinks, [], *e.kind), len(line.t))
 
     def input_line(self, apart):
-        "Judge the kinks of a line of inputs: any, or one between inputs whose hidden vectors lie far apart, along rows of silent units if there are some."
-        e, o = self.deep, self.deep.options; x = e.natural(2 * o.lines)
-        silent = _silent(e.f, e.known, self.units, e.x, e.y, e.near(), *e.kind, e.g, o) if apart and self.units is not None else None
-        span = silent if silent is not None and len(silent) else torch.eye(len(e.known[-1][1]), dtype=x.dtype)
-        x = _opposite(e.known, x, torch.randn(len(span), generator=e.g, dtype=x.dtype) @ span, *e.kind, o) if apart else x[:2]
+        "Judge the kinks of a line of inputs: any, or one between inputs that lie far apart for units still missing."
+        e, o = self.deep, self.deep.options; x = self.far_apart() if apart else e.natural(2)
         self.look(*_through_inputs(e.f, e.known, self.fine, *x, e.noise, *e.kind, o))
+
+    def far_apart(self):
+        "Two inputs between which a unit that hardly ever switches does, if such units are what is missing; else two whose hidden vectors lie far apart."
+        e, o = self.deep, self.deep.options; x = e.natural(2 * o.lines) * _farther(1, e.g, o)
+        silent = _silent(e.f, e.known, self.units, e.x, e.y, e.near(), *e.kind, e.g, o) if self.units is not None else None
+        span, pairs = silent or (x[:0], x[:0]); draw = lambda *n: torch.randn(*n, generator=e.g, dtype=x.dtype)
+        if len(pairs) and (not len(span) or draw(1) > 0): return pairs[draw(len(pairs)).argmax()]
+        if not len(span): span = torch.eye(len(e.known[-1][1]), dtype=x.dtype)
+        return _opposite(e.known, x, draw(len(span)) @ span, *e.kind, o)
 
     def complete(self, beyond=0) -> Units:
         "All units of the layer, which are more than some number."
@@ -1279,11 +1301,21 @@ class _Deep:
             n = math.ceil(o.shared * (self.k + 1)); kinks = kinks_on_lines(self.f, self.known, self.stds, self.natural(n), _directions(n, self.k, self.g), self.noise, *self.kind, options=o)
             self.run.stage("lines", kinks=len(kinks.unit)); given = lambda l: kinks.places(l, self.known[:l], self.rows(l), self.stds[:l], *self.kind)
         for l in range(self.refined, self.depth):
-            for again in range(first, o.passes):
-                self.layers[l] = refine_rows(self.f, self.known[:l], self.layers[l], self.near(l), self.noise, *self.kind, precise=max(o.precise, o.uneven * self.layers[l].error if again else 0.), errors=self.stds[:l], given=given(l) if given and not again else None, options=o)
-                if self.layers[l].worst < o.uneven * self.layers[l].error: break
+            if not first: self.layers[l] = self.refined_layer(l, o.precise, given=given(l) if given else None)
+            self.even(l)
             self.run.stage("refine", layer=l + 1, error=self.layers[l].error, worst=self.layers[l].worst)
         self.refined = self.depth
+
+    def refined_layer(self, l, precise, given=None):
+        "Layer l with better rows, but those that are precise already."
+        return refine_rows(self.f, self.known[:l], self.layers[l], self.near(l), self.noise, *self.kind, precise=precise, errors=self.stds[:l], given=given, options=self.options)
+
+    def even(self, l):
+        "Refine the rows of layer l that are much worse than is typical: every row behind inherits the errors of all."
+        for _ in range(self.options.passes - 1):
+            layer = self.layers[l]; typical = self.options.uneven * layer.error
+            if layer.worst < typical: break
+            self.layers[l] = self.refined_layer(l, max(self.options.precise, typical))
 
     def beside(self, l, unit):
         "Points on either side of where these units of layer l switch."
@@ -1293,7 +1325,7 @@ class _Deep:
         "Points that tell much about the last layers."
         o = self.options; m = math.ceil(o.base * min(o.unknowns, sum(l.std.numel() for l in self.layers[1:])) / self.y.shape[1] / self.depth)
         weak = (self.layers[-1].std.norm(dim=1) > o.sharp).nonzero()[:, 0].repeat_interleave(math.ceil(o.doubtful * self.layers[-1].std.shape[1] / 2))
-        return torch.cat([*(self.beside(l, torch.randint(len(b), (m,), generator=self.g)) for l, (_, b) in enumerate(self.known)), self.beside(self.depth - 1, weak), _rare_side(self.known, self.natural(len(weak)), weak, *self.kind, o)])
+        return torch.cat([*(self.beside(l, torch.randint(len(b), (m,), generator=self.g)) for l, (_, b) in enumerate(self.known)), self.beside(self.depth - 1, weak), _rare_side(self.known, self.natural(len(weak)), weak, *self.kind, self.g, o)])
 
     def polish(self, unknowns):
         "The last layers from answers."
@@ -1360,6 +1392,7 @@ def recover_deep(
         deep.add(units); straight, residual = deep.affine()
         if straight or deep.depth == (len(told) if told else options.deepest): break
         if deep.depth > 1 or deep.y.shape[1] > options.outputs: deep.refine()
+        else: deep.even(0)
         search = _LayerSearch(deep, width(deep.depth)); units = search.complete()
     if not straight: raise DeepFailure(f"behind {deep.depth} hidden layers the rest is not affine: relative residual {residual:.0e}")
     if told and len(told) != deep.depth: raise DeepFailure(f"the rest is affine behind {deep.depth} hidden layers, where the architecture has {len(told)}")
