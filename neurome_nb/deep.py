@@ -48,7 +48,7 @@ class DeepSearch:
     stride: float = .1  # length of the first of them, as a share of the distance from the origin: longer ones miss what only a narrow cone of inputs shows
     trims: int = 10  # times that answers which the units found do not explain are left aside
     outlying: float = 3.  # those with misses of more than so many times the median
-    farther: float = 1e4  # half of the inputs from which one climbs lie up to this many times further out: some units switch nowhere near
+    farther: float = 1e4  # inputs from which one climbs lie up to this many times further out: some units switch nowhere near
     pieces: int = 12  # looked into on a line of inputs, at most: the longest
     inside: int = 8  # first points on a short piece that has a kink
     patient: int = 200  # and most points
@@ -987,14 +987,18 @@ def _opposite(known, x, r, activation, slope, options):
     return x[best[0]], x[len(x) // 2 + best[1]]
 
 def _farther(n, g, options):
-    "By how much inputs are moved further out: half of them not at all."
-    return options.farther ** (2 * torch.rand(n, 1, generator=g, dtype=torch.float64) - 1).clamp_min(0.)
+    "By how much inputs are moved further out."
+    return options.farther ** torch.rand(n, 1, generator=g, dtype=torch.float64)
 
-def _rare_side(known, x, unit, activation, slope, g, options):
-    "Inputs far on the side of units of the last layer on which most of the inputs x are not; every other climb begins further out."
-    if not len(x): return x
-    W, b = known[-1]; side = -(hidden(known[:-1], x, activation, slope) @ W.T + b).median(0).values.sign()
-    return _toward(known[:-1], x * _farther(len(x), g, options), side[unit, None] * W[unit], activation, slope, options)
+def _on(known, rows, x, activation, slope):
+    "On which share of the inputs x the units with these rows are on."
+    distinct, which = torch.unique_consecutive(rows, dim=0, return_inverse=True)
+    return (_with_one(hidden(known, x, activation, slope)) @ distinct.T > 0).double().mean(0)[which]
+
+def _rare_side(known, x, rows, on, activation, slope, g, options):
+    "Inputs far on that side of these rows' units on which they hardly ever are, where they are on with the given frequency: climbing from the inputs x."
+    side = torch.where(on < .5, 1., -1.).to(x)
+    return _toward(known, x * _farther(len(x), g, options), side[:, None] * rows[:, :-1], activation, slope, options) if len(x) else x
 
 def _beside_switches(known, rows, unit, draw, activation, slope, g, options):
     "Points on either side of where these units switch, near and far."
@@ -1067,6 +1071,7 @@ class _LayerSearch:
     patience: float = 1.  # how much stronger than usual false kinks are taken to be
     lines: list[Line] = field(default_factory=list)  # of hidden vectors
     looked: int = 0  # how often rows that are not fine were measured again
+    hardly: bool = False  # units that hardly ever switch seem to be all that is missing
 
     @property
     def count(self): return 0 if self.units is None else len(self.units.rows)
@@ -1148,9 +1153,10 @@ class _LayerSearch:
 
     def far_apart(self):
         "Two inputs between which a unit that hardly ever switches does, if such units are what is missing; else two whose hidden vectors lie far apart."
-        e, o = self.deep, self.deep.options; x = e.natural(2 * o.lines) * _farther(1, e.g, o)
+        e, o = self.deep, self.deep.options; x = e.natural(2 * o.lines)
         silent = _silent(e.f, e.known, self.units, e.x, e.y, e.near(), *e.kind, e.g, o) if self.units is not None else None
-        span, pairs = silent or (x[:0], x[:0]); draw = lambda *n: torch.randn(*n, generator=e.g, dtype=x.dtype)
+        span, pairs = silent or (x[:0], x[:0]); self.hardly = len(span) + len(pairs) > 0; draw = lambda *n: torch.randn(*n, generator=e.g, dtype=x.dtype)
+        if draw(1) > 0: x = x * _farther(1, e.g, o)
         if len(pairs) and (not len(span) or draw(1) > 0): return pairs[draw(len(pairs)).argmax()]
         if not len(span): span = torch.eye(len(e.known[-1][1]), dtype=x.dtype)
         return _opposite(e.known, x, draw(len(span)) @ span, *e.kind, o)
@@ -1164,8 +1170,9 @@ class _LayerSearch:
                 if len(self.fine) < self.count and self.looked < self.deep.options.extra: self.sharpen(); continue
                 if self.agree(): return self.units
                 self.test_all()
-            n = len(self.fine); self.hidden_line()
-            if len(self.fine) == n: self.input_line(apart=i % 2 == 0)
+            n, aimed = len(self.fine), self.hardly and i % 4 > 0  # now and then other lines, should that be wrong
+            if not aimed: self.hidden_line()
+            if len(self.fine) == n: self.input_line(apart=aimed or i % 2 == 0)
         raise DeepFailure(f"{self.count} units of layer {self.deep.depth + 1} were found, expected {self.told or 'no new ones'}" if self.count != self.told else f"the {self.told} units found of layer {self.deep.depth + 1} disagree about their slope")
 
 # %% ../nbs/18_deep.ipynb #c020c
@@ -1188,6 +1195,7 @@ def polish_later(
     draws: int = DeepSearch.draws,
     factorizations: int = 6,  # at most: rows that are still far off switch other units than they should
     agree: float = 2.,  # residual at which no other is needed
+    shares: tuple[float, ...] = tuple(.25 ** i for i in range(6)),  # of a step, the first that does not leave more unexplained
 ) -> tuple[Layers, list[Layers], float]:  # layers, others that would explain the answers as well, residual in units of what noise and rows allow
     "The last layers, as many as have so many parameters together, from answers and from what is known of their rows, by the Gauss-Newton method."
     act = ACTIVATIONS[activation]; sizes = [W.numel() + len(b) for W, b in layers]
@@ -1214,7 +1222,11 @@ def polish_later(
         J = derivative(split(p)); scale = (J.square().sum(0) + prior ** -2).rsqrt(); before = rms(p)
         R = torch.linalg.qr(torch.cat([J * scale, torch.diag(scale / prior)]), mode="r").R  # of J itself: squaring it would lose what units that hardly switch leave of their kinks
         solve = lambda r: torch.cholesky_solve(r * scale[:, None], R, upper=True) * scale[:, None]
-        for _ in range(steps): p = p + solve((J.T @ miss(p) - (p - start) / prior.square())[:, None])[:, 0]
+        for _ in range(steps):
+            move = solve((J.T @ miss(p) - (p - start) / prior.square())[:, None])[:, 0]; allowed = max(agree, rms(p))
+            share = next((s for s in shares if rms(p + s * move) <= allowed), 0.)  # none: other units switch than J says
+            p = p + share * move
+            if not share: break
         if rms(p) < agree or rms(p) > before / 2: break
     by_noise = torch.randn(draws, n, o, generator=g, dtype=x.dtype) * noise(x, y)[:, None]; by_rows = torch.randn(draws, len(p), generator=g, dtype=x.dtype) / prior
     other = p + solve(J.T @ ((by_noise - shift) / sigma[:, None]).flatten(1).T + by_rows.T).T
@@ -1278,7 +1290,13 @@ class _Deep:
     def near(self, depth=None):
         "Where places of rows behind so many layers are looked for from."
         known = self.known[:depth]
-        return lambda rows: mixed(known, self.natural(len(rows)), rows, *self.kind, self.g)
+        def draw(rows):
+            x = self.natural(len(rows)); out = mixed(known, x, rows, *self.kind, self.g)
+            if known:
+                on = _on(known, rows, self.x, *self.kind); rare = ((on - .5).abs() == .5) & (torch.arange(len(x)) % 2 == 0)  # from others there is no way there
+                out[rare] = _rare_side(known, x[rare], rows[rare], on[rare], *self.kind, self.g, self.options)
+            return out
+        return draw
 
     def add(self, units):
         "The next layer is complete."
@@ -1325,7 +1343,9 @@ class _Deep:
         "Points that tell much about the last layers."
         o = self.options; m = math.ceil(o.base * min(o.unknowns, sum(l.std.numel() for l in self.layers[1:])) / self.y.shape[1] / self.depth)
         weak = (self.layers[-1].std.norm(dim=1) > o.sharp).nonzero()[:, 0].repeat_interleave(math.ceil(o.doubtful * self.layers[-1].std.shape[1] / 2))
-        return torch.cat([*(self.beside(l, torch.randint(len(b), (m,), generator=self.g)) for l, (_, b) in enumerate(self.known)), self.beside(self.depth - 1, weak), _rare_side(self.known, self.natural(len(weak)), weak, *self.kind, self.g, o)])
+        before, rows = self.known[:-1], self.rows(self.depth - 1)[weak]
+        rare = _rare_side(before, self.natural(len(weak)), rows, _on(before, rows, self.x, *self.kind), *self.kind, self.g, o)
+        return torch.cat([*(self.beside(l, torch.randint(len(b), (m,), generator=self.g)) for l, (_, b) in enumerate(self.known)), self.beside(self.depth - 1, weak), rare])
 
     def polish(self, unknowns):
         "The last layers from answers."
