@@ -1206,6 +1206,7 @@ def polish_later(
     sigma = torch.hypot(noise(x, y), shift.square().mean((0, 2)).sqrt())
     start = p = torch.cat([torch.cat([W, b[:, None]], 1).flatten() for W, b in free])
     known = torch.cat([s.flatten() for s in stds[first:]]); prior = torch.cat([known, known.new_full((len(p) - len(known),), math.inf)])
+    lengths = torch.block_diag(*(r[None] for W, b in free[:-1] for r in torch.cat([W, b[:, None]], 1)), start.new_zeros(0, sizes[-1]))  # of the hidden rows: they are not at stake, and stay as they are
     def split(p): return [(q[:, :-1], q[:, -1]) for q in (v.view(len(b), -1) for v, (W, b) in zip(p.split(sizes[first:]), free))]
     def derivative(layers):
         h, D, inputs, parts, back = hidden(fixed, x, activation, slope), [], [], [], torch.eye(o, dtype=x.dtype).expand(n, o, o)
@@ -1220,7 +1221,7 @@ def polish_later(
     rms = lambda p: miss(p).square().mean().sqrt().item()
     for _ in range(factorizations):
         J = derivative(split(p)); scale = (J.square().sum(0) + prior ** -2).rsqrt(); before = rms(p)
-        R = torch.linalg.qr(torch.cat([J * scale, torch.diag(scale / prior)]), mode="r").R  # of J itself: squaring it would lose what units that hardly switch leave of their kinks
+        R = torch.linalg.qr(torch.cat([J * scale, torch.diag(scale / prior), torch.nn.functional.normalize(lengths * scale, dim=1)]), mode="r").R  # of J itself: squaring it would lose what units that hardly switch leave of their kinks
         solve = lambda r: torch.cholesky_solve(r * scale[:, None], R, upper=True) * scale[:, None]
         for _ in range(steps):
             move = solve((J.T @ miss(p) - (p - start) / prior.square())[:, None])[:, 0]; allowed = max(agree, rms(p))
