@@ -358,7 +358,7 @@ def written_slope(
 ) -> float:
     "The number of few digits that agrees with the measured slope, when that is no accident; else the measured slope."
     a, error = layer.slope, options.tau * layer.spread
-    written, unit = float(f"{a:.{options.digits - 1}e}"), 10. ** (math.floor(math.log10(abs(a))) + 1 - options.digits)
+    written = float(f"{a:.{options.digits - 1}e}"); unit = 10. ** (math.floor(math.log10(abs(written))) + 1 - options.digits)
     return written if abs(a - written) <= error < options.accident * unit else a
 
 def measure_layer(f: Callable, tri: Triangle, triples: list[tuple[int, int, int]]) -> MeasuredLayer:

@@ -7,8 +7,8 @@ import torch
 
 from neurome_nb import Architecture, Oracle, parameter_error, reconstruct
 from neurome_nb.core import generator
-from neurome_nb.deep import (DeepFailure, DeepSearch, Line, MeasuredLayer, Triangle, Units, _Deep, _LayerSearch, _Noise, _farther, _here, _on, _opposite, _rare_side, _rows_beside, _silent, _toward, _trimmed,
-                             fit_last, kinks_on_lines, measure_layer, measure_normals, measure_places, measure_units, refine_rows, straight_units, sweep_line, triangle, written_slope)
+from neurome_nb.deep import (DeepFailure, DeepSearch, Line, MeasuredLayer, Triangle, Units, _Deep, _LayerSearch, _Noise, _farther, _here, _on, _opposite, _output_fit, _rare_side, _rows_beside, _silent, _toward, _trimmed,
+                             fit_last, kinks_on_lines, measure_layer, measure_normals, measure_places, measure_units, polish_later, refine_rows, straight_units, sweep_line, triangle, written_slope)
 from neurome_nb.nets import forward, init_layers
 from neurome_nb.peel import Peeled, hidden, switches
 from neurome_nb.recipes import Exact
@@ -76,7 +76,7 @@ def test_widths_need_not_be_known():
     assert parameter_error(r.layers, net, "leaky_relu").max < 1e-9
 
 
-@pytest.mark.parametrize("measured, spread, slope", ((.01 + 3e-11, 1e-11, .01), (.25 - 2e-12, 1e-11, .25), (.0123456789, 1e-11, .0123456789), (.010004, 1e-3, .010004)))
+@pytest.mark.parametrize("measured, spread, slope", ((.01 + 3e-11, 1e-11, .01), (.01 - 2.4e-11, 6.8e-10, .01), (.25 - 2e-12, 1e-11, .25), (.0123456789, 1e-11, .0123456789), (.010004, 1e-3, .010004)))
 def test_a_slope_is_what_was_written_unless_that_would_be_an_accident(measured, spread, slope):
     "An error of 1e-11 in it made rows of all later layers fifty times worse."
     none = torch.zeros(1, 2, dtype=torch.float64)
@@ -312,3 +312,14 @@ def test_a_row_is_met_on_lines_of_hidden_vectors_and_a_wrong_one_is_not():
     A = normalized(net, 1); wrong = torch.nn.functional.normalize(torch.randn(8, 11, generator=g, dtype=torch.float64), dim=1)
     count = search.met(Units(torch.cat([A, wrong]), torch.full((16, 11), 1e-9, dtype=torch.float64), None, None))
     assert (count[:8] >= 3).all() and (count[8:] <= 1).all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_vague_row_is_polished_from_answers(seed):
+    "A row's length, which changes nothing, let the equations of the last layers be 1e10 times worse than need be, and steps went astray."
+    net, g = box(DEEP, seed), generator(seed, "test/deep/vague"); x = starts(400, g) * 10 ** torch.rand(400, 1, generator=g, dtype=torch.float64); y = forward(net, x, *KIND)
+    stds = [torch.full((len(b), W.shape[1] + 1), 1e-13, dtype=W.dtype) for W, b in net[:-1]]; stds[2][1] = 1e-4
+    W, b = net[2]; W = W.clone(); W[1] += 1e-4 * torch.randn(8, generator=g, dtype=torch.float64); start = [*net[:2], (W, b)]
+    layers, copies, rms = polish_later([*start, _output_fit(start, x, y, *KIND)[0]], stds, x, y, lambda x, y: 1e-14 * (1 + x.norm(dim=1)), *KIND, g)
+    row = torch.nn.functional.normalize(torch.cat([layers[2][0][1], layers[2][1][1:2]]), dim=0)
+    assert rms < 2 and (row - normalized(net, 2)[1]).norm() < 1e-10
