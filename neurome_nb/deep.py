@@ -35,7 +35,7 @@ class DeepSearch:
     wide: float = 1.12  # dimensions of the section, as a multiple of the first layer's width: more make its rows better conditioned, and cost queries
     center: float = 10.  # distance of lines from the origin, in units of the length over which the black box bends
     ends: tuple[float, ...] = (.02, .03, .04, .2, .3)  # where straight pieces are asked, as shares of their length from either end
-    step: float = .15  # first step away from a line, in units of half the piece
+    step: float = .05  # first step away from a line, in units of half the piece: longer ones cross kinks and are asked again, more often than their digits are worth
     trials: int = 6  # places where a row is put to the test
     met: int = 3  # lines of hidden vectors on which a row whose kinks cannot be reached has one just where it should, if the width is not told: two may lie in the same region
     apart: float = .1  # smallest singular value of unit jump vectors that are told apart
