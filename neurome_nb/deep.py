@@ -84,6 +84,7 @@ class DeepSearch:
     sharp: float = 1e-9  # a row of the last layer with a larger relative error gets answers of its own
     doubtful: int = 3  # so many per entry
     explained: float = 4.  # largest residual of the polish of the last layers
+    alike: float = 3.  # rows may be off by so many of their standard deviations: errors of the rows before disturb all of its places alike
     outputs: int = 32  # with more, one line behind exact rows shows a whole layer, and the first layer too is refined before lines are drawn behind it
     unknowns: int = 2500  # parameters of the last layers that are polished together
     newton: int = 6  # most steps of the null space polish
@@ -553,7 +554,8 @@ def refine_rows(
     new = given or measure_places(f, known, rows, options.caution * layer.std, options.trials * doubtful, draw, noise, activation, slope, errors=errors, options=options)
     off = (new.h * rows[new.unit]).sum(1).abs() / torch.hypot(new.std, (new.h * layer.std[new.unit]).norm(dim=1))
     off = torch.stack([off[new.ok & (new.unit == i)].nanmedian() if (new.ok & (new.unit == i)).any() else off.new_zeros(()) for i in range(len(rows))])
-    prior = std = layer.std * torch.where(off > 0, 5 * off, options.caution).clamp_min(1.)[:, None]; std = std.clone()  # rows may be worse than they seem
+    worse = torch.where(off > 0, 5 * off, options.caution).clamp_min(1.)  # rows may be worse than they seem
+    prior = layer.std * torch.where(doubtful, worse, 1.)[:, None]; std = prior.clone()
     fine = ~doubtful | (std.norm(dim=1) <= precise); weak = (~fine).nonzero()[:, 0]; need = math.ceil(options.places * start.shape[1]) + options.spare
     A, sigma = torch.zeros(len(weak), need, start.shape[1], dtype=rows.dtype), torch.full((len(weak), need), math.inf, dtype=rows.dtype)
     which = torch.full((len(rows),), -1); which[weak] = torch.arange(len(weak)); new = replace(new, unit=which[new.unit], ok=new.ok & ~fine[new.unit])
@@ -1316,9 +1318,9 @@ class _Deep:
 
     def polish(self, unknowns):
         "The last layers from answers."
-        out, residual = _output_fit(self.known, self.x, self.y, *self.kind); by_output = out[0].numel() > self.options.unknowns
-        if by_output: found = fit_last(self.known, self.stds, self.x, self.y, self.noise, *self.kind, self.g, draws=self.options.draws)
-        else: found = polish_later([*self.known, out], self.stds, self.x, self.y, self.noise, *self.kind, self.g, unknowns=unknowns, steps=self.options.newton, draws=self.options.draws)
+        out, residual = _output_fit(self.known, self.x, self.y, *self.kind); by_output = out[0].numel() > self.options.unknowns; stds = [self.options.alike * s for s in self.stds]
+        if by_output: found = fit_last(self.known, stds, self.x, self.y, self.noise, *self.kind, self.g, draws=self.options.draws)
+        else: found = polish_later([*self.known, out], stds, self.x, self.y, self.noise, *self.kind, self.g, unknowns=unknowns, steps=self.options.newton, draws=self.options.draws)
         self.run.stage("polish", rest=residual, residual=found[2])
         return found
 

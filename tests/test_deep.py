@@ -1,5 +1,6 @@
 "Deep networks from scratch: small ones in full, and that failures know themselves."
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -265,6 +266,7 @@ def test_a_row_much_worse_than_its_layer_is_refined_before_the_next_layer():
     deep.even(0)
     row = deep.rows(0)[3]; assert (row / row.norm() - normalized(net, 0)[3]).norm() < 1e-11 and deep.layers[0].worst < 2e-9
     assert f.queries - before < 10 * len(row) and (deep.layers[0].W[:3] == layer.W[:3]).all()  # nothing was asked about the others
+    others = torch.arange(len(std)) != 3; assert (deep.layers[0].std[others] == std[others]).all()
     before = f.queries; deep.even(0); assert f.queries == before
 
 
@@ -323,3 +325,13 @@ def test_a_vague_row_is_polished_from_answers(seed):
     layers, copies, rms = polish_later([*start, _output_fit(start, x, y, *KIND)[0]], stds, x, y, lambda x, y: 1e-14 * (1 + x.norm(dim=1)), *KIND, g)
     row = torch.nn.functional.normalize(torch.cat([layers[2][0][1], layers[2][1][1:2]]), dim=0)
     assert rms < 2 and (row - normalized(net, 2)[1]).norm() < 1e-10
+
+
+@pytest.mark.parametrize("seed", (0, 3))
+def test_bars_cover_rows_whose_places_were_all_disturbed_alike(seed):
+    "A row's places all pass through the same rows before it: what is wrong with those does not average out."
+    net, g = box(DEEP, seed), generator(seed, "test/deep/alike"); layers = [exact_layer(net, l, 1e-12) for l in range(3)]; moved = layers[1].W + 2.4 * layers[1].std[:, :-1]
+    f, deep = deep_state(net, [layers[0], replace(layers[1], W=moved), layers[2]], g)
+    found, copies, rms = deep.polish(90); last = lambda layer: torch.cat([layer[0], layer[1][:, None]], 1)
+    spread = torch.stack([last(c[-1]) for c in copies]).sub(last(found[-1])).square().mean(0).sqrt()
+    assert rms < deep.options.explained and ((last(found[-1]) - last(net[-1])).abs() < Exact().bars * spread).all()
