@@ -47,6 +47,7 @@ class DeepSearch:
     stride: float = .1  # length of the first of them, as a share of the distance from the origin: longer ones miss what only a narrow cone of inputs shows
     trims: int = 10  # times that answers which the units found do not explain are left aside
     outlying: float = 3.  # those with misses of more than so many times the median
+    seen: int = 500  # natural inputs that show on which side of its kink a unit usually is; none of them is asked
     farther: float = 1e4  # inputs from which one climbs lie up to this many times further out: some units switch nowhere near
     pieces: int = 12  # looked into on a line of inputs, at most: the longest
     inside: int = 8  # first points on a short piece that has a kink
@@ -1262,7 +1263,7 @@ class _Deep:
         def draw(rows):
             x = self.natural(len(rows)); out = mixed(known, x, rows, *self.kind, self.g)
             if known:
-                on = _on(known, rows, self.x, *self.kind); rare = ((on - .5).abs() == .5) & (torch.arange(len(x)) % 2 == 0)  # from others there is no way there
+                on = _on(known, rows, self.natural(self.options.seen), *self.kind); rare = ((on - .5).abs() == .5) & (torch.arange(len(x)) % 2 == 0)  # from others there is no way there
                 out[rare] = _rare_side(known, x[rare], rows[rare], on[rare], *self.kind, self.g, self.options)
             return out
         return draw
@@ -1281,14 +1282,14 @@ class _Deep:
         self.run.stage("layer", layer=self.depth, units=len(self.layers[-1].b), error=self.layers[-1].error, rest=residual)
         return residual < max(self.options.affine * max(l.error for l in self.layers), self.layers[-1].worst), residual
 
-    def refine(self, first=0):
+    def refine(self, all_rows=True):
         "Rows precise enough for the layers behind, until none is much worse than the others of its layer."
         o, given = self.options, None
         if self.depth - self.refined > 1:
             n = math.ceil(o.shared * (self.k + 1)); kinks = kinks_on_lines(self.f, self.known, self.stds, self.natural(n), _directions(n, self.k, self.g), self.noise, *self.kind, options=o)
             self.run.stage("lines", kinks=len(kinks.unit)); given = lambda l: kinks.places(l, self.known[:l], self.rows(l), self.stds[:l], *self.kind)
         for l in range(self.refined, self.depth):
-            if not first: self.layers[l] = self.refined_layer(l, o.precise, given=given(l) if given else None)
+            if all_rows: self.layers[l] = self.refined_layer(l, o.precise, given=given(l) if given else None)
             self.even(l)
             self.run.stage("refine", layer=l + 1, error=self.layers[l].error, worst=self.layers[l].worst)
         self.refined = self.depth
@@ -1313,7 +1314,7 @@ class _Deep:
         o = self.options; m = math.ceil(o.base * min(o.unknowns, sum(l.std.numel() for l in self.layers[1:])) / self.y.shape[1] / self.depth)
         weak = (self.layers[-1].std.norm(dim=1) > o.sharp).nonzero()[:, 0].repeat_interleave(math.ceil(o.doubtful * self.layers[-1].std.shape[1] / 2))
         before, rows = self.known[:-1], self.rows(self.depth - 1)[weak]
-        rare = _rare_side(before, self.natural(len(weak)), rows, _on(before, rows, self.x, *self.kind), *self.kind, self.g, o)
+        rare = _rare_side(before, self.natural(len(weak)), rows, _on(before, rows, self.natural(o.seen), *self.kind), *self.kind, self.g, o)
         return torch.cat([*(self.beside(l, torch.randint(len(b), (m,), generator=self.g)) for l, (_, b) in enumerate(self.known)), self.beside(self.depth - 1, weak), rare])
 
     def polish(self, unknowns):
@@ -1334,7 +1335,7 @@ class _Deep:
             net, copies, rms = self.polish(o.unknowns // 3); unit = lambda W, b: torch.nn.functional.normalize(torch.cat([W, b[:, None]], 1), dim=1)
             if rms > o.explained and not complete: return net, copies, rms  # a unit is missing
             row = unit(*net[-2]); std = torch.minimum(torch.stack([unit(*c[-2]) - row for c in copies]).square().mean(0).sqrt() * max(1., rms), last.std)
-            self.layers[-1] = replace(last, W=row[:, :-1], b=row[:, -1], std=std); self.refined -= 1; self.refine(1); new = self.layers[-1]
+            self.layers[-1] = replace(last, W=row[:, :-1], b=row[:, -1], std=std); self.refined -= 1; self.refine(all_rows=False); new = self.layers[-1]
             better = new.std.norm(dim=1) < std.norm(dim=1) / 2  # places said something new; other rows are as before, or these answers would count twice
             self.layers[-1] = replace(last, **{k: torch.where(better.view(-1, *[1] * (v.dim() - 1)), getattr(new, k), v) for k, v in vars(last).items() if isinstance(v, Tensor)})
             if not better.any(): break
