@@ -250,7 +250,7 @@ def test_inputs_on_either_side_of_a_rare_switch_are_found():
 def deep_state(net, layers, g, **kw):
     "The state of a search behind these layers, on all inputs."
     f = oracle(net); x = starts(200, g); run = SimpleNamespace(stage=lambda *a, **k: None, queries=0)
-    return f, _Deep(run, f, 12, 1., 2.2e-16, _Noise(1e-15, 1e-15, 2.2e-16), [], *KIND, g, DeepSearch(**kw), x=x, y=f(x), radii=(3., 50.), layers=layers)
+    return f, _Deep(run, f, 12, 1., 2.2e-16, _Noise(1e-15, 1e-15, 2.2e-16), [], *KIND, g, DeepSearch(**kw), x=x, y=f(x), radii=(3., 17.), layers=layers)
 
 
 def exact_layer(net, l, error=1e-10):
@@ -275,7 +275,7 @@ def test_rows_of_units_that_hardly_switch_are_tested_and_refined_where_they_do()
     net, g = with_bias(box(DEEP, 4), 2, 1, -30.), generator(0, "test/deep/near"); rows = normalized(net, 2)[1].expand(100, -1)
     f, deep = deep_state(net, [exact_layer(net, 0), exact_layer(net, 1)], g)
     on = lambda x: (hidden(net[:2], x, *KIND) @ net[2][0][1] + net[2][1][1]) > 0
-    assert not on(deep.x).any() and on(deep.near()(rows)).double().mean() > .25
+    assert not on(deep.natural(2000)).any() and on(deep.near()(rows)).double().mean() > .25
 
 
 def test_a_search_for_units_that_hardly_switch_asks_nothing_else():
