@@ -82,7 +82,7 @@ class DeepSearch:
     other: int = 500  # and as many per layer with drawn hidden vectors
     answers: float = 6.  # fresh answers times outputs per bias
     converged: float = 1e-8  # largest relative last step of the polish
-    sharp: float = 1e-9  # a row of the last layer with a larger relative error gets answers of its own
+    sharp: float = 1e-10  # a row of the last layer with a larger relative error gets answers of its own
     doubtful: int = 3  # so many per entry
     explained: float = 4.  # largest residual of the polish of the last layers
     alike: float = 3.  # rows may be off by so many of their standard deviations: errors of the rows before disturb all of its places alike
