@@ -1059,7 +1059,7 @@ class _LayerSearch:
     def test(self, units, times=1):
         "Per unit: kinks found where its row predicts them, and looked for."
         e, o = self.deep, self.deep.options
-        tried = measure_places(e.f, e.known, units.rows, o.caution * units.std, torch.full((len(units.rows),), times * o.trials), e.near(), e.noise, *e.kind, errors=e.stds, choice=o.choice, options=o)
+        tried = measure_places(e.f, e.known, units.rows, o.caution * units.std, torch.full((len(units.rows),), times * o.trials), e.near(climb=False), e.noise, *e.kind, errors=e.stds, choice=o.choice, options=o)  # climbing leads to one region, in which a deeper unit passes any test
         return [x.bincount(minlength=len(units.rows)) for x in (tried.unit[tried.ok], tried.unit)]
 
     def test_all(self):
@@ -1257,12 +1257,12 @@ class _Deep:
         near, far = self.radii; directions = _directions(n, self.k, self.g)
         return directions * near * (far / near) ** torch.rand(n, 1, generator=self.g, dtype=torch.float64)
 
-    def near(self, depth=None):
-        "Where places of rows behind so many layers are looked for from."
+    def near(self, depth=None, climb=True):
+        "Where places of rows behind so many layers are looked for from; those of units that hardly switch from where climbing leads."
         known = self.known[:depth]
         def draw(rows):
             x = self.natural(len(rows)); out = mixed(known, x, rows, *self.kind, self.g)
-            if known:
+            if known and climb:
                 on = _on(known, rows, self.natural(self.options.seen), *self.kind); rare = ((on - .5).abs() == .5) & (torch.arange(len(x)) % 2 == 0)  # from others there is no way there
                 out[rare] = _rare_side(known, x[rare], rows[rare], on[rare], *self.kind, self.g, self.options)
             return out
