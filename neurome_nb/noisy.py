@@ -32,7 +32,7 @@ class NoisySearch:
     vague: float = .2  # a kink whose normal has a larger relative error is left alone
     caution: float = 3.  # normals may be off by this many of their standard deviations
     doubt: float = 2.  # and measured kinks by this many
-    looks: int = 128  # places looked at per row and round
+    looks: int = 64  # places looked at per row and round
     places: int = 32  # asked per row and round, at most
     near: tuple[float, float] = (1e-4, 30.)  # distances from the kink where a row was met, over that kink's distance from the origin, at which places are looked for
     bend: float = .1  # half the length over which a kink is measured, as a share of the room around it, at least
@@ -44,10 +44,11 @@ class NoisySearch:
     gain: float = 25.  # variance of a prediction over that of its measurement, above which the place is asked
     few: float = 3.  # a row that has fewer such places in a round, several times, is as good as it gets
     idle: int = 3  # that many times
-    rounds: int = 100  # at most
-    weaker: float = 30.  # a kink that is not there counts against a row if one so many times weaker than where the row was met would be seen: the layers behind may hide it
-    right: float = .8  # share of the kinks looked for that must be there
-    least: int = 16  # of so many, at least
+    rounds: int = 60  # at most
+    weaker: float = 10.  # a kink that is not there counts against a row if one so many times weaker than where the row was met would be seen: the layers behind may hide it
+    right: float = .9  # share of the kinks looked for that is there, at least; three standard deviations fewer are too few
+    astray: float = 10.  # factor by which a row is less sure of itself when that happens after it was met as often as it has entries: it is not dropped
+    least: int = 8  # of so many, at least
     rough: float = 3e-3  # a row with a larger relative error is not known yet
     uneven: float = 10.  # nor one that is this many times worse than is typical of its layer
     same: float = .03  # rows of unit length closer than this belong to one unit
@@ -192,7 +193,10 @@ def grow_rows(
         rows = replace(rows, met=rows.met + count(there), asked=rows.asked + count(there | plain & (single | (bend * half < o.tau * error))))  # straight, or one kink elsewhere: the row was wrong
         A = torch.zeros(len(rows.row), o.places, rows.row.shape[1], dtype=x.dtype); h = _with_one(hidden(known, x + t[:, None] * u, activation, slope))
         A[unit[there], slot[there]] = (h / torch.hypot(rate * spread, blur)[:, None])[there]
-        rows = _learn(rows, A); good = (rows.asked < o.least) | (rows.met > o.right * rows.asked); rows, idle = rows.pick(good), idle[good]
+        rows = _learn(rows, A); usual = (1 - o.right) * rows.asked; poor = (rows.asked >= o.least) & (rows.asked - rows.met > usual + 3 * (o.right * usual).sqrt())
+        astray = poor & (rows.asked > rows.row.shape[1])  # one of very many kinks was another unit's
+        rows = replace(rows, root=torch.where(astray[:, None, None], o.astray, 1.) * rows.root, met=torch.where(astray, 0., rows.met), asked=torch.where(astray, 0., rows.asked))
+        rows, idle = rows.pick(~poor | astray), idle[~poor | astray]
     return rows
 
 # %% ../nbs/18_noisy.ipynb #c018
