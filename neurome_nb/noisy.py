@@ -201,10 +201,9 @@ def grow_rows(
 
 # %% ../nbs/18_noisy.ipynb #c018
 def _distinct(rows, o):
-    "Every unit once, as it was measured best, and no row that is much worse than the others."
+    "Every unit once, as it was measured best."
     rows = rows.pick(rows.error.argsort()); unit = normalize(rows.row, dim=1); apart = (unit[:, None] - (unit @ unit.T).sign()[:, :, None] * unit).norm(dim=2)
-    rows = rows.pick(~(apart < o.same).tril(-1).any(1))
-    return rows.pick(rows.error < o.uneven**2 * rows.error.median())
+    return rows.pick(~(apart < o.same).tril(-1).any(1))
 
 @dataclass
 class _Noisy:
@@ -265,7 +264,9 @@ class _Noisy:
             kinks = (new & (beside.std[:, 0] * self.k**.5 < o.vague * beside.normal.norm(dim=1))).nonzero()[:, 0]
             tried = vague_rows(known, line, beside, kinks, *self.kind, caution=o.caution)
             if waiting is not None: tried = tried.join(waiting)
-            tried = grow(tried, have); good = (tried.error < o.rough) & (tried.asked >= o.least); waiting = tried.pick(~good & (tried.asked >= o.least))
+            tried = grow(tried, have); good = (tried.error < o.rough) & (tried.asked >= o.least)
+            if good.any(): good &= tried.error < o.uneven**2 * tried.error[good].median()
+            waiting = tried.pick(~good & (tried.asked >= o.least))
             rows = _distinct(tried.pick(good) if rows is None else rows.join(tried.pick(good)), o)
             self.run.stage("line", layer=len(known) + 1, kinks=len(line.t), tried=len(kinks), units=len(rows.row))
             if len(rows.row) >= width: break
@@ -302,7 +303,7 @@ def recover_noisy(
     "A piecewise linear network with two or more hidden layers, from answers with few digits. Raises DeepFailure when a check fails."
     arch, o = run.arch, options
     if arch.activation not in ("leaky_relu", "prelu") or arch.slope <= 0: raise DeepFailure("from answers with few digits, deep networks of LeakyReLU units are reconstructed only")
-    if None in arch.sizes: raise DeepFailure("from answers with few digits, deep networks are reconstructed only if all widths are given")
+    if not arch.sizes or None in arch.sizes: raise DeepFailure("from answers with few digits, deep networks are reconstructed only if all widths are given")
     d, g, widths = run.oracle.in_features, run.generator("noisy"), arch.sizes[1:-1]
     basis, x0 = Basis(d, g), torch.randn(d, generator=g, dtype=torch.float64) * (length / d**.5); k = min(d, max(math.ceil(o.wide * widths[0]), widths[0] + 4))
     deep = _Noisy(run, lambda c: run.ask(x0 + c @ basis.rows(0, k)), k, length, eps, (arch.activation, arch.slope), g, o, radii=(o.center * length, o.outer * length))

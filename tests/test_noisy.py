@@ -85,7 +85,9 @@ def test_recovered_from_single_precision(sizes):
 
 def test_says_what_it_needs():
     box, _ = single((10, 6, 5, 3), 'needs')
-    class Run: arch, oracle = Architecture((10, None, 5, 3), *LEAKY), box
-    with pytest.raises(DeepFailure, match='all widths'): recover_noisy(Run, 1., EPS)
+    class Run: oracle = box
+    for sizes in ((10, None, 5, 3), None):
+        Run.arch = Architecture(sizes, *LEAKY)
+        with pytest.raises(DeepFailure, match='all widths'): recover_noisy(Run, 1., EPS)
     Run.arch = Architecture((10, 6, 5, 3), 'relu')
     with pytest.raises(DeepFailure, match='LeakyReLU'): recover_noisy(Run, 1., EPS)
