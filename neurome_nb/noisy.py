@@ -172,10 +172,11 @@ def grow_rows(
     options: NoisySearch = NoisySearch(),
 ) -> VagueRows:  # without those whose kinks are not where they should be
     "Measure kinks where rows predict them, first near to where they were met, then ever farther; 6 queries per place."
-    o = options; others = rows.row[:0] if others is None else others; idle = torch.zeros(len(rows.row)); seen = rows.half[:0]
+    o = options; others = rows.row[:0] if others is None else others; idle = torch.zeros(len(rows.row)); seen, done = rows.half[:0], rows.pick(idle > 0)
     for _ in range(o.rounds):
-        if not (idle < o.idle).any(): break
-        at = _look(known, rows, draw, noise, activation, slope, errors, others, g, o); chosen, gain = _most_telling(at.V, o.places); ask = (gain > o.gain) & (idle < o.idle)[:, None]
+        rest = idle >= o.idle; done, others = done.join(rows.pick(rest)), torch.cat([others, rows.row[rest]]); rows, idle = rows.pick(~rest), idle[~rest]
+        if not len(rows.row): break
+        at = _look(known, rows, draw, noise, activation, slope, errors, others, g, o); chosen, gain = _most_telling(at.V, o.places); ask = gain > o.gain
         idle = torch.where(ask.sum(1) < o.few, idle + 1, 0.); i = (chosen + o.looks * torch.arange(len(chosen))[:, None])[ask]; slot = (ask.cumsum(1) - 1)[ask]
         if not len(i): continue
         unit, x, u, rate, half, unsure, blur, plain = (v[i] for v in (at.unit, at.x, at.u, at.rate, at.half, at.unsure, at.blur, at.plain))
@@ -197,7 +198,7 @@ def grow_rows(
         astray = poor & (rows.asked > rows.row.shape[1])  # one of very many kinks was another unit's
         rows = replace(rows, root=torch.where(astray[:, None, None], o.astray, 1.) * rows.root, met=torch.where(astray, 0., rows.met), asked=torch.where(astray, 0., rows.asked))
         rows, idle = rows.pick(~poor | astray), idle[~poor | astray]
-    return rows
+    return done.join(rows)
 
 # %% ../nbs/18_noisy.ipynb #c018
 def _distinct(rows, o):
