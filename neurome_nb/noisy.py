@@ -34,7 +34,9 @@ class NoisySearch:
     doubt: float = 2.  # and measured kinks by this many
     looks: int = 64  # places looked at per row and round
     places: int = 32  # asked per row and round, at most
-    near: tuple[float, float] = (1e-4, 30.)  # distances from the kink where a row was met, over that kink's distance from the origin, at which places are looked for
+    near: float = 4.  # half of the places are looked for at the distance over which a row is sure enough, or at one so many times smaller or larger
+    easy: float = .5  # that distance grows when this share of them can be asked
+    hard: float = .1  # and shrinks when less than this
     bend: float = .1  # half the length over which a kink is measured, as a share of the room around it, at least
     room: float = .3  # and at most
     sure: float = 6.  # half that length, in standard deviations of the prediction, at least: a kink is looked for where it is expected
@@ -69,6 +71,7 @@ class VagueRows:
     place: Float[Tensor, "n dim"]  # an input at which it switches
     mean: Float[Tensor, "n o h"]  # Jacobian there, with respect to h, the mean of both sides
     half: Float[Tensor, "n o"]  # half of what the answers' derivative with respect to its pre-activation changes by there
+    reach: Float[Tensor, "n"]  # distance from there over which it is sure enough to be looked for
     met: Float[Tensor, "n"]  # kinks found where the row said
     asked: Float[Tensor, "n"]  # and looked for, without those that another kink disturbed
 
@@ -106,7 +109,7 @@ def vague_rows(
     wide = torch.cat([torch.cat([spread, -h[:, None] @ spread], 1), at], 2)  # the kink stays where it was seen
     root = torch.linalg.qr(torch.cat([wide.mT, wide.new_zeros(n, max(0, w.shape[1] - k), wide.shape[1])], 1), mode="r").R.mT  # square
     zero = torch.zeros(n, dtype=P.dtype)
-    return VagueRows(torch.cat([w, -(w * h).sum(1, keepdim=True)], 1), root, P, beside.mean[kinks] @ inverse, line.jump[kinks] / 2, zero, zero)
+    return VagueRows(torch.cat([w, -(w * h).sum(1, keepdim=True)], 1), root, P, beside.mean[kinks] @ inverse, line.jump[kinks] / 2, line.gap[kinks], zero, zero)
 
 # %% ../nbs/18_noisy.ipynb #c012
 def _most_telling(V, n):
@@ -146,8 +149,8 @@ class _Looks:
 
 def _look(known, rows, draw, noise, activation, slope, errors, others, g, o):
     unit = torch.arange(len(rows.row)).repeat_interleave(o.looks); start = draw(rows.row[unit]); uniform = lambda *n: torch.rand(*n, generator=g, dtype=start.dtype)
-    lo, hi = o.near; away = rows.place.norm(dim=1)[unit] * lo * (hi / lo) ** uniform(len(unit))
-    start = torch.where(uniform(len(unit), 1) < .5, rows.place[unit] + away[:, None] * _directions(len(unit), start.shape[1], g), start)
+    away = rows.reach[unit] * o.near ** (2 * uniform(len(unit)) - 1)
+    start = torch.where((torch.arange(len(unit)) % 2 > 0)[:, None], rows.place[unit] + away[:, None] * _directions(len(unit), start.shape[1], g), start)
     layer = torch.cat([rows.row, others]); at = switches([*known, (layer[:, :-1], layer[:, -1])], unit, start, activation, slope)
     room = torch.minimum(at.room, at.x.norm(dim=1)); h = _with_one(hidden(known, at.x, activation, slope)); V = h.unflatten(0, (-1, o.looks)) @ rows.root
     blur = (_blur(known, errors, at.x, activation, slope) * rows.row[unit, :-1].square()).sum(1).sqrt(); unsure = torch.hypot(V.norm(dim=2).flatten(), blur) / at.rate
@@ -176,7 +179,8 @@ def grow_rows(
     for _ in range(o.rounds):
         rest = idle >= o.idle; done, others = done.join(rows.pick(rest)), torch.cat([others, rows.row[rest]]); rows, idle = rows.pick(~rest), idle[~rest]
         if not len(rows.row): break
-        at = _look(known, rows, draw, noise, activation, slope, errors, others, g, o); chosen, gain = _most_telling(at.V, o.places); ask = gain > o.gain
+        at = _look(known, rows, draw, noise, activation, slope, errors, others, g, o); near = (at.V[:, 1::2] != 0).any(2).double().mean(1); rows = replace(rows, reach=rows.reach * torch.where(near > o.easy, o.near, torch.where(near < o.hard, 1 / o.near, 1.)))
+        chosen, gain = _most_telling(at.V, o.places); ask = gain > o.gain
         idle = torch.where(ask.sum(1) < o.few, idle + 1, 0.); i = (chosen + o.looks * torch.arange(len(chosen))[:, None])[ask]; slot = (ask.cumsum(1) - 1)[ask]
         if not len(i): continue
         unit, x, u, rate, half, unsure, blur, plain = (v[i] for v in (at.unit, at.x, at.u, at.rate, at.half, at.unsure, at.blur, at.plain))
