@@ -18,7 +18,7 @@ from .nets import Architecture
 from .lift import Basis
 from .certify import Certificate
 from .peel import Peeled, crossings, hidden, jacobians, switches
-from .deep import (DeepFailure, DeepSearch, Line, Normals, Units, certify_deep, choose_stations, lift_first, measure_normals, mixed, polish_later, settle_signs, sweep_line,
+from .deep import (DeepFailure, DeepSearch, Line, Normals, Units, certify_deep, choose_stations, fit_last, lift_first, measure_normals, mixed, polish_later, settle_signs, sweep_line,
                              _beside_switches, _blur, _directions, _known_normals, _Noise, _opposite, _output_fit, _with_one)
 
 # %% ../nbs/18_noisy.ipynb #c005
@@ -293,7 +293,8 @@ class _Noisy:
             unit = torch.randint(len(layer.b), (n,), generator=self.g)
             x.append(_beside_switches(known[:l], torch.cat([layer.W, layer.b[:, None]], 1), unit, self.draw(l), *self.kind, self.g, DeepSearch()))
         x = torch.cat(x); y = self.f(x); out, rest = _output_fit(known, x, y, *self.kind)
-        net, copies, rms = polish_later([*known, out], self.stds, x, y, self.noise, *self.kind, self.g, unknowns=o.unknowns, draws=o.draws)
+        if sizes[-1] + out[0].numel() > o.unknowns: net, copies, rms = fit_last(known, self.stds, x, y, self.noise, *self.kind, self.g, draws=o.draws)
+        else: net, copies, rms = polish_later([*known, out], self.stds, x, y, self.noise, *self.kind, self.g, unknowns=o.unknowns, draws=o.draws)
         self.run.stage("polish", rest=rest, residual=rms)
         return net, copies, rms
 

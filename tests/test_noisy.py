@@ -10,6 +10,7 @@ from neurome_nb.deep import DeepFailure, _directions, _Noise, measure_normals, s
 from neurome_nb.nets import Architecture, forward, init_layers
 from neurome_nb.noisy import NoisySearch, _learn, _most_telling, _twisted_bends, grow_rows, recover_noisy, vague_rows
 from neurome_nb.oracle import Oracle
+from neurome_nb.recipes import Exact
 
 LEAKY, EPS = ('leaky_relu', .01), 1.2e-7
 
@@ -82,6 +83,12 @@ def test_recovered_from_single_precision(sizes):
     r = reconstruct(box, Architecture(sizes, *LEAKY), progress=False)
     assert r.outcome.kind == 'recovered', r.outcome
     assert parameter_error(r.layers, net, *LEAKY).max < 1e-4
+
+def test_last_layers_too_large_to_be_polished_together():
+    "Crashed before: nothing but the outputs' layer was left free."
+    sizes = (30, 16, 12, 8); box, net = single(sizes, 'whole')
+    r = reconstruct(box, Architecture(sizes, *LEAKY), recipe=Exact(noisy=NoisySearch(unknowns=100)), progress=False)
+    assert r.outcome.kind == 'recovered' and parameter_error(r.layers, net, *LEAKY).max < 1e-4
 
 def test_says_what_it_needs():
     box, _ = single((10, 6, 5, 3), 'needs')
