@@ -7,7 +7,7 @@ __all__ = ['DeepFailure', 'DeepSearch', 'Line', 'sweep_line', 'Triangle', 'trian
            'central_slopes', 'measure_normals', 'MeasuredLayer', 'Units', 'measure_units', 'settle_signs',
            'written_slope', 'measure_layer', 'Places', 'measure_places', 'mixed', 'LineKinks', 'kinks_on_lines',
            'refine_rows', 'Stations', 'choose_stations', 'measure_jacobians', 'NullPolished', 'null_space_polish',
-           'fit_biases', 'lift_first', 'certify_deep', 'fit_last', 'polish_later', 'recover_deep']
+           'fit_biases', 'lift_first', 'fit_last', 'polish_later', 'recover_deep']
 
 # %% ../nbs/18_deep.ipynb #c002
 import math
@@ -19,10 +19,9 @@ from torch import Tensor
 from jaxtyping import Float, Int
 from .core import Layers
 from .nets import ACTIVATIONS, Architecture, forward
-from .canon import canonicalize
 from .sweep import Noise, find_kinks, measure_noise
 from .lift import Basis, d_optimal
-from .certify import Certificate, adversarial_queries, residuals_on, row_margin, widen_bars, worst_bar
+from .certify import Certificate, certify_copies
 from .peel import Peeled, crossings, hidden, jacobians, switches
 
 # %% ../nbs/18_deep.ipynb #c005
@@ -833,39 +832,6 @@ def lift_first(
         out.append(whole(net, solve(*torch.linalg.qr(An / sn), sn, shaken)))
     return whole(layers, solve(Q, R, scale, dy)), out, rms
 
-# %% ../nbs/18_deep.ipynb #c018
-def certify_deep(
-    f: Callable,  # inputs (n, d) -> answers
-    layers: Layers,
-    copies: list[Layers],  # networks that would explain the answers as well
-    sigma: Callable[[Tensor], Tensor],  # noise of an answer at distance |x|
-    length: float,  # over which the black box bends
-    activation: str,
-    slope: float,
-    g: torch.Generator,
-    *,
-    deviations: float = 10.,  # standard deviations per bar
-    questions: int = 32,  # of each kind
-) -> tuple[Layers, Certificate]:  # layers in the canonical gauge
-    "Check on new questions: fresh, far, and where the copies disagree most; `3 questions` queries."
-    layers = canonicalize(layers, activation, slope); copies = [canonicalize(c, activation, slope) for c in copies]
-    bars = []
-    for l, (W, b) in enumerate(layers):
-        spread = lambda part, x: torch.stack([c[l][part] - x for c in copies]).square().mean(0).sqrt()
-        size = torch.cat([W, b[:, None]], 1).abs().amax(1)
-        floor = torch.finfo(W.dtype).eps * size
-        bars.append((deviations * torch.maximum(spread(0, W), floor[:, None]), deviations * torch.maximum(spread(1, b), floor)))
-    pop = [(torch.stack([c[l][0] for c in copies]), torch.stack([c[l][1] for c in copies])) for l in range(len(layers))]
-    d = layers[0][0].shape[1]; unit = lambda: torch.nn.functional.normalize(torch.randn(questions, d, generator=g, dtype=torch.float64), dim=1)
-    u = torch.rand(questions, generator=g, dtype=torch.float64)
-    asked = {"fresh": unit() * (length * 10**(1 + 2 * u))[:, None], "far": unit() * (length * 10**(3 + 2 * u))[:, None]}
-    asked["adversarial"] = adversarial_queries(layers, pop, unit() * (length * 10**(1 + 2 * u))[:, None], sigma, activation, slope)
-    noise = lambda x, y: torch.maximum(sigma(x.norm(dim=1)), torch.finfo(y.dtype).eps * y.abs().amax(1))
-    residuals = residuals_on(f, asked, layers, pop, noise, activation, slope)
-    worst = max(residuals.values()); bars = widen_bars(bars, worst)
-    smallest = min((torch.linalg.svdvals(W / W.norm(dim=1, keepdim=True))[-1]).item() for W, _ in layers[:-1])
-    return layers, Certificate(bars, (), sigma(torch.zeros(1, dtype=torch.float64)).item(), worst, residuals, smallest, tuple(row_margin(W, b) for W, b in layers[:-1]), 3 * questions, worst_bar(bars, layers))
-
 # %% ../nbs/18_deep.ipynb #c018b
 def fit_last(
     layers: Layers,  # the hidden ones
@@ -1370,7 +1336,7 @@ def recover_deep(
     net, copies, rms = lift_first(run.ask, x0, basis, net, copies, c, deep.noise, *deep.kind, deep.g)
     run.stage("lift", residual=rms)
     sigma = lambda r: deep.noise.near + deep.noise.far * (r + x0.norm())
-    net, cert = certify_deep(run.ask, net, copies, sigma, length, *deep.kind, deep.g, deviations=bars)
+    net, cert = certify_copies(run.ask, net, copies, sigma, length, *deep.kind, deep.g, deviations=bars)
     run.stage("certify", net, residual=cert.residual, bar=cert.relative_bar)
     return net, cert, Architecture((run.oracle.in_features, *(len(b) for _, b in net)), *deep.kind)
 
