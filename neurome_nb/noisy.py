@@ -16,9 +16,9 @@ from jaxtyping import Bool, Float, Int
 from .core import Layers
 from .nets import Architecture
 from .lift import Basis
-from .certify import Certificate
+from .certify import Certificate, certify_copies
 from .peel import Peeled, crossings, hidden, jacobians, switches
-from .deep import (DeepFailure, DeepSearch, Line, Normals, Units, certify_deep, choose_stations, fit_last, lift_first, measure_normals, mixed, polish_later, settle_signs, sweep_line,
+from .deep import (DeepFailure, DeepSearch, Line, Normals, Units, choose_stations, fit_last, lift_first, measure_normals, mixed, polish_later, settle_signs, sweep_line,
                              _beside_switches, _blur, _directions, _known_normals, _Noise, _opposite, _output_fit, _with_one)
 
 # %% ../nbs/18_noisy.ipynb #c005
@@ -320,6 +320,6 @@ def recover_noisy(
     c, _ = choose_stations(net, deep.natural(o.candidates), deep.noise, m, *deep.kind, cover=0)
     net, copies, rms = lift_first(run.ask, x0, basis, net, copies, c, deep.noise, *deep.kind, g)
     run.stage("lift", residual=rms)
-    net, cert = certify_deep(run.ask, net, copies, lambda r: deep.noise.near + deep.noise.far * (r + x0.norm()), length, *deep.kind, g, deviations=bars)
+    net, cert = certify_copies(run.ask, net, copies, lambda r: deep.noise.near + deep.noise.far * (r + x0.norm()), length, *deep.kind, g, deviations=bars)
     run.stage("certify", net, residual=cert.residual, bar=cert.relative_bar)
     return net, cert, Architecture((d, *(len(b) for _, b in net)), *deep.kind)
