@@ -53,8 +53,9 @@ class NoisySearch:
     least: int = 8  # of so many, at least
     rough: float = 3e-3  # a row with a larger relative error is not known yet
     uneven: float = 10.  # nor one that is this many times worse than is typical of its layer
+    hopeless: float = 4.  # one that was looked for this many times as often as it has entries, and is not known yet, is given up
     same: float = .03  # rows of unit length closer than this belong to one unit
-    lines: int = 24  # swept per layer, at most
+    lines: int = 80  # swept per layer, at most
     starts: int = 20  # points looked at for each line
     answers: float = 6.  # fresh answers times outputs per weight of the last layers
     unknowns: int = 2500  # parameters of the last layers that are polished together
@@ -250,11 +251,10 @@ class _Noisy:
         return x, u, crossings(known[:-1], known[-1], x, u, *self.kind)[-1].t.abs().median().item()
 
     def line(self, i):
-        "Kinks of a line, and what the black box does beside it."
+        "Its kinks."
         line = sweep_line(self.f, *self.through(i), self.eps)
-        if line is None: return None
-        if self.noise is None: self.noise = _Noise(line.noise.near, line.noise.far, self.eps)
-        return line, measure_normals(self.f, line, step=self.options.step)
+        if line is not None and self.noise is None: self.noise = _Noise(line.noise.near, line.noise.far, self.eps)
+        return line
 
     def search(self, width):
         "All units of the next layer."
@@ -262,16 +262,17 @@ class _Noisy:
         none = torch.zeros(0, p, dtype=torch.float64); rows = waiting = None
         grow = lambda rows, others: grow_rows(self.f, known, rows, self.draw(), self.noise, *self.kind, self.g, errors=self.stds, others=others, options=o)
         for i in range(o.lines):
-            found = self.line(i)
-            if found is None: continue
-            line, beside = found; have = none if rows is None else rows.row
+            line = self.line(i); have = none if rows is None else rows.row
+            if line is None: continue
             new = _known_normals(line, known, (have[:, :-1], have[:, -1]), *self.kind)[:, 0].isnan()
+            if not new.any(): continue  # nothing to learn beside it
+            beside = measure_normals(self.f, line, step=o.step)
             kinks = (new & (beside.std[:, 0] * self.k**.5 < o.vague * beside.normal.norm(dim=1))).nonzero()[:, 0]
             tried = vague_rows(known, line, beside, kinks, *self.kind, caution=o.caution)
             if waiting is not None: tried = tried.join(waiting)
             tried = grow(tried, have); good = (tried.error < o.rough) & (tried.asked >= o.least)
             if good.any(): good &= tried.error < o.uneven**2 * tried.error[good].median()
-            waiting = tried.pick(~good & (tried.asked >= o.least))
+            waiting = tried.pick(~good & (tried.asked >= o.least) & (tried.asked < o.hopeless * p))
             rows = _distinct(tried.pick(good) if rows is None else rows.join(tried.pick(good)), o)
             self.run.stage("line", layer=len(known) + 1, kinks=len(line.t), tried=len(kinks), units=len(rows.row))
             if len(rows.row) >= width: break
