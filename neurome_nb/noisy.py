@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from jaxtyping import Bool, Float, Int
 from .core import Layers
-from .nets import Architecture
+from .nets import ACTIVATIONS, Architecture
 from .lift import Basis
 from .certify import Certificate, certify_copies
 from .peel import Peeled, crossings, hidden, jacobians, switches
@@ -211,6 +211,13 @@ def _distinct(rows, o):
     rows = rows.pick(rows.error.argsort()); unit = normalize(rows.row, dim=1); apart = (unit[:, None] - (unit @ unit.T).sign()[:, :, None] * unit).norm(dim=2)
     return rows.pick(~(apart < o.same).tril(-1).any(1))
 
+def _turned(known, x, y, activation, slope):
+    "Which units of the last hidden layer have the wrong sign: each leaves a linear function of the vectors entering it, -(1 + slope) v w."
+    W, b = known[-1]; h = hidden(known[:-1], x, activation, slope); A = torch.cat([ACTIVATIONS[activation].fn(h @ W.T + b, slope), _with_one(h)], 1)
+    w = 1 / y.norm(dim=1, keepdim=True); scale = (A * w).norm(dim=0); V = torch.linalg.lstsq(A * w / scale, y * w, driver="gelsd").solution / scale[:, None]
+    left = -(1 + slope) * V[:len(b), :, None] * W[:, None]
+    return torch.linalg.lstsq(left.flatten(1).T, V[len(b):-1].T.reshape(-1, 1), driver="gelsd").solution[:, 0] > .5
+
 @dataclass
 class _Noisy:
     "A network on a section of the inputs, layer by layer as it becomes known."
@@ -293,7 +300,9 @@ class _Noisy:
         for l, layer in enumerate(self.layers):
             unit = torch.randint(len(layer.b), (n,), generator=self.g)
             x.append(_beside_switches(known[:l], torch.cat([layer.W, layer.b[:, None]], 1), unit, self.draw(l), *self.kind, self.g, DeepSearch()))
-        x = torch.cat(x); y = self.f(x); out, rest = _output_fit(known, x, y, *self.kind)
+        x = torch.cat(x); y = self.f(x)
+        last = self.layers[-1]; sign = torch.where(_turned(known, x, y, *self.kind), -1., 1.).to(x)  # beside one line they are told less surely
+        self.layers[-1] = replace(last, W=last.W * sign[:, None], b=last.b * sign); known = self.known; out, rest = _output_fit(known, x, y, *self.kind)
         if sizes[-1] + out[0].numel() > o.unknowns: net, copies, rms = fit_last(known, self.stds, x, y, self.noise, *self.kind, self.g, draws=o.draws)
         else: net, copies, rms = polish_later([*known, out], self.stds, x, y, self.noise, *self.kind, self.g, unknowns=o.unknowns, draws=o.draws)
         self.run.stage("polish", rest=rest, residual=rms)
