@@ -36,6 +36,7 @@ class NoisySearch:
     places: int = 32  # asked per row and round, at most
     near: float = 4.  # half of the places are looked for at the distance over which a row is sure enough, or at one so many times smaller or larger
     easy: float = .5  # that distance grows when this share of them can be asked
+    beyond: float = 30.  # and never exceeds so many times the distance of that place from the origin
     hard: float = .1  # and shrinks when less than this
     bend: float = .1  # half the length over which a kink is measured, as a share of the room around it, at least
     room: float = .3  # and at most
@@ -180,7 +181,7 @@ def grow_rows(
     for _ in range(o.rounds):
         rest = idle >= o.idle; done, others = done.join(rows.pick(rest)), torch.cat([others, rows.row[rest]]); rows, idle = rows.pick(~rest), idle[~rest]
         if not len(rows.row): break
-        at = _look(known, rows, draw, noise, activation, slope, errors, others, g, o); near = (at.V[:, 1::2] != 0).any(2).double().mean(1); rows = replace(rows, reach=rows.reach * torch.where(near > o.easy, o.near, torch.where(near < o.hard, 1 / o.near, 1.)))
+        at = _look(known, rows, draw, noise, activation, slope, errors, others, g, o); near = (at.V[:, 1::2] != 0).any(2).double().mean(1); rows = replace(rows, reach=(rows.reach * torch.where(near > o.easy, o.near, torch.where(near < o.hard, 1 / o.near, 1.))).minimum(o.beyond * rows.place.norm(dim=1)))
         chosen, gain = _most_telling(at.V, o.places); ask = gain > o.gain
         idle = torch.where(ask.sum(1) < o.few, idle + 1, 0.); i = (chosen + o.looks * torch.arange(len(chosen))[:, None])[ask]; slot = (ask.cumsum(1) - 1)[ask]
         if not len(i): continue
