@@ -63,6 +63,7 @@ class NoisySearch:
     base: float = 4.  # equations per unknown when the first layer is lifted
     candidates: int = 2000  # places looked at for base points
     draws: int = 12  # networks drawn for the error bars
+    attempts: int = 4  # searches before giving up, at most: one that fails costs many times the queries of one that succeeds
 
 # %% ../nbs/18_noisy.ipynb #c007
 @dataclass(frozen=True)

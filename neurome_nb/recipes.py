@@ -340,7 +340,8 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
     if coarse and smooth and not arch.activation and not growth(run.ask, run.oracle.in_features, run.generator("outside"), radius=opt.afar.outside).power < .5:
         raise Stop("not_converged", f"the black box bends smoothly, and grows far away; answers with an error of {run.eps:.0e} of what they vary by do not tell which of {', '.join(RAMPS)} its units are.", "Give the activation in arch.")
     run.options = replace(opt, coarse_slope=max(opt.coarse_slope, opt.afar.slope * run.eps))
-    attempts = min(opt.attempts, opt.afar.attempts) if coarse else opt.attempts
+    noisy = deep and run.eps > opt.precise
+    attempts = min(opt.attempts, opt.afar.attempts if coarse else opt.noisy.attempts if noisy else opt.attempts)
     for run.attempt in range(attempts):
         try:
             if deep and smooth: layers, cert, arch_found = recover_smooth(run, length, bars=opt.bars, options=opt.saturating)
@@ -365,7 +366,7 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
                     raise Stop("not_converged", f"{found.out_features} output{'s' if found.out_features > 1 else ''} did not tell a linear map beside the units from that of their signs, on two lines: units with opposite rows whose kinks cancel make such a map.",
                                "Answers with more outputs than such pairs would tell them; or correct arch.sizes.")
             deep = deep or arch.sizes is None and not smooth and run.attempt > 0  # one hidden layer did not explain the answers, twice
-    if coarse: raise Stop("not_converged", f"{attempts} attempts failed; the last one because {reasons[-1]}. Answers carry an error of {run.eps:.0e} of what they vary by.", "Ask for answers with more digits, or for a search with another seed.")
+    if coarse or noisy: raise Stop("not_converged", f"{attempts} attempts failed; the last one because {reasons[-1]}. Answers carry an error of {run.eps:.0e} of what they vary by.", "Ask for answers with more digits, or for a search with another seed.")
     raise Stop("not_converged", f"{attempts} attempts failed; the last one because {reasons[-1]}.", "Another seed, search='committee', or a deeper architecture may be needed.")
 
 # %% ../nbs/21_recipes.ipynb #c011
