@@ -8,7 +8,7 @@ __all__ = ['DATASETS', 'LOSSES', 'OPTIMIZERS', 'PRESETS', 'load_digits_8x8', 'lo
            'Dataset', 'Optimizer', 'Training', 'train', 'accuracy', 'BlackBox', 'cache_path', 'black_box']
 
 # %% ../nbs/05_blackbox.ipynb #c002
-import gzip, hashlib, json, os, tempfile
+import gzip, hashlib, json, os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache, partial

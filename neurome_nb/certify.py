@@ -291,7 +291,7 @@ def certify_copies(
     slope: float,
     g: torch.Generator,
     *,
-    decades: tuple[float, float, float],  # fresh questions between the first two powers of ten of `length`, far ones between the last two
+    decades: tuple[float, float, float] = (1., 3., 5.),  # fresh questions between the first two powers of ten of `length`, far ones between the last two
     deviations: float = 10.,  # standard deviations per bar
     questions: int = 32,  # of each kind
 ) -> tuple[Layers, Certificate]:  # layers in the canonical gauge

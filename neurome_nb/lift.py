@@ -139,14 +139,14 @@ def d_optimal(
     A: Float[Tensor, "n o p"],  # what each candidate would measure, in units of its noise
     m: int,  # how many to choose
     prior: float | Float[Tensor, "p p"] = 1e-12,  # information about the unknowns before the first one: inverse variance of each, or of all together
-    worst: bool = False,  # reduce the sum of the variances, which the worst-known unknowns dominate (A-optimal), instead of their volume
+    worst: int = 0,  # how many of the last ones are to reduce the sum of the variances, which the worst-known unknowns dominate (A-optimal), instead of their volume
 ) -> list[int]:  # may repeat
     "Greedy D-optimal choice of m candidates."
     G = torch.linalg.solve(prior, A, left=False) if isinstance(prior, Tensor) else A / prior
     chosen, eye = [], torch.eye(A.shape[1], dtype=A.dtype)
-    for _ in range(m):
+    for i in range(m):
         K = G @ A.mT + eye
-        gain = torch.linalg.solve(K, G @ G.mT).diagonal(dim1=1, dim2=2).sum(1) if worst else torch.linalg.slogdet(K)[1]
+        gain = torch.linalg.solve(K, G @ G.mT).diagonal(dim1=1, dim2=2).sum(1) if i >= m - worst else torch.linalg.slogdet(K)[1]
         best = int(gain.argmax()); chosen.append(best)
         G = G - (A @ G[best].T) @ torch.linalg.solve(K[best], G[best])
     return chosen
@@ -178,6 +178,13 @@ def _centre(c, Z, size, steps, stride=.3):
         c = torch.where(better, new, c)
     return c
 
+def _on_both_sides(z, weight, n):
+    "The n heaviest places, and for each unit that has the same sign at all of them the heaviest place where it has the other one."
+    best = weight.topk(n).indices; on = z > 0; first = on[best[0]]
+    lacking = (on[best] == first).all(0)
+    value, place = torch.where(on[:, lacking] != first[lacking], weight[:, None], 0.).max(0)
+    return torch.cat([best, place[value > 0]])
+
 def choose_base_points(
     model: SectionModel,  # the hidden layer on the section
     m: int,  # how many
@@ -195,6 +202,7 @@ def choose_base_points(
     work: float = 5e8,  # multiplications per choice that they may cost
     draws: int = 6000,  # places looked at for them; those with the longest steps become candidates
     inward: int = 30,  # steps by which each place moves away from the kinks around it
+    beyond: tuple[float, ...] = (1.5, 2., 3.),  # places looked at for each unit, in distances of its kink from the origin: random ones seldom lie beyond the furthest kinks
 ) -> BasePoints:
     "Base points for a lift, by D-optimal design."
     gfn, dg, free = section_form(model.activation); Z, V = model.rows, model.out; (h, o), k = V.shape, Z.shape[1] - 1
@@ -211,12 +219,15 @@ def choose_base_points(
         z, r = torch.cat([c, torch.ones_like(c[:, :1])], 1) @ Z.T, c.norm(dim=1)
         step = torch.full((len(c),), length, dtype=V.dtype) if length else (z.abs() / (margin * size)).amin(1) if kinked else (bend / size.max()).expand(len(c))
         return c, z, step, step / torch.hypot(sigma(r), sigma(torch.hypot(r, step)))
+    if kinked and not length:
+        feet = -Z[:, k:] * Z[:, :k] / norm.square()[:, None]
+        c = torch.cat([c, *(t * feet for t in beyond)]); _, z, _, weight = stand(c)
+        c = _centre(c[_on_both_sides(z, weight, n)], Z, size, inward)
     c, z, step, weight = stand(c)
-    if kinked and not length: c, z, step, weight = stand(_centre(c[weight.topk(n).indices], Z, size, inward))
     slope = torch.erf(z / (2**.5 * step[:, None] * size)) if kinked and length else dg(z)  # expected over the step's end, where that is uncertain
     A = _response(slope, V, free, slopes) * torch.cat([size, size.mean().expand(o) * V.abs().mean()] if free and slopes is None else [size])
-    if known is None: chosen = d_optimal(A * (weight / weight.median() / A.abs().mean())[:, None, None], m)
-    else: chosen = d_optimal(A * weight[:, None, None], m, torch.eye(h, dtype=V.dtype) + known * size[:, None] * size, worst=True)
+    if known is None: chosen = d_optimal(A * (weight / weight.median() / A.abs().mean())[:, None, None], m, worst=m - math.ceil(A.shape[2] / o))  # as many as there are unknowns, then for those still unknown
+    else: chosen = d_optimal(A * weight[:, None, None], m, torch.eye(h, dtype=V.dtype) + known * size[:, None] * size, worst=m)
     system = (A[chosen] / torch.cat([V.norm(dim=1) * size, size.new_ones(A.shape[2] - h)])).flatten(0, 1)
     values = torch.linalg.svdvals(system / system.norm()) if len(system) >= A.shape[2] else torch.zeros(2)
     return BasePoints(c[chosen], z[chosen], step[chosen], weight[chosen], (values[-1] / values[0].clamp_min(1e-300)).item())
@@ -527,7 +538,7 @@ def lift_pairs(
     memory: int = 2**27,  # bytes of inputs at a time
 ) -> tuple[Float[Tensor, "u n"], Float[Tensor, "u"]]:  # rows, and the standard deviation of their entries
     "Rows of a few units, each from two points on both sides of its kink; `2 (n + 1)` queries a unit."
-    (h, d), size, back = W.shape, W.norm(dim=1) / W.shape[1]**.5, torch.linalg.pinv(W)
+    d, size, back = W.shape[1], W.norm(dim=1) / W.shape[1]**.5, torch.linalg.pinv(W)
     T = reach * (at.abs() / size).median(); step = (T / margin).item()
     sides = torch.sign(torch.randn(draws, d, generator=g, dtype=W.dtype) @ W.T) * T * size; P = []
     for i in units:

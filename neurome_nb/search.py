@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RAMPS', 'Stop', 'Retry', 'Stage', 'Run', 'Found', 'search_sweep_kinked', 'search_sweep_smooth', 'repair',
-           'CommitteeSearch', 'search_committee', 'search_by_committee']
+           'CommitteeSearch', 'drop_spare', 'search_committee', 'search_by_committee']
 
 # %% ../nbs/17_search.ipynb #c002
 import math
@@ -281,6 +281,29 @@ class CommitteeSearch:
     rounds: int = 12  # committees before giving up
     grow: int = 4  # rounds without success after which the queries are doubled
 
+def drop_spare(
+    rows: Float[Tensor, "h k+1"],
+    C: Float[Tensor, "n k"],  # section coordinates
+    Y: Float[Tensor, "n o"],  # answers
+    w: Float[Tensor, "n"],  # one over the noise of each answer
+    activation: str,
+    *,
+    free: bool = True,  # a free linear map beside the units
+    floor: float,  # residual, in units of the noise, that counts as explained
+    fitted: int | None = None,  # answers that rows are fitted to, the first ones; None: all
+) -> Float[Tensor, "h k+1"]:
+    "The rows without those that are not missed: the residual stays explained, or as it was before any went."
+    rms = lambda rows: fit_outgoing(rows, C, Y, w, activation, free).rms
+    enough = max(floor, rms(rows))
+    while len(rows) > 1:
+        e = eliminate(fit_outgoing(rows, C, Y, w, activation, free))
+        for spare in sorted({max(1, jump(e, level=1e-6, factor=1e4, most=math.inf)), 1}, reverse=True):
+            fewer = fit_rows(rows[e.order[spare:].sort().values], C[:fitted], Y[:fitted], w[:fitted], activation, free=free, steps=6, gain=.1)[0].model.rows
+            if rms(fewer) <= enough: break
+        else: break
+        rows = fewer
+    return rows
+
 def search_committee(
     oracle,  # an `Oracle`
     activation: str,  # key in `ACTIVATIONS`
@@ -347,7 +370,7 @@ def search_committee(
         fit = fit_outgoing(candidates, C, Y, w, activation, free)
         rows = keep_needed(candidates, eliminate(fit), level=.03 if first else .01)
         stuck = last < math.inf and fit.rms > .5 * last
-        some = slice(0, len(C) if stuck else math.ceil(min(len(C), cfg.polish * bound(max(h, len(rows))))))
+        some = len(C) if stuck else math.ceil(min(len(C), cfg.polish * bound(max(h, len(rows)))))
         def mirrored(rows, v, tries=5):
             for _ in range(tries):
                 fit = fit_outgoing(rows, C, Y, v, activation, free)
@@ -357,7 +380,7 @@ def search_committee(
                 rows = other
             return rows
         rows = mirrored(rows, w)
-        quick = lambda rows: fit_rows(rows, C[some], Y[some], w[some], activation, free=free, gain=.08 if stuck else .3)[0].model.rows
+        quick = lambda rows: fit_rows(rows, C[:some], Y[:some], w[:some], activation, free=free, gain=.08 if stuck else .3)[0].model.rows
         for _ in range(6):
             rows = quick(rows)
             turned = mirrored(rows, w)
@@ -371,15 +394,8 @@ def search_committee(
         if rms(rows) < 1e4 and len(rows):
             v = 1 / noise()
             rows = mirrored(rows, v)
-            rows = fit_rows(rows, C[some], Y[some], v[some], activation, free=free, steps=8, gain=.1)[0].model.rows
-            while len(rows) > 1:  # what can go without being missed goes
-                fit = fit_outgoing(rows, C, Y, v, activation, free)
-                e = eliminate(fit)
-                for spare in sorted({max(1, jump(e, level=1e-6, factor=1e4, most=math.inf)), 1}, reverse=True):
-                    fewer = fit_rows(rows[e.order[spare:].sort().values], C[some], Y[some], v[some], activation, free=free, steps=6, gain=.1)[0].model.rows
-                    if rms(fewer) <= max(cfg.floor, 2 * fit.rms): break
-                else: break
-                rows = fewer
+            rows = fit_rows(rows, C[:some], Y[:some], v[:some], activation, free=free, steps=8, gain=.1)[0].model.rows
+            rows = drop_spare(rows, C, Y, v, activation, free=free, floor=cfg.floor, fitted=some)
         last = fit_outgoing(rows, C, Y, w, activation, free).rms if len(rows) else math.inf
         left = rms(rows)
         rounds.append(dict(students=tuple(pop.rows.shape[:2]), shared=len(shared), units=len(rows), residual=left, queries=oracle.queries - asked))

@@ -13,7 +13,7 @@ __all__ = ['WalkSearch', 'Frame', 'known_kinks', 'predicted', 'local_kink', 'Los
 # %% ../nbs/19_walks.ipynb #c002
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 import torch
 from scipy.optimize import nnls
@@ -23,11 +23,11 @@ from jaxtyping import Float, Int
 from .core import Layers
 from .nets import Architecture, forward
 from .peel import hidden, jacobians
-from .certify import Certificate, with_silent
+from .certify import Certificate, certify_copies, with_silent
 from .lift import Basis
 from .search import Stop
 from .sweep import Noise, find_kinks
-from .deep import (DeepFailure, DeepSearch, Line, MeasuredLayer, Normals, Units, _distinct, _output_fit, _with_one, central_slopes, certify_deep, choose_stations, fit_biases,
+from .deep import (DeepFailure, DeepSearch, Line, MeasuredLayer, Normals, Units, _distinct, _output_fit, _with_one, central_slopes, choose_stations, fit_biases,
     lift_first, measure_jacobians, measure_normals, measure_places, measure_units, null_space_polish, settle_signs, straight_units, sweep_line, triangle)
 
 # %% ../nbs/19_walks.ipynb #c005
@@ -1035,7 +1035,7 @@ def recover_in_section(
     c, _ = choose_stations(net, section.mixed(o.candidates), noise, _base_points(section, outputs), "relu", 0., cover=0)
     net, copies, rms = lift_first(run.ask, x0, basis, net, copies, c, noise, "relu", 0., g)
     run.stage("lift", residual=rms)
-    net, cert = certify_deep(run.ask, net, copies, lambda r: quiet.near + quiet.far * (r + x0.norm()), length, "relu", 0., g, deviations=bars)
+    net, cert = certify_copies(run.ask, net, copies, lambda r: quiet.near + quiet.far * (r + x0.norm()), length, "relu", 0., g, deviations=bars)
     run.stage("certify", net, residual=cert.residual, bar=cert.relative_bar)
     if found < told: net, cert = with_silent(net, cert, [0, told - found], "it is off wherever one unit before it is on alone, so it never switches")
     return net, cert, Architecture(sizes, "relu")
@@ -1073,7 +1073,7 @@ def settle_network(
         new = new[differ.topk(math.ceil(options.extra * parameters / outputs)).indices]; more = f(new)
         x, y, sigma = torch.cat([x, new]), torch.cat([y, more]), torch.cat([sigma, noise(new, more)])
     zero = torch.zeros(1, 1, dtype=torch.float64)
-    net, cert = certify_deep(f, net, copies, lambda r: noise(r[:, None], zero), length, "leaky_relu" if leak else "relu", leak, g, deviations=bars)
+    net, cert = certify_copies(f, net, copies, lambda r: noise(r[:, None], zero), length, "leaky_relu" if leak else "relu", leak, g, deviations=bars)
     run.stage("certify", net, residual=cert.residual, bar=cert.relative_bar)
     return net, cert
 

@@ -46,6 +46,15 @@ def section(name, d=16, h=6, k=3, o=4, seed=0):
     linear[-1] += c
     return layers, basis, x0, U, SectionModel(rows, scale * V.T, linear, name), g
 
+@pytest.mark.parametrize("seed", range(5))
+def test_points_stand_on_both_sides_of_kinks_that_lie_far_out(seed):
+    g = generator(seed, "test/far"); h, o, k = 512, 64, 2
+    rows = draw(g, h, k + 1); rows[:2, -1] *= 1e3
+    model = SectionModel(rows, draw(g, h, o), draw(g, k + 1, o), "leaky_relu")
+    base = choose_base_points(model, (h + o) // o + 3, torch.ones(h, dtype=torch.float64), lambda r: 1e-15 * (1 + r), g)
+    on = base.z > 0
+    assert (on.any(0) & ~on.all(0)).all() and base.smallest > 1e-7
+
 @pytest.mark.parametrize("sign", [1., -1.])
 def test_a_weak_unit_is_exact_although_the_others_are_not(sign):
     "All outgoing weights wrong in the tenth digit, one unit a million times weaker: nothing of the others' errors is left in its row."

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from bare import Bare
+from bare import Bare, first_success
 from neurome_nb import Architecture, Oracle, parameter_error, reconstruct
 from neurome_nb.blackbox import black_box
 from neurome_nb.core import generator
@@ -188,7 +188,7 @@ def silenced(sizes, seed, unit):
 @pytest.mark.parametrize("sizes, unit", (((40, 12, 8, 5), 3), ((784, 12, 6, 4), 0)))
 def test_units_named_in_a_section_never_switch(sizes, unit):
     net, rest = silenced(sizes, 0, unit); g = generator(0, "test/walks/wide")
-    layers, cert, _ = recover_relu(Bare(oracle(net), Architecture(sizes, "relu")), 1., 2.2e-16, options=WalkSearch(barren=10))
+    layers, cert, _ = first_success(recover_relu, oracle(net), Architecture(sizes, "relu"), 1., 2.2e-16, options=WalkSearch(barren=10))
     assert [(l, u) for l, u, _ in cert.unidentifiable] == [(1, sizes[2] - 1)] and cert.error_bars[1][0][-1].isinf().all()
     assert parameter_error([layers[0], (layers[1][0][:-1], layers[1][1][:-1]), (layers[2][0][:, :-1], layers[2][1])], rest, "relu").max < 1e-10
     for _ in range(20):  # the truth: a million inputs of all sizes
