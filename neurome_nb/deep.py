@@ -546,18 +546,19 @@ def refine_rows(
     errors: Sequence[Tensor] = (),  # standard deviations of the rows [w | b] of the layers before
     given: Places | None = None,  # measured before; None: some are measured to see how right the rows are
     options: DeepSearch = DeepSearch(),
+    only: Tensor | None = None,  # which rows are asked about; None: all
     precise: float = DeepSearch.precise,  # relative error of a row that is good enough as it is
     rounds: int = 12,  # better rows predict more places
 ) -> MeasuredLayer:
     "Rows through many places where their units switch, for units whose rows are not precise yet."
     start = torch.cat([layer.W, layer.b[:, None]], 1); rows = start.clone()
-    doubtful = layer.std.norm(dim=1) > precise
-    new = given or measure_places(f, known, rows, options.caution * layer.std, options.trials * doubtful, draw, noise, activation, slope, errors=errors, options=options)
+    asked = torch.ones(len(rows), dtype=torch.bool) if only is None else only
+    new = given or measure_places(f, known, rows, options.caution * layer.std, options.trials * asked, draw, noise, activation, slope, errors=errors, options=options)
     off = (new.h * rows[new.unit]).sum(1).abs() / torch.hypot(new.std, (new.h * layer.std[new.unit]).norm(dim=1))
     off = torch.stack([off[new.ok & (new.unit == i)].nanmedian() if (new.ok & (new.unit == i)).any() else off.new_zeros(()) for i in range(len(rows))])
     worse = torch.where(off > 0, 5 * off, options.caution).clamp_min(1.)  # rows may be worse than they seem
-    prior = layer.std * torch.where(doubtful, worse, 1.)[:, None]; std = prior.clone()
-    fine = ~doubtful | (std.norm(dim=1) <= precise); weak = (~fine).nonzero()[:, 0]; need = math.ceil(options.places * start.shape[1]) + options.spare
+    prior = layer.std * torch.where(asked, worse, 1.)[:, None]; std = prior.clone()
+    fine = ~asked | (std.norm(dim=1) <= precise); weak = (~fine).nonzero()[:, 0]; need = math.ceil(options.places * start.shape[1]) + options.spare
     A, sigma = torch.zeros(len(weak), need, start.shape[1], dtype=rows.dtype), torch.full((len(weak), need), math.inf, dtype=rows.dtype)
     which = torch.full((len(rows),), -1); which[weak] = torch.arange(len(weak)); new = replace(new, unit=which[new.unit], ok=new.ok & ~fine[new.unit])
     for _ in range(rounds):
@@ -1059,7 +1060,7 @@ class _LayerSearch:
     def test(self, units, times=1):
         "Per unit: kinks found where its row predicts them, and looked for."
         e, o = self.deep, self.deep.options
-        tried = measure_places(e.f, e.known, units.rows, o.caution * units.std, torch.full((len(units.rows),), times * o.trials), e.near(), e.noise, *e.kind, errors=e.stds, choice=o.choice, options=o)
+        tried = measure_places(e.f, e.known, units.rows, o.caution * units.std, torch.full((len(units.rows),), times * o.trials), e.near(climb=False), e.noise, *e.kind, errors=e.stds, choice=o.choice, options=o)  # climbing leads to one region, in which a deeper unit passes any test
         return [x.bincount(minlength=len(units.rows)) for x in (tried.unit[tried.ok], tried.unit)]
 
     def test_all(self):
@@ -1257,12 +1258,12 @@ class _Deep:
         near, far = self.radii; directions = _directions(n, self.k, self.g)
         return directions * near * (far / near) ** torch.rand(n, 1, generator=self.g, dtype=torch.float64)
 
-    def near(self, depth=None):
-        "Where places of rows behind so many layers are looked for from."
+    def near(self, depth=None, climb=True):
+        "Where places of rows behind so many layers are looked for from; those of units that hardly switch from where climbing leads."
         known = self.known[:depth]
         def draw(rows):
             x = self.natural(len(rows)); out = mixed(known, x, rows, *self.kind, self.g)
-            if known:
+            if known and climb:
                 on = _on(known, rows, self.natural(self.options.seen), *self.kind); rare = ((on - .5).abs() == .5) & (torch.arange(len(x)) % 2 == 0)  # from others there is no way there
                 out[rare] = _rare_side(known, x[rare], rows[rare], on[rare], *self.kind, self.g, self.options)
             return out
@@ -1289,21 +1290,21 @@ class _Deep:
             n = math.ceil(o.shared * (self.k + 1)); kinks = kinks_on_lines(self.f, self.known, self.stds, self.natural(n), _directions(n, self.k, self.g), self.noise, *self.kind, options=o)
             self.run.stage("lines", kinks=len(kinks.unit)); given = lambda l: kinks.places(l, self.known[:l], self.rows(l), self.stds[:l], *self.kind)
         for l in range(self.refined, self.depth):
-            if all_rows: self.layers[l] = self.refined_layer(l, o.precise, given=given(l) if given else None)
+            if all_rows: self.layers[l] = self.refined_layer(l, given=given(l) if given else None)
             self.even(l)
             self.run.stage("refine", layer=l + 1, error=self.layers[l].error, worst=self.layers[l].worst)
         self.refined = self.depth
 
-    def refined_layer(self, l, precise, given=None):
+    def refined_layer(self, l, **which):
         "Layer l with better rows, but those that are precise already."
-        return refine_rows(self.f, self.known[:l], self.layers[l], self.near(l), self.noise, *self.kind, precise=precise, errors=self.stds[:l], given=given, options=self.options)
+        return refine_rows(self.f, self.known[:l], self.layers[l], self.near(l), self.noise, *self.kind, errors=self.stds[:l], options=self.options, precise=self.options.precise, **which)
 
     def even(self, l):
         "Refine the rows of layer l that are much worse than is typical: every row behind inherits the errors of all."
         for _ in range(self.options.passes - 1):
-            layer = self.layers[l]; typical = self.options.uneven * layer.error
-            if layer.worst < typical: break
-            self.layers[l] = self.refined_layer(l, max(self.options.precise, typical))
+            layer = self.layers[l]; bad = layer.std.norm(dim=1) > max(self.options.precise, self.options.uneven * layer.error)
+            if not bad.any(): break
+            self.layers[l] = self.refined_layer(l, only=bad)
 
     def beside(self, l, unit):
         "Points on either side of where these units of layer l switch."

@@ -28,6 +28,7 @@ from .population import Committee, run_committee
 from .deep import DeepFailure, DeepSearch, recover_deep
 from .walks import WalkSearch, recover_relu
 from .columns import ColumnSearch, recover_by_columns
+from .noisy import NoisySearch, recover_noisy
 from .smooth import SmoothSearch, recover_smooth
 from .certify import Certificate, judge, undetermined, with_silent
 from .inside import NotExplained, allowed_region, certify_inside, clipped_inputs, solve_inside
@@ -115,6 +116,7 @@ class Exact:
     committee: CommitteeSearch = CommitteeSearch()  # options of the search by committee
     deep: DeepSearch = DeepSearch()  # options of the search in networks with more than one hidden layer
     walks: WalkSearch = WalkSearch()  # and of that in such networks with ReLU units
+    noisy: NoisySearch = NoisySearch()  # and of that in such networks whose answers are coarser than `precise`
     columns: ColumnSearch = ColumnSearch()  # and with two hidden layers, the first wider than the input, and several outputs
     saturating: SmoothSearch = SmoothSearch()  # and with tanh or sigmoid units
     section_size: int = 1536  # numbers per unit and section dimension that the polish may hold: units times dimensions
@@ -344,6 +346,7 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
             if deep and smooth: layers, cert, arch_found = recover_smooth(run, length, bars=opt.bars, options=opt.saturating)
             elif deep and _expands(arch) and not (walked and run.attempt % 2): layers, cert, arch_found = recover_by_columns(run, length, run.eps, bars=opt.bars, options=opt.columns)
             elif walked: layers, cert, arch_found = recover_relu(run, length, run.eps, bars=opt.bars, options=opt.walks)
+            elif deep and run.eps > opt.precise: layers, cert, arch_found = recover_noisy(run, length, run.eps, bars=opt.bars, options=opt.noisy)
             elif deep: layers, cert, arch_found = recover_deep(run, length, run.eps, bars=opt.bars, options=opt.deep)
             else: layers, cert, arch_found = recover_shallow(run, smooth, length)
             outcome = judge(cert, tol)
