@@ -34,7 +34,7 @@ class DeepSearch:
     wide: float = 1.12  # dimensions of the section, as a multiple of the first layer's width: more make its rows better conditioned, and cost queries
     center: float = 10.  # distance of lines from the origin, in units of the length over which the black box bends
     ends: tuple[float, ...] = (.02, .03, .04, .2, .3)  # where straight pieces are asked, as shares of their length from either end
-    step: float = .15  # first step away from a line, in units of half the piece
+    step: float = .05  # first step away from a line, in units of half the piece: longer ones cross kinks and are asked again, more often than their digits are worth
     trials: int = 6  # places where a row is put to the test
     met: int = 3  # lines of hidden vectors on which a row whose kinks cannot be reached has one just where it should, if the width is not told: two may lie in the same region
     apart: float = .1  # smallest singular value of unit jump vectors that are told apart
@@ -43,8 +43,12 @@ class DeepSearch:
     tries: int = 60  # lines asked per layer, at most; when one brings nothing new, a line of inputs follows
     beyond: float = 20.  # lines of inputs go this many times the distance of two inputs to either side of them
     sides: int = 4  # answers beside the kinks of every unit, to see what is left
-    climb: int = 200  # steps towards inputs whose hidden vectors point in a given direction
-    stride: float = .3  # length of the first of them, as a share of the distance from the origin
+    climb: int = 500  # steps towards inputs whose hidden vectors point in a given direction
+    stride: float = .1  # length of the first of them, as a share of the distance from the origin: longer ones miss what only a narrow cone of inputs shows
+    trims: int = 10  # times that answers which the units found do not explain are left aside
+    outlying: float = 3.  # those with misses of more than so many times the median
+    seen: int = 500  # natural inputs that show on which side of its kink a unit usually is; none of them is asked
+    farther: float = 1e4  # inputs from which one climbs lie up to this many times further out: some units switch nowhere near
     pieces: int = 12  # looked into on a line of inputs, at most: the longest
     inside: int = 8  # first points on a short piece that has a kink
     patient: int = 200  # and most points
@@ -78,9 +82,10 @@ class DeepSearch:
     other: int = 500  # and as many per layer with drawn hidden vectors
     answers: float = 6.  # fresh answers times outputs per bias
     converged: float = 1e-8  # largest relative last step of the polish
-    sharp: float = 1e-9  # a row of the last layer with a larger relative error gets answers of its own
+    sharp: float = 1e-10  # a row of the last layer with a larger relative error gets answers of its own
     doubtful: int = 3  # so many per entry
     explained: float = 4.  # largest residual of the polish of the last layers
+    alike: float = 3.  # rows may be off by so many of their standard deviations: errors of the rows before disturb all of its places alike
     outputs: int = 32  # with more, one line behind exact rows shows a whole layer, and the first layer too is refined before lines are drawn behind it
     unknowns: int = 2500  # parameters of the last layers that are polished together
     newton: int = 6  # most steps of the null space polish
@@ -354,7 +359,7 @@ def written_slope(
 ) -> float:
     "The number of few digits that agrees with the measured slope, when that is no accident; else the measured slope."
     a, error = layer.slope, options.tau * layer.spread
-    written, unit = float(f"{a:.{options.digits - 1}e}"), 10. ** (math.floor(math.log10(abs(a))) + 1 - options.digits)
+    written = float(f"{a:.{options.digits - 1}e}"); unit = 10. ** (math.floor(math.log10(abs(written))) + 1 - options.digits)
     return written if abs(a - written) <= error < options.accident * unit else a
 
 def measure_layer(f: Callable, tri: Triangle, triples: list[tuple[int, int, int]]) -> MeasuredLayer:
@@ -541,16 +546,19 @@ def refine_rows(
     errors: Sequence[Tensor] = (),  # standard deviations of the rows [w | b] of the layers before
     given: Places | None = None,  # measured before; None: some are measured to see how right the rows are
     options: DeepSearch = DeepSearch(),
+    only: Tensor | None = None,  # which rows are asked about; None: all
     precise: float = DeepSearch.precise,  # relative error of a row that is good enough as it is
     rounds: int = 12,  # better rows predict more places
 ) -> MeasuredLayer:
     "Rows through many places where their units switch, for units whose rows are not precise yet."
     start = torch.cat([layer.W, layer.b[:, None]], 1); rows = start.clone()
-    new = given or measure_places(f, known, rows, options.caution * layer.std, torch.full((len(rows),), options.trials), draw, noise, activation, slope, errors=errors, options=options)
+    asked = torch.ones(len(rows), dtype=torch.bool) if only is None else only
+    new = given or measure_places(f, known, rows, options.caution * layer.std, options.trials * asked, draw, noise, activation, slope, errors=errors, options=options)
     off = (new.h * rows[new.unit]).sum(1).abs() / torch.hypot(new.std, (new.h * layer.std[new.unit]).norm(dim=1))
     off = torch.stack([off[new.ok & (new.unit == i)].nanmedian() if (new.ok & (new.unit == i)).any() else off.new_zeros(()) for i in range(len(rows))])
-    prior = std = layer.std * torch.where(off > 0, 5 * off, options.caution).clamp_min(1.)[:, None]; std = std.clone()  # rows may be worse than they seem
-    fine = std.norm(dim=1) <= precise; weak = (~fine).nonzero()[:, 0]; need = math.ceil(options.places * start.shape[1]) + options.spare
+    worse = torch.where(off > 0, 5 * off, options.caution).clamp_min(1.)  # rows may be worse than they seem
+    prior = layer.std * torch.where(asked, worse, 1.)[:, None]; std = prior.clone()
+    fine = ~asked | (std.norm(dim=1) <= precise); weak = (~fine).nonzero()[:, 0]; need = math.ceil(options.places * start.shape[1]) + options.spare
     A, sigma = torch.zeros(len(weak), need, start.shape[1], dtype=rows.dtype), torch.full((len(weak), need), math.inf, dtype=rows.dtype)
     which = torch.full((len(rows),), -1); which[weak] = torch.arange(len(weak)); new = replace(new, unit=which[new.unit], ok=new.ok & ~fine[new.unit])
     for _ in range(rounds):
@@ -931,14 +939,14 @@ def _sharpest(known, units, draw, errors, activation, slope, options):
     return [v[best.flatten()] for v in (at.x, at.u, room)]
 
 def _toward(known, x, r, activation, slope, options):
-    "Inputs whose hidden vectors point as far in the directions r as climbing from x leads."
-    act = ACTIVATIONS[activation]
+    "Inputs, as far out as x, whose hidden vectors point as far in the directions r as climbing from there leads."
+    act, size = ACTIVATIONS[activation], x.norm(dim=1, keepdim=True)
     for i in range(options.climb):
         h, D = x, []
         for W, b in known: z = h @ W.T + b; D.append(act.derivative(z, slope)); h = act.fn(z, slope)
         u = torch.nn.functional.normalize(h, dim=1); v = r - (r * u).sum(1, keepdim=True) * u
         for (W, _), d in zip(reversed(known), reversed(D)): v = (v * d) @ W
-        x = x + options.stride * (1 - i / options.climb) * x.norm(dim=1, keepdim=True) * torch.nn.functional.normalize(v, dim=1)
+        x = size * torch.nn.functional.normalize(x + options.stride * (1 - i / options.climb) * size * torch.nn.functional.normalize(v, dim=1), dim=1)
     return x
 
 def _opposite(known, x, r, activation, slope, options):
@@ -948,11 +956,19 @@ def _opposite(known, x, r, activation, slope, options):
     best = torch.nn.functional.cosine_similarity(hidden(known, x, activation, slope), to).view(2, -1).argmax(1)
     return x[best[0]], x[len(x) // 2 + best[1]]
 
-def _rare_side(known, x, unit, activation, slope, options):
-    "Inputs far on the side of units of the last layer on which most of the inputs x are not."
-    if not len(x): return x
-    W, b = known[-1]; side = -(hidden(known[:-1], x, activation, slope) @ W.T + b).median(0).values.sign()
-    return _toward(known[:-1], x, side[unit, None] * W[unit], activation, slope, options)
+def _farther(n, g, options):
+    "By how much inputs are moved further out."
+    return options.farther ** torch.rand(n, 1, generator=g, dtype=torch.float64)
+
+def _on(known, rows, x, activation, slope):
+    "On which share of the inputs x the units with these rows are on."
+    distinct, which = torch.unique_consecutive(rows, dim=0, return_inverse=True)
+    return (_with_one(hidden(known, x, activation, slope)) @ distinct.T > 0).double().mean(0)[which]
+
+def _rare_side(known, x, rows, on, activation, slope, g, options):
+    "Inputs far on that side of these rows' units on which they hardly ever are, where they are on with the given frequency: climbing from the inputs x."
+    side = torch.where(on < .5, 1., -1.).to(x)
+    return _toward(known, x * _farther(len(x), g, options), side[:, None] * rows[:, :-1], activation, slope, options) if len(x) else x
 
 def _beside_switches(known, rows, unit, draw, activation, slope, g, options):
     "Points on either side of where these units switch, near and far."
@@ -960,18 +976,26 @@ def _beside_switches(known, rows, unit, draw, activation, slope, g, options):
     side, far = 2 * torch.randint(0, 2, (len(unit),), generator=g) - 1, (options.beyond * at.room).minimum(at.x.norm(dim=1)) / at.room
     return at.x + (side * at.room * far ** torch.rand(len(unit), generator=g, dtype=at.x.dtype))[:, None] * at.u
 
+def _trimmed(A, y, options):
+    "Least squares A V = y without the rows that most others contradict: V, the misses, and which rows are kept."
+    kept = torch.ones(len(A), dtype=torch.bool)
+    for _ in range(options.trims):
+        V = torch.linalg.lstsq(A[kept], y[kept], driver="gelsd").solution; miss = (A @ V - y).norm(dim=1); last, kept = kept, miss < options.outlying * miss.median()
+        if (kept == last).all() or kept.sum() <= A.shape[1]: break
+    return V, miss, last
+
 def _silent(f, known, units, x, y, draw, activation, slope, g, options):
-    "Directions that span the rows of units still missing in the last layer, if none of them switches among these inputs: they are what remains linear. None when more than that is missing."
+    "Directions that span the rows of units still missing in the last layer, if hardly any of them switches among these inputs: they are what remains linear; and pairs of inputs between which one does. None when more than that is missing."
     more = _beside_switches(known, units.rows, torch.arange(len(units.rows)).repeat_interleave(options.sides), draw, activation, slope, g, options); x, y = torch.cat([x, more]), torch.cat([y, f(more)])
     h = hidden(known, x, activation, slope); error = units.std.norm(dim=1)
     on = ACTIVATIONS[activation].fn(_with_one(h) @ units.rows.T, slope); mixed = ((on > 0).double().mean(0) * (on < 0).double().mean(0)) > 0
-    A = torch.cat([on[:, mixed], _with_one(h)], 1); w = 1 / y.norm(dim=1, keepdim=True); scale = (A * w).norm(dim=0); V = torch.linalg.lstsq(A * w / scale, y * w, driver="gelsd").solution / scale[:, None]
-    residual = ((A @ V - y) * w).square().sum(1).mean().sqrt()
+    A = torch.cat([on[:, mixed], _with_one(h)], 1); w = 1 / y.norm(dim=1, keepdim=True); scale = (A * w).norm(dim=0); V, miss, kept = _trimmed(A * w / scale, y * w, options); V = V / scale[:, None]
+    residual = miss[kept].square().mean().sqrt(); odd = x[miss > options.foreign * residual]
     if not residual < max(options.affine * error.median(), error.max()): return None
     L, turned = V[-h.shape[1] - 1:-1].T, -(1 + slope) * V[:-h.shape[1] - 1, :, None] * units.rows[mixed, None, :-1]  # a unit with the wrong sign is itself and this
     wrong = torch.linalg.lstsq(turned.flatten(1).T, L.reshape(-1, 1)).solution[:, 0].round(); L = L - torch.einsum("u,uoh->oh", wrong, turned)
     _, S, Vt = torch.linalg.svd(L * h.norm(dim=1).median() * w.median(), full_matrices=False)
-    return Vt[S > options.false * max(residual, error.max())]
+    return Vt[S > options.false * max(residual, error.max())], torch.stack([odd, x[kept][torch.cdist(odd, x[kept]).argmin(1)]], 1)
 
 def _apart(a, b): return (a.rows[:, None] - (a.rows @ b.rows.T).sign()[:, :, None] * b.rows).norm(dim=2)
 
@@ -1017,6 +1041,7 @@ class _LayerSearch:
     patience: float = 1.  # how much stronger than usual false kinks are taken to be
     lines: list[Line] = field(default_factory=list)  # of hidden vectors
     looked: int = 0  # how often rows that are not fine were measured again
+    hardly: bool = False  # units that hardly ever switch seem to be all that is missing
 
     @property
     def count(self): return 0 if self.units is None else len(self.units.rows)
@@ -1035,7 +1060,7 @@ class _LayerSearch:
     def test(self, units, times=1):
         "Per unit: kinks found where its row predicts them, and looked for."
         e, o = self.deep, self.deep.options
-        tried = measure_places(e.f, e.known, units.rows, o.caution * units.std, torch.full((len(units.rows),), times * o.trials), e.near(), e.noise, *e.kind, errors=e.stds, choice=o.choice, options=o)
+        tried = measure_places(e.f, e.known, units.rows, o.caution * units.std, torch.full((len(units.rows),), times * o.trials), e.near(climb=False), e.noise, *e.kind, errors=e.stds, choice=o.choice, options=o)  # climbing leads to one region, in which a deeper unit passes any test
         return [x.bincount(minlength=len(units.rows)) for x in (tried.unit[tried.ok], tried.unit)]
 
     def test_all(self):
@@ -1092,12 +1117,19 @@ class _LayerSearch:
         if len(kinks): self.judge(_candidates(line, measure_normals(rest, line, known=normals, step=o.step, apart=o.apart), kinks, [], *e.kind), len(line.t))
 
     def input_line(self, apart):
-        "Judge the kinks of a line of inputs: any, or one between inputs whose hidden vectors lie far apart, along rows of silent units if there are some."
-        e, o = self.deep, self.deep.options; x = e.natural(2 * o.lines)
-        silent = _silent(e.f, e.known, self.units, e.x, e.y, e.near(), *e.kind, e.g, o) if apart and self.units is not None else None
-        span = silent if silent is not None and len(silent) else torch.eye(len(e.known[-1][1]), dtype=x.dtype)
-        x = _opposite(e.known, x, torch.randn(len(span), generator=e.g, dtype=x.dtype) @ span, *e.kind, o) if apart else x[:2]
+        "Judge the kinks of a line of inputs: any, or one between inputs that lie far apart for units still missing."
+        e, o = self.deep, self.deep.options; x = self.far_apart() if apart else e.natural(2)
         self.look(*_through_inputs(e.f, e.known, self.fine, *x, e.noise, *e.kind, o))
+
+    def far_apart(self):
+        "Two inputs between which a unit that hardly ever switches does, if such units are what is missing; else two whose hidden vectors lie far apart."
+        e, o = self.deep, self.deep.options; x = e.natural(2 * o.lines)
+        silent = _silent(e.f, e.known, self.units, e.x, e.y, e.near(), *e.kind, e.g, o) if self.units is not None else None
+        span, pairs = silent or (x[:0], x[:0]); self.hardly = len(span) + len(pairs) > 0; draw = lambda *n: torch.randn(*n, generator=e.g, dtype=x.dtype)
+        if draw(1) > 0: x = x * _farther(1, e.g, o)
+        if len(pairs) and (not len(span) or draw(1) > 0): return pairs[draw(len(pairs)).argmax()]
+        if not len(span): span = torch.eye(len(e.known[-1][1]), dtype=x.dtype)
+        return _opposite(e.known, x, draw(len(span)) @ span, *e.kind, o)
 
     def complete(self, beyond=0) -> Units:
         "All units of the layer, which are more than some number."
@@ -1108,8 +1140,9 @@ class _LayerSearch:
                 if len(self.fine) < self.count and self.looked < self.deep.options.extra: self.sharpen(); continue
                 if self.agree(): return self.units
                 self.test_all()
-            n = len(self.fine); self.hidden_line()
-            if len(self.fine) == n: self.input_line(apart=i % 2 == 0)
+            n, aimed = len(self.fine), self.hardly and i % 4 > 0  # now and then other lines, should that be wrong
+            if not aimed: self.hidden_line()
+            if len(self.fine) == n: self.input_line(apart=aimed or i % 2 == 0)
         raise DeepFailure(f"{self.count} units of layer {self.deep.depth + 1} were found, expected {self.told or 'no new ones'}" if self.count != self.told else f"the {self.told} units found of layer {self.deep.depth + 1} disagree about their slope")
 
 # %% ../nbs/18_deep.ipynb #c020c
@@ -1132,6 +1165,7 @@ def polish_later(
     draws: int = DeepSearch.draws,
     factorizations: int = 6,  # at most: rows that are still far off switch other units than they should
     agree: float = 2.,  # residual at which no other is needed
+    shares: tuple[float, ...] = tuple(.25 ** i for i in range(6)),  # of a step, the first that does not leave more unexplained
 ) -> tuple[Layers, list[Layers], float]:  # layers, others that would explain the answers as well, residual in units of what noise and rows allow
     "The last layers, as many as have so many parameters together, from answers and from what is known of their rows, by the Gauss-Newton method."
     act = ACTIVATIONS[activation]; sizes = [W.numel() + len(b) for W, b in layers]
@@ -1142,6 +1176,7 @@ def polish_later(
     sigma = torch.hypot(noise(x, y), shift.square().mean((0, 2)).sqrt())
     start = p = torch.cat([torch.cat([W, b[:, None]], 1).flatten() for W, b in free])
     known = torch.cat([s.flatten() for s in stds[first:]]); prior = torch.cat([known, known.new_full((len(p) - len(known),), math.inf)])
+    lengths = torch.block_diag(*(r[None] for W, b in free[:-1] for r in torch.cat([W, b[:, None]], 1)), start.new_zeros(0, sizes[-1]))  # of the hidden rows: they are not at stake, and stay as they are
     def split(p): return [(q[:, :-1], q[:, -1]) for q in (v.view(len(b), -1) for v, (W, b) in zip(p.split(sizes[first:]), free))]
     def derivative(layers):
         h, D, inputs, parts, back = hidden(fixed, x, activation, slope), [], [], [], torch.eye(o, dtype=x.dtype).expand(n, o, o)
@@ -1156,9 +1191,13 @@ def polish_later(
     rms = lambda p: miss(p).square().mean().sqrt().item()
     for _ in range(factorizations):
         J = derivative(split(p)); scale = (J.square().sum(0) + prior ** -2).rsqrt(); before = rms(p)
-        R = torch.linalg.qr(torch.cat([J * scale, torch.diag(scale / prior)]), mode="r").R  # of J itself: squaring it would lose what units that hardly switch leave of their kinks
+        R = torch.linalg.qr(torch.cat([J * scale, torch.diag(scale / prior), torch.nn.functional.normalize(lengths * scale, dim=1)]), mode="r").R  # of J itself: squaring it would lose what units that hardly switch leave of their kinks
         solve = lambda r: torch.cholesky_solve(r * scale[:, None], R, upper=True) * scale[:, None]
-        for _ in range(steps): p = p + solve((J.T @ miss(p) - (p - start) / prior.square())[:, None])[:, 0]
+        for _ in range(steps):
+            move = solve((J.T @ miss(p) - (p - start) / prior.square())[:, None])[:, 0]; allowed = max(agree, rms(p))
+            share = next((s for s in shares if rms(p + s * move) <= allowed), 0.)  # none: other units switch than J says
+            p = p + share * move
+            if not share: break
         if rms(p) < agree or rms(p) > before / 2: break
     by_noise = torch.randn(draws, n, o, generator=g, dtype=x.dtype) * noise(x, y)[:, None]; by_rows = torch.randn(draws, len(p), generator=g, dtype=x.dtype) / prior
     other = p + solve(J.T @ ((by_noise - shift) / sigma[:, None]).flatten(1).T + by_rows.T).T
@@ -1219,10 +1258,16 @@ class _Deep:
         near, far = self.radii; directions = _directions(n, self.k, self.g)
         return directions * near * (far / near) ** torch.rand(n, 1, generator=self.g, dtype=torch.float64)
 
-    def near(self, depth=None):
-        "Where places of rows behind so many layers are looked for from."
+    def near(self, depth=None, climb=True):
+        "Where places of rows behind so many layers are looked for from; those of units that hardly switch from where climbing leads."
         known = self.known[:depth]
-        return lambda rows: mixed(known, self.natural(len(rows)), rows, *self.kind, self.g)
+        def draw(rows):
+            x = self.natural(len(rows)); out = mixed(known, x, rows, *self.kind, self.g)
+            if known and climb:
+                on = _on(known, rows, self.natural(self.options.seen), *self.kind); rare = ((on - .5).abs() == .5) & (torch.arange(len(x)) % 2 == 0)  # from others there is no way there
+                out[rare] = _rare_side(known, x[rare], rows[rare], on[rare], *self.kind, self.g, self.options)
+            return out
+        return draw
 
     def add(self, units):
         "The next layer is complete."
@@ -1238,18 +1283,28 @@ class _Deep:
         self.run.stage("layer", layer=self.depth, units=len(self.layers[-1].b), error=self.layers[-1].error, rest=residual)
         return residual < max(self.options.affine * max(l.error for l in self.layers), self.layers[-1].worst), residual
 
-    def refine(self, first=0):
+    def refine(self, all_rows=True):
         "Rows precise enough for the layers behind, until none is much worse than the others of its layer."
         o, given = self.options, None
         if self.depth - self.refined > 1:
             n = math.ceil(o.shared * (self.k + 1)); kinks = kinks_on_lines(self.f, self.known, self.stds, self.natural(n), _directions(n, self.k, self.g), self.noise, *self.kind, options=o)
             self.run.stage("lines", kinks=len(kinks.unit)); given = lambda l: kinks.places(l, self.known[:l], self.rows(l), self.stds[:l], *self.kind)
         for l in range(self.refined, self.depth):
-            for again in range(first, o.passes):
-                self.layers[l] = refine_rows(self.f, self.known[:l], self.layers[l], self.near(l), self.noise, *self.kind, precise=max(o.precise, o.uneven * self.layers[l].error if again else 0.), errors=self.stds[:l], given=given(l) if given and not again else None, options=o)
-                if self.layers[l].worst < o.uneven * self.layers[l].error: break
+            if all_rows: self.layers[l] = self.refined_layer(l, given=given(l) if given else None)
+            self.even(l)
             self.run.stage("refine", layer=l + 1, error=self.layers[l].error, worst=self.layers[l].worst)
         self.refined = self.depth
+
+    def refined_layer(self, l, **which):
+        "Layer l with better rows, but those that are precise already."
+        return refine_rows(self.f, self.known[:l], self.layers[l], self.near(l), self.noise, *self.kind, errors=self.stds[:l], options=self.options, precise=self.options.precise, **which)
+
+    def even(self, l):
+        "Refine the rows of layer l that are much worse than is typical: every row behind inherits the errors of all."
+        for _ in range(self.options.passes - 1):
+            layer = self.layers[l]; bad = layer.std.norm(dim=1) > max(self.options.precise, self.options.uneven * layer.error)
+            if not bad.any(): break
+            self.layers[l] = self.refined_layer(l, only=bad)
 
     def beside(self, l, unit):
         "Points on either side of where these units of layer l switch."
@@ -1259,13 +1314,15 @@ class _Deep:
         "Points that tell much about the last layers."
         o = self.options; m = math.ceil(o.base * min(o.unknowns, sum(l.std.numel() for l in self.layers[1:])) / self.y.shape[1] / self.depth)
         weak = (self.layers[-1].std.norm(dim=1) > o.sharp).nonzero()[:, 0].repeat_interleave(math.ceil(o.doubtful * self.layers[-1].std.shape[1] / 2))
-        return torch.cat([*(self.beside(l, torch.randint(len(b), (m,), generator=self.g)) for l, (_, b) in enumerate(self.known)), self.beside(self.depth - 1, weak), _rare_side(self.known, self.natural(len(weak)), weak, *self.kind, o)])
+        before, rows = self.known[:-1], self.rows(self.depth - 1)[weak]
+        rare = _rare_side(before, self.natural(len(weak)), rows, _on(before, rows, self.natural(o.seen), *self.kind), *self.kind, self.g, o)
+        return torch.cat([*(self.beside(l, torch.randint(len(b), (m,), generator=self.g)) for l, (_, b) in enumerate(self.known)), self.beside(self.depth - 1, weak), rare])
 
     def polish(self, unknowns):
         "The last layers from answers."
-        out, residual = _output_fit(self.known, self.x, self.y, *self.kind); by_output = out[0].numel() > self.options.unknowns
-        if by_output: found = fit_last(self.known, self.stds, self.x, self.y, self.noise, *self.kind, self.g, draws=self.options.draws)
-        else: found = polish_later([*self.known, out], self.stds, self.x, self.y, self.noise, *self.kind, self.g, unknowns=unknowns, steps=self.options.newton, draws=self.options.draws)
+        out, residual = _output_fit(self.known, self.x, self.y, *self.kind); by_output = out[0].numel() > self.options.unknowns; stds = [self.options.alike * s for s in self.stds]
+        if by_output: found = fit_last(self.known, stds, self.x, self.y, self.noise, *self.kind, self.g, draws=self.options.draws)
+        else: found = polish_later([*self.known, out], stds, self.x, self.y, self.noise, *self.kind, self.g, unknowns=unknowns, steps=self.options.newton, draws=self.options.draws)
         self.run.stage("polish", rest=residual, residual=found[2])
         return found
 
@@ -1279,7 +1336,7 @@ class _Deep:
             net, copies, rms = self.polish(o.unknowns // 3); unit = lambda W, b: torch.nn.functional.normalize(torch.cat([W, b[:, None]], 1), dim=1)
             if rms > o.explained and not complete: return net, copies, rms  # a unit is missing
             row = unit(*net[-2]); std = torch.minimum(torch.stack([unit(*c[-2]) - row for c in copies]).square().mean(0).sqrt() * max(1., rms), last.std)
-            self.layers[-1] = replace(last, W=row[:, :-1], b=row[:, -1], std=std); self.refined -= 1; self.refine(1); new = self.layers[-1]
+            self.layers[-1] = replace(last, W=row[:, :-1], b=row[:, -1], std=std); self.refined -= 1; self.refine(all_rows=False); new = self.layers[-1]
             better = new.std.norm(dim=1) < std.norm(dim=1) / 2  # places said something new; other rows are as before, or these answers would count twice
             self.layers[-1] = replace(last, **{k: torch.where(better.view(-1, *[1] * (v.dim() - 1)), getattr(new, k), v) for k, v in vars(last).items() if isinstance(v, Tensor)})
             if not better.any(): break
@@ -1326,6 +1383,7 @@ def recover_deep(
         deep.add(units); straight, residual = deep.affine()
         if straight or deep.depth == (len(told) if told else options.deepest): break
         if deep.depth > 1 or deep.y.shape[1] > options.outputs: deep.refine()
+        else: deep.even(0)
         search = _LayerSearch(deep, width(deep.depth)); units = search.complete()
     if not straight: raise DeepFailure(f"behind {deep.depth} hidden layers the rest is not affine: relative residual {residual:.0e}")
     if told and len(told) != deep.depth: raise DeepFailure(f"the rest is affine behind {deep.depth} hidden layers, where the architecture has {len(told)}")

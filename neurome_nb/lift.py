@@ -142,13 +142,15 @@ def d_optimal(
     worst: int = 0,  # how many of the last ones are to reduce the sum of the variances, which the worst-known unknowns dominate (A-optimal), instead of their volume
 ) -> list[int]:  # may repeat
     "Greedy D-optimal choice of m candidates."
-    G = torch.linalg.solve(prior, A, left=False) if isinstance(prior, Tensor) else A / prior
-    chosen, eye = [], torch.eye(A.shape[1], dtype=A.dtype)
+    M = prior if isinstance(prior, Tensor) else prior * torch.eye(A.shape[2], dtype=A.dtype)  # information so far
+    chosen, eye, G = [], torch.eye(A.shape[1], dtype=A.dtype), torch.linalg.solve(M, A, left=False)
     for i in range(m):
+        by_variance = i >= m - worst
+        if by_variance: G = torch.linalg.solve(M, A, left=False)  # anew: of variances that differ by many orders of magnitude, updates would lose the small ones
         K = G @ A.mT + eye
-        gain = torch.linalg.solve(K, G @ G.mT).diagonal(dim1=1, dim2=2).sum(1) if i >= m - worst else torch.linalg.slogdet(K)[1]
+        gain = torch.linalg.solve(K, G @ G.mT).diagonal(dim1=1, dim2=2).sum(1) if by_variance else torch.linalg.slogdet(K)[1]
         best = int(gain.argmax()); chosen.append(best)
-        G = G - (A @ G[best].T) @ torch.linalg.solve(K[best], G[best])
+        G, M = G - (A @ G[best].T) @ torch.linalg.solve(K[best], G[best]), M + A[best].T @ A[best]
     return chosen
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from .population import Committee, run_committee
 from .deep import DeepFailure, DeepSearch, recover_deep
 from .walks import WalkSearch, recover_relu
 from .columns import ColumnSearch, recover_by_columns
+from .noisy import NoisySearch, recover_noisy
 from .smooth import SmoothSearch, recover_smooth
 from .certify import Certificate, judge, undetermined, with_silent
 from .inside import NotExplained, allowed_region, certify_inside, clipped_inputs, solve_inside
@@ -115,6 +116,7 @@ class Exact:
     committee: CommitteeSearch = CommitteeSearch()  # options of the search by committee
     deep: DeepSearch = DeepSearch()  # options of the search in networks with more than one hidden layer
     walks: WalkSearch = WalkSearch()  # and of that in such networks with ReLU units
+    noisy: NoisySearch = NoisySearch()  # and of that in such networks whose answers are coarser than `precise`
     columns: ColumnSearch = ColumnSearch()  # and with two hidden layers, the first wider than the input, and several outputs
     saturating: SmoothSearch = SmoothSearch()  # and with tanh or sigmoid units
     section_size: int = 1536  # numbers per unit and section dimension that the polish may hold: units times dimensions
@@ -338,12 +340,14 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
     if coarse and smooth and not arch.activation and not growth(run.ask, run.oracle.in_features, run.generator("outside"), radius=opt.afar.outside).power < .5:
         raise Stop("not_converged", f"the black box bends smoothly, and grows far away; answers with an error of {run.eps:.0e} of what they vary by do not tell which of {', '.join(RAMPS)} its units are.", "Give the activation in arch.")
     run.options = replace(opt, coarse_slope=max(opt.coarse_slope, opt.afar.slope * run.eps))
-    attempts = min(opt.attempts, opt.afar.attempts) if coarse else opt.attempts
+    noisy = deep and run.eps > opt.precise
+    attempts = min(opt.attempts, opt.afar.attempts if coarse else opt.noisy.attempts if noisy else opt.attempts)
     for run.attempt in range(attempts):
         try:
             if deep and smooth: layers, cert, arch_found = recover_smooth(run, length, bars=opt.bars, options=opt.saturating)
             elif deep and _expands(arch) and not (walked and run.attempt % 2): layers, cert, arch_found = recover_by_columns(run, length, run.eps, bars=opt.bars, options=opt.columns)
             elif walked: layers, cert, arch_found = recover_relu(run, length, run.eps, bars=opt.bars, options=opt.walks)
+            elif deep and run.eps > opt.precise: layers, cert, arch_found = recover_noisy(run, length, run.eps, bars=opt.bars, options=opt.noisy)
             elif deep: layers, cert, arch_found = recover_deep(run, length, run.eps, bars=opt.bars, options=opt.deep)
             else: layers, cert, arch_found = recover_shallow(run, smooth, length)
             outcome = judge(cert, tol)
@@ -362,7 +366,7 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
                     raise Stop("not_converged", f"{found.out_features} output{'s' if found.out_features > 1 else ''} did not tell a linear map beside the units from that of their signs, on two lines: units with opposite rows whose kinks cancel make such a map.",
                                "Answers with more outputs than such pairs would tell them; or correct arch.sizes.")
             deep = deep or arch.sizes is None and not smooth and run.attempt > 0  # one hidden layer did not explain the answers, twice
-    if coarse: raise Stop("not_converged", f"{attempts} attempts failed; the last one because {reasons[-1]}. Answers carry an error of {run.eps:.0e} of what they vary by.", "Ask for answers with more digits, or for a search with another seed.")
+    if coarse or noisy: raise Stop("not_converged", f"{attempts} attempts failed; the last one because {reasons[-1]}. Answers carry an error of {run.eps:.0e} of what they vary by.", "Ask for answers with more digits, or for a search with another seed.")
     raise Stop("not_converged", f"{attempts} attempts failed; the last one because {reasons[-1]}.", "Another seed, search='committee', or a deeper architecture may be needed.")
 
 # %% ../nbs/21_recipes.ipynb #c011

@@ -7,12 +7,14 @@ __all__ = ['WalkSearch', 'Frame', 'known_kinks', 'predicted', 'local_kink', 'Los
            'signed_rows', 'into_signed', 'fit_rows_to_places', 'hidden_vectors', 'climb', 'loudest', 'common_rows',
            'spread_inputs', 'sent_on', 'unexplained', 'far_inputs', 'corners', 'unexplained_inputs', 'from_on_to_off',
            'answers_wanted', 'fit_output', 'polish_network', 'kinks_between', 'rows_behind', 'positive_vectors',
-           'on_together', 'first_layer', 'recover_in_section', 'settle_network', 'recover_relu']
+           'on_together', 'first_layer', 'Section', 'units_behind', 'last_in_section', 'polish_in_section',
+           'recover_in_section', 'settle_network', 'recover_relu']
 
 # %% ../nbs/19_walks.ipynb #c002
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 import torch
 from scipy.optimize import nnls
 from torch import Tensor
@@ -25,7 +27,7 @@ from .certify import Certificate, certify_copies, with_silent
 from .lift import Basis
 from .search import Stop
 from .sweep import Noise, find_kinks
-from .deep import (DeepFailure, DeepSearch, Line, Normals, Units, _distinct, _output_fit, _with_one, central_slopes, choose_stations, fit_biases,
+from .deep import (DeepFailure, DeepSearch, Line, MeasuredLayer, Normals, Units, _distinct, _output_fit, _with_one, central_slopes, choose_stations, fit_biases,
     lift_first, measure_jacobians, measure_normals, measure_places, measure_units, null_space_polish, settle_signs, straight_units, sweep_line, triangle)
 
 # %% ../nbs/19_walks.ipynb #c005
@@ -909,6 +911,110 @@ def _proved(f, known, new, draw, noise, options):
     right, asked = (v.bincount(minlength=len(new.rows)) for v in (test.unit[test.ok], test.unit))
     return new.pick(2 * right >= asked)
 
+# %% ../nbs/19_walks.ipynb #c025b
+@dataclass(frozen=True)
+class Section:
+    "A part of the inputs on which the first layer is known: any vector that enters the second one can be made in it."
+    f: Callable  # its coordinates (n, k) -> answers
+    first: MeasuredLayer
+    length: float  # over which the black box bends
+    noise: Callable  # (coordinates, answers) -> standard deviation of an answer
+    g: torch.Generator
+    options: WalkSearch
+
+    @cached_property
+    def inverse(self) -> Float[Tensor, "k h"]: return torch.linalg.pinv(self.first.W)
+    @property
+    def width(self): return len(self.first.b)
+    @property
+    def size(self): return self.options.positive * self.length
+
+    def at(self, v: Float[Tensor, "n h"]) -> Float[Tensor, "n k"]:
+        "Where the first layer's pre-activations are v."
+        return (v - self.first.b) @ self.inverse.T
+
+    def positive(self, n) -> Float[Tensor, "n k"]:
+        "Places where all units of the first layer are on."
+        return self.at(self.size * positive_vectors(n, self.width, self.g))
+
+    def alone(self) -> Float[Tensor, "h k"]:
+        "Places where one unit of the first layer is on: any unit behind with a positive weight is on at one of them."
+        return self.at(self.options.alone * self.size * (2 * torch.eye(self.width, dtype=torch.float64) - 1))
+
+    def mixed(self, n) -> Float[Tensor, "n k"]:
+        "Half of them places at all distances, half of them where any of the first layer's units are on."
+        g, few = self.g, n - n // 2
+        unit = normalize(torch.randn(n // 2, self.first.W.shape[1], generator=g, dtype=torch.float64), dim=1)
+        around = unit * (self.length * 10**(1 + 2 * torch.rand(n // 2, 1, generator=g, dtype=torch.float64)))
+        coins = torch.where(torch.rand(few, self.width, generator=g) < .5, 1., -1.)
+        return torch.cat([around, self.at(self.size * coins * positive_vectors(few, self.width, g))])
+
+# %% ../nbs/19_walks.ipynb #c025e
+def _unexplained_kinks(line, units):
+    "Kinks of a line between positive vectors where none of these units switches."
+    kinks = torch.arange(1, len(line.t) - 1)
+    if units is None: return kinks
+    z = _zeros(_with_one(line.at(line.t)) @ units.rows.T, line.t)[1]
+    return kinks[(line.t[kinks, None] - z).abs().amin(1) > .05 * line.gap[kinks]] if len(z) else kinks
+
+def units_behind(
+    run,  # offers stage(name, **detail)
+    section: Section,
+    told: int,  # units
+) -> Units:  # signs free; fewer than told when the others switch on no line
+    "Rows of the second layer, from lines between positive vectors that enter it. Raises DeepFailure when there are none, or too many."
+    options, o = section.options, section.options.deep; known = [(section.first.W, section.first.b)]
+    f, noise = lambda v: section.f(section.at(v)), lambda v, y: section.noise(section.at(v), y)
+    units, ends, found = None, torch.zeros(0, section.width, dtype=torch.float64), 0
+    for _ in range(options.between):
+        if found >= told: break
+        pair, ends = _where_they_switch(ends, section.g, section.width, options); line = kinks_between(f, section.size * pair, noise)
+        if line is None: continue
+        kinks = _unexplained_kinks(line, units)
+        if len(kinks):
+            new = rows_behind(f, line, kinks, noise, step=o.step); new = new.pick(new.std.norm(dim=1) < o.rough)
+            if len(new.rows): new = _proved(section.f, known, new, lambda rows: section.positive(len(rows)), section.noise, o); units = _distinct(new if units is None else units.join(new), o.same)
+        found = 0 if units is None else len(units.rows)
+        run.stage("line", layer=2, kinks=len(line.t) - 2, tried=len(kinks), units=found)
+    if not 0 < found <= told: raise DeepFailure(f"{found} units of layer 2 were found on {options.between} lines, expected {told}")
+    return units
+
+def last_in_section(
+    section: Section,
+    second: MeasuredLayer,
+    told: int,  # units of it
+    outputs: int,
+) -> tuple[Layers, Float[Tensor, "n k"], Float[Tensor, "n o"]]:  # all layers, and the answers that say so
+    "The last layer, from answers. Raises DeepFailure when they are no affine function of what the second one sends on."
+    known, o = [(l.W, l.b) for l in (section.first, second)], section.options.deep
+    x = section.mixed(max(2 * told + 8, math.ceil(3 * o.answers * section.width / outputs)))
+    if len(second.b) < told: x = torch.cat([x, section.alone()])
+    y = section.f(x); out, residual = _output_fit(known, x, y, "relu", 0.)
+    if residual > o.affine * max(section.first.worst, second.worst): raise DeepFailure(f"behind 2 hidden layers the rest is not affine: relative residual {residual:.0e}")
+    return [*known, out], x, y
+
+def polish_in_section(
+    run,  # offers stage(name, **detail)
+    section: Section,
+    net: Layers,
+    x: Float[Tensor, "n k"],
+    y: Float[Tensor, "n o"],  # answers there
+) -> tuple[Layers, list[Layers]]:  # layers, and copies within the noise
+    "All layers together, from Jacobians where every weight counts and from answers. Raises DeepFailure when that does not converge."
+    f, noise, g, o = section.f, section.noise, section.g, section.options.deep
+    pool = section.mixed(2 * o.candidates); P, _ = choose_stations(net, pool, noise, _base_points(section, y.shape[1]), "relu", 0., cover=0)
+    P = on_together(net, P, pool, section.options.pairs); P, weight = choose_stations(net, P, noise, len(P), "relu", 0., cover=0, best=len(P))
+    stations = measure_jacobians(f, net, P, weight, noise, "relu", 0.)
+    res = null_space_polish(net, stations, "relu", 0., g, steps=o.newton, draws=o.draws)
+    if not res.moved < o.converged: raise DeepFailure(f"the polish of all layers did not converge: its last step was {res.moved:.0e}")
+    X, Y = torch.cat([x, P]), torch.cat([y, stations.y]); sigma = noise(X, Y)
+    net, rms = fit_biases(res.layers, X, Y, sigma, "relu", 0.)
+    copies = [fit_biases(c, X, Y + max(1., rms) * sigma[:, None] * torch.randn(Y.shape, generator=g, dtype=Y.dtype), sigma, "relu", 0., steps=2)[0] for c in res.draws]
+    run.stage("polish", residual=res.residual, moved=res.moved, biases=rms, points=len(P))
+    return net, copies
+
+def _base_points(section, outputs): return math.ceil(section.options.base * section.width / outputs)
+
 def recover_in_section(
     run,  # offers ask, generator(name), stage(name, **detail), arch, oracle
     length: float,  # over which the black box bends
@@ -918,52 +1024,20 @@ def recover_in_section(
     options: WalkSearch = WalkSearch(),
 ) -> tuple[Layers, Certificate, Architecture]:  # layers in the canonical gauge
     "A ReLU network with many inputs, several outputs and two hidden layers, from scratch. Raises DeepFailure when a check fails."
-    sizes, g, o = run.arch.sizes, run.generator("section"), options.deep; d, h, behind, outputs = sizes
+    sizes, g, o = run.arch.sizes, run.generator("section"), options.deep; d, h, told, outputs = sizes
     basis, x0 = Basis(d, g), torch.randn(d, generator=g, dtype=torch.float64) * (length / d**.5)
     k = min(d, max(math.ceil(o.wide * h), h + 4)); f = lambda c: run.ask(x0 + c @ basis.rows(0, k))
-    draw = lambda n, k: normalize(torch.randn(n, k, generator=g, dtype=torch.float64), dim=1)
-    around = lambda n, k, hi=3.: draw(n, k) * (length * 10**(1 + (hi - 1) * torch.rand(n, 1, generator=g, dtype=torch.float64)))
-    units, pool = first_layer(run, f, k, h, o.center * length, eps, g, o)
-    quiet = pool[0][0].noise; near, far = quiet.near, quiet.far; noise = lambda x, y: torch.maximum(near + far * x.norm(dim=1), eps * y.abs().amax(1))
-    layer = _settled(units, 1, o); W, b = layer.W, layer.b; known = [(W, b)]; run.stage("layer", layer=1, units=h, error=layer.error)
-    inverse, size = torch.linalg.pinv(W), options.positive * length
-    at = lambda v: (v - b) @ inverse.T  # where the hidden vector is v
-    on, sigma = lambda v: f(at(v)), lambda v, y: noise(at(v), y); positive = lambda rows: at(size * positive_vectors(len(rows), h, g))
-    units, ends = None, W.new_zeros(0, h); found = lambda: 0 if units is None else len(units.rows)
-    for _ in range(options.between):
-        if found() >= behind: break
-        pair, ends = _where_they_switch(ends, g, h, options); line = kinks_between(on, size * pair, sigma)
-        if line is None: continue
-        kinks = torch.arange(1, len(line.t) - 1)
-        if units is not None: z = _with_one(line.at(line.t)) @ units.rows.T; z = _zeros(z, line.t)[1]; kinks = kinks[(line.t[kinks, None] - z).abs().amin(1) > .05 * line.gap[kinks]] if len(z) else kinks
-        if len(kinks):
-            new = rows_behind(on, line, kinks, sigma, step=o.step); new = new.pick(new.std.norm(dim=1) < o.rough)
-            if len(new.rows): new = _proved(f, known, new, positive, noise, o); units = _distinct(new if units is None else units.join(new), o.same)
-        run.stage("line", layer=2, kinks=len(line.t) - 2, tried=len(kinks), units=found())
-    if not 0 < found() <= behind: raise DeepFailure(f"{found()} units of layer 2 were found on {options.between} lines, expected {behind}")
-    layer2 = _settled(units, 2, o); known.append((layer2.W, layer2.b)); run.stage("layer", layer=2, units=found(), error=layer2.error)
-    coins = lambda n: torch.where(torch.rand(n, h, generator=g) < .5, 1., -1.)
-    mixed = lambda n: torch.cat([around(n // 2, k), at(size * coins(n - n // 2) * positive_vectors(n - n // 2, h, g))])
-    alone = at(options.alone * size * (2 * torch.eye(h, dtype=W.dtype) - 1))  # one first-layer unit on: any unit behind with a positive weight is on at one of these
-    x = torch.cat([mixed(max(2 * behind + 8, math.ceil(3 * o.answers * h / outputs))), *([alone] if found() < behind else [])]); y = f(x)
-    out, residual = _output_fit(known, x, y, "relu", 0.)
-    if residual > o.affine * max(l.std.norm(dim=1).max().item() for l in (layer, layer2)): raise DeepFailure(f"behind 2 hidden layers the rest is not affine: relative residual {residual:.0e}")
-    net = [*known, out]; m = math.ceil(options.base * h / outputs); pool = mixed(2 * o.candidates)
-    P, _ = choose_stations(net, pool, noise, m, "relu", 0., cover=0)
-    P = on_together(net, P, pool, options.pairs); P, weight = choose_stations(net, P, noise, len(P), "relu", 0., cover=0, best=len(P))
-    stations = measure_jacobians(f, net, P, weight, noise, "relu", 0.)
-    res = null_space_polish(net, stations, "relu", 0., g, steps=o.newton, draws=o.draws)
-    if not res.moved < o.converged: raise DeepFailure(f"the polish of all layers did not converge: its last step was {res.moved:.0e}")
-    X, Y = torch.cat([x, P]), torch.cat([y, stations.y]); sigma = noise(X, Y)
-    net, rms = fit_biases(res.layers, X, Y, sigma, "relu", 0.)
-    copies = [fit_biases(c, X, Y + max(1., rms) * sigma[:, None] * torch.randn(Y.shape, generator=g, dtype=Y.dtype), sigma, "relu", 0., steps=2)[0] for c in res.draws]
-    run.stage("polish", residual=res.residual, moved=res.moved, biases=rms, points=len(P))
-    c, _ = choose_stations(net, mixed(o.candidates), noise, m, "relu", 0., cover=0)
+    units, pool = first_layer(run, f, k, h, o.center * length, eps, g, o); quiet = pool[0][0].noise
+    noise = lambda x, y: torch.maximum(quiet.near + quiet.far * x.norm(dim=1), eps * y.abs().amax(1))
+    section = Section(f, _settled(units, 1, o), length, noise, g, options); run.stage("layer", layer=1, units=h, error=section.first.error)
+    second = _settled(units_behind(run, section, told), 2, o); found = len(second.b); run.stage("layer", layer=2, units=found, error=second.error)
+    net, copies = polish_in_section(run, section, *last_in_section(section, second, told, outputs))
+    c, _ = choose_stations(net, section.mixed(o.candidates), noise, _base_points(section, outputs), "relu", 0., cover=0)
     net, copies, rms = lift_first(run.ask, x0, basis, net, copies, c, noise, "relu", 0., g)
     run.stage("lift", residual=rms)
-    net, cert = certify_copies(run.ask, net, copies, lambda r: near + far * (r + x0.norm()), length, "relu", 0., g, deviations=bars)
+    net, cert = certify_copies(run.ask, net, copies, lambda r: quiet.near + quiet.far * (r + x0.norm()), length, "relu", 0., g, deviations=bars)
     run.stage("certify", net, residual=cert.residual, bar=cert.relative_bar)
-    if found() < behind: net, cert = with_silent(net, cert, [0, behind - found()], "it is off wherever one unit before it is on alone, so it never switches")
+    if found < told: net, cert = with_silent(net, cert, [0, told - found], "it is off wherever one unit before it is on alone, so it never switches")
     return net, cert, Architecture(sizes, "relu")
 
 # %% ../nbs/19_walks.ipynb #c027

@@ -30,7 +30,7 @@ def bench(tmp_path, monkeypatch):
 ROW = tool.ROWS[0]
 
 def test_rows_are_those_of_the_paper_and_possible():
-    assert len({r.name for r in tool.ROWS}) == len({r.title for r in tool.ROWS}) == len(tool.ROWS) == 43
+    assert len({r.name for r in tool.ROWS}) == len({r.title for r in tool.ROWS}) == len(tool.ROWS) == 46
     from neurome_nb.blackbox import DATASETS, PRESETS
     from neurome_nb.nets import INIT_LAWS, Architecture
     presets = [{'epochs': 25, 'data': None, **p} for p in PRESETS.values()]

@@ -1,5 +1,6 @@
 "Deep networks from scratch: small ones in full, and that failures know themselves."
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -7,8 +8,8 @@ import torch
 
 from neurome_nb import Architecture, Oracle, parameter_error, reconstruct
 from neurome_nb.core import generator
-from neurome_nb.deep import (DeepFailure, DeepSearch, Line, MeasuredLayer, Triangle, Units, _Deep, _LayerSearch, _here, _opposite, _rare_side, _rows_beside, _silent, _toward, fit_last,
-                             kinks_on_lines, measure_layer, measure_normals, measure_places, measure_units, refine_rows, straight_units, sweep_line, triangle, written_slope)
+from neurome_nb.deep import (DeepFailure, DeepSearch, Line, MeasuredLayer, Triangle, Units, _Deep, _LayerSearch, _Noise, _farther, _here, _on, _opposite, _output_fit, _rare_side, _rows_beside, _silent, _toward, _trimmed,
+                             fit_last, kinks_on_lines, measure_layer, measure_normals, measure_places, measure_units, polish_later, refine_rows, straight_units, sweep_line, triangle, written_slope)
 from neurome_nb.nets import forward, init_layers
 from neurome_nb.peel import Peeled, hidden, switches
 from neurome_nb.recipes import Exact
@@ -76,7 +77,7 @@ def test_widths_need_not_be_known():
     assert parameter_error(r.layers, net, "leaky_relu").max < 1e-9
 
 
-@pytest.mark.parametrize("measured, spread, slope", ((.01 + 3e-11, 1e-11, .01), (.25 - 2e-12, 1e-11, .25), (.0123456789, 1e-11, .0123456789), (.010004, 1e-3, .010004)))
+@pytest.mark.parametrize("measured, spread, slope", ((.01 + 3e-11, 1e-11, .01), (.01 - 2.4e-11, 6.8e-10, .01), (.25 - 2e-12, 1e-11, .25), (.0123456789, 1e-11, .0123456789), (.010004, 1e-3, .010004)))
 def test_a_slope_is_what_was_written_unless_that_would_be_an_accident(measured, spread, slope):
     "An error of 1e-11 in it made rows of all later layers fifty times worse."
     none = torch.zeros(1, 2, dtype=torch.float64)
@@ -196,10 +197,10 @@ def test_a_silent_unit_is_what_remains_linear_and_climbing_wakes_it():
     x = starts(200, g); z = hidden(known, x, *KIND) @ net[2][0].T + net[2][1]; w = torch.nn.functional.normalize(net[2][0][1], dim=0)
     assert (z[:, 1] < 0).all()
     units = found_units(A, torch.arange(6) != 1)
-    span = _silent(f, known, units, x, f(x), lambda rows: starts(len(rows), g), *KIND, g, DeepSearch())
+    span, pairs = _silent(f, known, units, x, f(x), lambda rows: starts(len(rows), g), *KIND, g, DeepSearch())
     still = (z > 0).all(0) | (z < 0).all(0)  # those that are known already remain linear too
-    assert len(span) == still.sum() and (span @ w).norm() > 1 - 1e-6
-    there = _toward(known, x, w.expand(len(x), -1), *KIND, DeepSearch())
+    assert len(span) == still.sum() and (span @ w).norm() > 1 - 1e-6 and not len(pairs)
+    there = _toward(known, 100 * x, w.expand(len(x), -1), *KIND, DeepSearch())
     cosine = lambda x: torch.nn.functional.cosine_similarity(hidden(known, x, *KIND), w.expand(len(x), -1))
     assert (cosine(there) > cosine(x)).double().mean() > .9 and (hidden(known, there, *KIND) @ net[2][0][1] > 20.).any()
     a, b = _opposite(known, x, w, *KIND, DeepSearch()); h = hidden(known, torch.stack([a, b]), *KIND)
@@ -215,8 +216,78 @@ def test_nothing_linear_remains_while_units_that_switch_are_missing():
 def test_the_rare_side_of_a_unit_is_reached():
     net, g = with_bias(box(DEEP, 4), 2, 1, -4.), generator(0, "test/deep/rare"); x = starts(200, g); unit = torch.full((200,), 1)
     on = lambda x: (hidden(net[:2], x, *KIND) @ net[2][0].T + net[2][1])[:, 1] > 0
-    assert on(x).double().mean() < .2 and on(_rare_side(net[:3], x, unit, *KIND, DeepSearch())).double().mean() > .8
-    assert not len(_rare_side(net[:3], x[:0], unit[:0], *KIND, DeepSearch()))
+    rows = normalized(net, 2)[unit]; share = _on(net[:2], rows, x, *KIND)
+    assert share.unique().item() == pytest.approx(on(x).double().mean().item()) and share[0] < .2
+    assert on(_rare_side(net[:2], x, rows, share, *KIND, g, DeepSearch())).double().mean() > .8
+    assert not len(_rare_side(net[:2], x[:0], rows[:0], share[:0], *KIND, g, DeepSearch()))
+
+
+def test_climbing_stays_as_far_out_as_it_began():
+    "Steps of 200 shares of .3 carried inputs 1e5 times further out, where digits are lost, and passed by narrow cones."
+    net, g = box(DEEP, 4), generator(0, "test/deep/climb"); x = starts(50, g); w = torch.randn(50, 8, generator=g, dtype=torch.float64)
+    assert torch.allclose(_toward(net[:2], x, w, *KIND, DeepSearch()).norm(dim=1), x.norm(dim=1))
+    out = _farther(1000, g, DeepSearch())
+    assert 1 <= out.min() < 2 and 1e3 < out.max() <= DeepSearch().farther
+
+
+def test_answers_that_most_others_contradict_are_left_aside():
+    g = generator(0, "test/deep/trimmed"); A, V = torch.randn(60, 8, generator=g, dtype=torch.float64), torch.randn(8, 3, generator=g, dtype=torch.float64); y = A @ V
+    y[:9] += torch.randn(9, 3, generator=g, dtype=torch.float64)
+    found, miss, kept = _trimmed(A, y, DeepSearch())
+    assert (found - V).abs().max() < 1e-12 and (miss[:9] > .01).all() and not kept[:9].any() and kept[9:].double().mean() > .8
+
+
+def test_inputs_on_either_side_of_a_rare_switch_are_found():
+    "A unit that two of a hundred inputs wake left a residual, and was then looked for anywhere."
+    net, g = box(DEEP, 4), generator(0, "test/deep/pairs"); f = oracle(net); known = net[:2]
+    z = lambda x: (hidden(known, x, *KIND) @ net[2][0].T + net[2][1])[..., 2]
+    x = starts(2000, g); x = torch.cat([x[z(x) < 0][:200], x[z(x) > 0][:4]]); assert len(x) == 204
+    span, pairs = _silent(f, known, found_units(normalized(net, 2), torch.arange(6) != 2), x, f(x), lambda rows: starts(len(rows), g), *KIND, g, DeepSearch())
+    assert len(pairs) >= 4 and (z(pairs[:, 0]) > 0).all() and (z(pairs[:, 1]) < 0).all()
+    assert (span @ torch.nn.functional.normalize(net[2][0][2], dim=0)).norm() > 1 - 1e-6
+
+
+def deep_state(net, layers, g, **kw):
+    "The state of a search behind these layers, on all inputs."
+    f = oracle(net); x = starts(200, g); run = SimpleNamespace(stage=lambda *a, **k: None, queries=0)
+    return f, _Deep(run, f, 12, 1., 2.2e-16, _Noise(1e-15, 1e-15, 2.2e-16), [], *KIND, g, DeepSearch(**kw), x=x, y=f(x), radii=(3., 17.), layers=layers)
+
+
+def exact_layer(net, l, error=1e-10):
+    W, b = net[l]
+    return MeasuredLayer(W, b, .01, 0., torch.full((len(b), W.shape[1] + 1), error / W.shape[1]**.5, dtype=W.dtype))
+
+
+def test_a_row_much_worse_than_its_layer_is_refined_before_the_next_layer():
+    "One row of the first layer off by 1e-7 made all rows of the second a thousand times worse than their deviations said."
+    net, g = box(DEEP, 4), generator(0, "test/deep/even"); layer = exact_layer(net, 0); std = layer.std.clone(); std[3] *= 1e4
+    W = layer.W.clone(); W[3] += 1e-7 * torch.randn(12, generator=g, dtype=torch.float64)
+    f, deep = deep_state(net, [MeasuredLayer(W, layer.b, .01, 0., std)], g); before = f.queries
+    deep.even(0)
+    row = deep.rows(0)[3]; assert (row / row.norm() - normalized(net, 0)[3]).norm() < 1e-11 and deep.layers[0].worst < 2e-9
+    assert f.queries - before < 10 * len(row) and (deep.layers[0].W[:3] == layer.W[:3]).all()  # nothing was asked about the others
+    others = torch.arange(len(std)) != 3; assert (deep.layers[0].std[others] == std[others]).all()
+    before = f.queries; deep.even(0); assert f.queries == before
+
+
+def test_rows_of_units_that_hardly_switch_are_refined_where_they_do():
+    "From natural inputs no step led there: such a row stayed vague."
+    net, g = with_bias(box(DEEP, 4), 2, 1, -5.), generator(0, "test/deep/near"); rows = normalized(net, 2)[1].expand(100, -1)
+    f, deep = deep_state(net, [exact_layer(net, 0), exact_layer(net, 1)], g)
+    on = lambda x: (hidden(net[:2], x, *KIND) @ net[2][0][1] + net[2][1][1]) > 0
+    assert not on(deep.natural(2000)).any() and on(deep.near()(rows)).double().mean() > .25
+    assert not on(deep.near(climb=False)(rows)).any()  # what is found there does not prove a row: it is all in one region
+
+
+def test_a_search_for_units_that_hardly_switch_asks_nothing_else():
+    net, g = with_bias(box(DEEP, 4), 2, 1, -30.), generator(0, "test/deep/aimed")
+    f, deep = deep_state(net, [exact_layer(net, 0), exact_layer(net, 1)], g)
+    search = _LayerSearch(deep, 6, units=found_units(normalized(net, 2), torch.arange(6) != 1))
+    a, b = search.far_apart()
+    assert search.hardly
+    asked = []; search.hidden_line = lambda: asked.append("hidden"); search.input_line = lambda apart: asked.append(apart)
+    with pytest.raises(DeepFailure): search.complete()
+    assert asked.count(True) >= .7 * deep.options.tries and 0 < asked.count("hidden") <= deep.options.tries / 4
 
 
 def test_no_units_are_measured_where_none_was_found():
@@ -244,3 +315,24 @@ def test_a_row_is_met_on_lines_of_hidden_vectors_and_a_wrong_one_is_not():
     A = normalized(net, 1); wrong = torch.nn.functional.normalize(torch.randn(8, 11, generator=g, dtype=torch.float64), dim=1)
     count = search.met(Units(torch.cat([A, wrong]), torch.full((16, 11), 1e-9, dtype=torch.float64), None, None))
     assert (count[:8] >= 3).all() and (count[8:] <= 1).all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_vague_row_is_polished_from_answers(seed):
+    "A row's length, which changes nothing, let the equations of the last layers be 1e10 times worse than need be, and steps went astray."
+    net, g = box(DEEP, seed), generator(seed, "test/deep/vague"); x = starts(400, g) * 10 ** torch.rand(400, 1, generator=g, dtype=torch.float64); y = forward(net, x, *KIND)
+    stds = [torch.full((len(b), W.shape[1] + 1), 1e-13, dtype=W.dtype) for W, b in net[:-1]]; stds[2][1] = 1e-4
+    W, b = net[2]; W = W.clone(); W[1] += 1e-4 * torch.randn(8, generator=g, dtype=torch.float64); start = [*net[:2], (W, b)]
+    layers, copies, rms = polish_later([*start, _output_fit(start, x, y, *KIND)[0]], stds, x, y, lambda x, y: 1e-14 * (1 + x.norm(dim=1)), *KIND, g)
+    row = torch.nn.functional.normalize(torch.cat([layers[2][0][1], layers[2][1][1:2]]), dim=0)
+    assert rms < 2 and (row - normalized(net, 2)[1]).norm() < 1e-10
+
+
+@pytest.mark.parametrize("seed", (0, 3))
+def test_bars_cover_rows_whose_places_were_all_disturbed_alike(seed):
+    "A row's places all pass through the same rows before it: what is wrong with those does not average out."
+    net, g = box(DEEP, seed), generator(seed, "test/deep/alike"); layers = [exact_layer(net, l, 1e-12) for l in range(3)]; moved = layers[1].W + 2.4 * layers[1].std[:, :-1]
+    f, deep = deep_state(net, [layers[0], replace(layers[1], W=moved), layers[2]], g)
+    found, copies, rms = deep.polish(90); last = lambda layer: torch.cat([layer[0], layer[1][:, None]], 1)
+    spread = torch.stack([last(c[-1]) for c in copies]).sub(last(found[-1])).square().mean(0).sqrt()
+    assert rms < deep.options.explained and ((last(found[-1]) - last(net[-1])).abs() < Exact().bars * spread).all()

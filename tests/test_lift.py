@@ -33,6 +33,17 @@ def test_design_against_brute_force(seed, n, o, p, m):
     best, none = max(logdet(A, c, prior) for c in combinations_with_replacement(range(n), m)), p * math.log(prior)
     assert logdet(A, chosen, prior) - none >= (1 - 1 / math.e) * (best - none) - 1e-9  # Nemhauser, Wolsey and Fisher
 
+@given(st.integers(0, 10**6), st.integers(1, 3))
+@settings(max_examples=40)
+def test_the_last_points_are_for_what_is_known_worst(seed, worst):
+    g = generator(seed, "test/worst"); n, o, p, prior = 100, 5, 60, 1e-12; first = p // o
+    A = draw(g, n, o, p); A[:, :, 0] *= 1e-3; A[n // 2:, :, 0] *= 10
+    chosen = d_optimal(A, first + worst, prior, worst=worst)
+    def variance(chosen): return torch.linalg.eigvalsh(prior * torch.eye(p, dtype=A.dtype) + sum(A[i].T @ A[i] for i in chosen)).reciprocal().sum().item()
+    for i in range(first, first + worst):
+        values = [variance(chosen[:i] + [j]) for j in range(n)]
+        assert values[chosen[i]] < min(values) * (1 + 1e-3)
+
 def section(name, d=16, h=6, k=3, o=4, seed=0):
     "A network, a section, and its exact model there."
     g = generator(seed, "test/lift")

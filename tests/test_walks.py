@@ -9,11 +9,11 @@ from bare import Bare, first_success
 from neurome_nb import Architecture, Oracle, parameter_error, reconstruct
 from neurome_nb.blackbox import black_box
 from neurome_nb.core import generator
-from neurome_nb.deep import DeepFailure, sweep_line
+from neurome_nb.deep import DeepFailure, MeasuredLayer, sweep_line
 from neurome_nb.nets import forward, init_layers
 from neurome_nb.recipes import Exact
 from neurome_nb.search import Stop
-from neurome_nb.walks import Frame, Walk, WalkSearch, climb, common_rows, hidden_vectors, far_inputs, kinks_between, known_kinks, local_kink, loudest, normal_at, on_together, polish_network, positive_vectors, predicted, recover_relu, rows_behind, settle_frame, unexplained_inputs
+from neurome_nb.walks import Frame, Section, Walk, WalkSearch, climb, common_rows, hidden_vectors, far_inputs, kinks_between, known_kinks, local_kink, loudest, normal_at, on_together, polish_network, positive_vectors, predicted, recover_relu, rows_behind, settle_frame, unexplained_inputs
 
 
 def box(sizes, seed): return init_layers(sizes, generator=generator(seed, "test/walks"))
@@ -160,6 +160,16 @@ def test_several_outputs_need_no_walks(sizes, seed):
     error = parameter_error(layers, net, "relu").max
     assert error < 1e-10 and f.queries < 10_000 and cert.residual < 30
     assert error < 10 * max(max(W.max(), b.max()) for W, b in cert.error_bars)
+
+
+def test_any_hidden_vector_can_be_made_in_a_section():
+    g = generator(0, "test/section"); W, b = torch.randn(6, 9, generator=g, dtype=torch.float64), torch.randn(6, generator=g, dtype=torch.float64)
+    section = Section(None, MeasuredLayer(W, b, 0., 0., torch.zeros(6, 10)), 2., exact, g, WalkSearch()); z = lambda x: x @ W.T + b
+    v = torch.randn(20, 6, generator=g, dtype=torch.float64)
+    assert torch.allclose(z(section.at(v)), v, rtol=0, atol=1e-12)
+    assert (z(section.positive(20)) > 0).all()
+    assert torch.equal(z(section.alone()) > 0, torch.eye(6, dtype=torch.bool))
+    x = section.mixed(21); assert x.shape == (21, 9) and 0 < (z(x[10:]) > 0).double().mean() < 1
 
 
 def test_a_missing_unit_in_a_section_is_noticed():
