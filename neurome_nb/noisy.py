@@ -19,7 +19,7 @@ from .lift import Basis
 from .certify import Certificate, certify_copies
 from .peel import Peeled, crossings, hidden, jacobians, switches
 from .deep import (DeepFailure, DeepSearch, Line, Normals, Units, choose_stations, fit_last, lift_first, measure_normals, mixed, polish_later, settle_signs, sweep_line,
-                             _beside_switches, _blur, _directions, _known_normals, _Noise, _opposite, _output_fit, _with_one)
+                             _apart, _beside_switches, _blur, _directions, _known_normals, _Noise, _opposite, _output_fit, _with_one)
 
 # %% ../nbs/18_noisy.ipynb #c005
 @dataclass(frozen=True)
@@ -210,8 +210,8 @@ def grow_rows(
 # %% ../nbs/18_noisy.ipynb #c018
 def _distinct(rows, o):
     "Every unit once, as it was measured best."
-    rows = rows.pick(rows.error.argsort()); unit = normalize(rows.row, dim=1); apart = (unit[:, None] - (unit @ unit.T).sign()[:, :, None] * unit).norm(dim=2)
-    return rows.pick(~(apart < o.same).tril(-1).any(1))
+    rows = rows.pick(rows.error.argsort()); units = rows.units()
+    return rows.pick(~(_apart(units, units) < o.same).tril(-1).any(1))
 
 def _turned(known, x, y, activation, slope):
     "Which units of the last hidden layer have the wrong sign: each leaves a linear function of the vectors entering it, -(1 + slope) v w."
