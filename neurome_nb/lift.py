@@ -228,7 +228,7 @@ def choose_base_points(
     c, z, step, weight = stand(c)
     slope = torch.erf(z / (2**.5 * step[:, None] * size)) if kinked and length else dg(z)  # expected over the step's end, where that is uncertain
     A = _response(slope, V, free, slopes) * torch.cat([size, size.mean().expand(o) * V.abs().mean()] if free and slopes is None else [size])
-    if known is None: chosen = d_optimal(A * (weight / weight.median() / A.abs().mean())[:, None, None], m, worst=m - math.ceil(A.shape[2] / o))  # as many as there are unknowns, then for those still unknown
+    if known is None: chosen = d_optimal(A * (weight / weight.median() / A.abs().mean())[:, None, None], m, worst=m - math.ceil(A.shape[2] / o) if slopes is None else 0)  # as many as there are unknowns, then for those still unknown
     else: chosen = d_optimal(A * weight[:, None, None], m, torch.eye(h, dtype=V.dtype) + known * size[:, None] * size, worst=m)
     system = (A[chosen] / torch.cat([V.norm(dim=1) * size, size.new_ones(A.shape[2] - h)])).flatten(0, 1)
     values = torch.linalg.svdvals(system / system.norm()) if len(system) >= A.shape[2] else torch.zeros(2)
