@@ -119,6 +119,37 @@ def test_rows_find_their_kinks_and_wrong_ones_do_not():
     assert (2 * right > asked)[:8].all() and not (2 * right > asked)[8:].any()
 
 
+def beyond_the_answers(net, g, far):
+    "Rows of the first layer whose kinks lie this many times as far from where they say as the answers next to that place, and their standard deviations; half the length of a place is ten of these."
+    A = torch.cat([net[0][0], net[0][1][:, None]], 1); A = A / A.norm(dim=1, keepdim=True); std = torch.zeros_like(A); std[:, -1] = 1e-5
+    rows = A.clone(); rows[:, -1] += far * std[:, -1]
+    return rows, std
+
+
+def test_a_kink_beyond_the_inner_answers_is_not_taken_for_one_at_them():
+    net, g = box((12, 10, 8, 6, 3), 4), generator(0, "test/deep/beyond"); rows, std = beyond_the_answers(net, g, 5.)  # at half a place; the inner answers lie at a quarter
+    found = measure_places(oracle(net), [], rows, std, torch.full((10,), 40), lambda rows: 5 * torch.randn(len(rows), 12, generator=g, dtype=torch.float64), NOISE, "leaky_relu", .01, options=DeepSearch(bend=1e-9))
+    assert len(found.ok) > 100 and not found.ok.any()
+
+
+def test_a_kink_beyond_the_answers_beside_it_is_not_taken_for_one_at_them():
+    net, g = box((12, 10, 3), 4), generator(0, "test/deep/beyond lines"); rows, std = beyond_the_answers(net, g, 200.)
+    draw = lambda: torch.randn(60, 12, generator=g, dtype=torch.float64)
+    found = kinks_on_lines(oracle(net), [(rows[:, :-1], rows[:, -1])], [std], 5 * draw(), torch.nn.functional.normalize(draw(), dim=1), NOISE, "leaky_relu", .01, options=DeepSearch(bend=1e-9))
+    assert not len(found.unit)
+
+
+@pytest.mark.parametrize("step", (.03, .5))
+def test_normals_from_one_side_are_those_of_both(step):
+    "Steps that cross a kink are found out, however many there are, and every place costs little more than half as much."
+    net, g = box((30, 40, 30, 10), 2), generator(0, "test/deep/one side"); f = oracle(net); p, u = torch.randn(2, 30, generator=g, dtype=torch.float64)
+    line = sweep_line(f, p, u / u.norm(), 3., 2.2e-16); at, before = line.at(line.t), f.queries
+    beside = measure_normals(f, line, step=step); rows = [(net[0][0], net[0][1])]
+    z = at @ net[0][0].T + net[0][1]; own, unit = z.abs().min(1); first = own < 1e-9; true = net[0][0][unit] / (net[0][0][unit] @ line.u)[:, None]
+    assert first.sum() > 30 and ((beside.normal - true)[first].norm(dim=1) < 1e-6 * true[first].norm(dim=1)).all()
+    if step == .03: assert f.queries - before < .7 * 61 * len(line.t) / 3
+
+
 def test_rows_through_many_places_are_right_to_the_last_digits():
     net, g = box((12, 10, 8, 6, 3), 4), generator(0, "test/deep/refine"); f = oracle(net)
     A, layer = second_layer(net, 1e-7, g)
