@@ -1397,6 +1397,7 @@ class _Deep:
         "All layers refined, the last ones from answers: network, copies within the noise, residual."
         o = self.options; self.refine(); more = self.telling()
         self.x, self.y = torch.cat([self.x, more]), torch.cat([self.y, self.f(more)])
+        if not complete and _output_fit(self.known, self.x, self.y, *self.kind)[1] > o.foreign * max(l.worst for l in self.layers): return self.known, [], math.inf  # no polish makes up for a unit that is missing
         for _ in range(o.passes):  # rows that predict no kinks yet: from answers first
             last = self.layers[-1]
             if last.worst < o.uneven * last.error: break

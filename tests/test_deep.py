@@ -338,6 +338,14 @@ def test_while_answers_stay_unexplained_a_layer_of_unknown_width_is_searched_aga
     with pytest.raises(DeepFailure, match="do not explain"): deep.explain(search)
 
 
+def test_a_missing_unit_shows_before_any_polish():
+    net, g = box(DEEP, 4), generator(0, "test/deep/before"); layers = [exact_layer(net, l, 1e-12) for l in range(3)]; last = layers[2]
+    short = replace(last, W=last.W[1:], b=last.b[1:], std=last.std[1:])
+    for found, complete, rms in ((last, False, 1.), (short, False, float("inf")), (short, True, 1.)):  # a width that is told is not doubted
+        f, deep = deep_state(net, [*layers[:2], found], g); deep.refine, deep.polish = lambda **k: None, lambda unknowns: ("net", "copies", 1.)
+        assert deep.polish_last(complete)[2] == rms
+
+
 def test_a_row_is_met_on_lines_of_hidden_vectors_and_a_wrong_one_is_not():
     "A deeper unit whose kinks could not be reached was taken for one of the layer, because two lines crossed it in one region."
     net, g = box(DEEP, 4), generator(0, "test/deep/met"); f = oracle(net); rest = Peeled(f, net[:1], starts(1, g)[0], *KIND)
