@@ -271,24 +271,22 @@ def one_sided_slopes(
     blur: float = 0.,  # relative changes of the slope that do not count
     along: Float[Tensor, "m r n"] | None = None,  # directions of unit length instead of the coordinates
     tau: float = 3.,  # an answer more than 4 tau standard deviations from what the derivatives say contradicts them
-    tries: int = 12,  # each with a third of the step
+    tries: int = 6,  # each with a third of the step; then central differences
     shares: tuple[float, ...] = (1., -1., .3, -.3, .1),  # of a step in all directions at once
 ) -> tuple[Float[Tensor, "m r o"], Float[Tensor, "m r"]]:  # as `central_slopes`
     "Jacobians from one answer more per direction: half as many as central differences of the same width and precision need."
     if along is None: along = torch.eye(P.shape[1], dtype=P.dtype).expand(len(P), -1, -1)
     (m, n), y0 = along.shape[:2], f(P)
     s = step[:, None].repeat(1, n); slope, todo = torch.zeros(m, n, y0.shape[1], dtype=P.dtype), torch.ones(m, n, dtype=torch.bool)
-    for _ in range(tries):
-        i, j = todo.nonzero(as_tuple=True)
-        if not len(i): break
-        slope[i, j] = (f(P[i] + s[i, j][:, None] * along[i, j]) - y0[i]) / s[i, j][:, None]
-        todo = doubtful(slope, s); s = torch.where(todo, s / 3, s)
     left = torch.arange(m)  # places whose derivatives have not proved right yet
-    for share in shares:
+    for k in range(tries):
         if not len(left): break
-        way = share / n**.5 * s[left]; told = torch.einsum("mr,mro->mo", way, slope[left]); size = torch.einsum("mr,mro->mo", way.abs(), slope[left].abs())
+        i, j = todo.nonzero(as_tuple=True)
+        if len(i): slope[i, j] = (f(P[i] + s[i, j][:, None] * along[i, j]) - y0[i]) / s[i, j][:, None]
+        share = shares[k % len(shares)]; way = share / n**.5 * s[left]; told, size = (torch.einsum("mr,mro->mo", w, v) for w, v in ((way, slope[left]), (way.abs(), slope[left].abs())))
         off = (f(P[left] + torch.einsum("mr,mrn->mn", way, along[left])) - y0[left] - told).abs() - blur * size
         left = left[off.amax(1) > 4 * tau * (1 + abs(share) * n**.5) * noise[left]]
+        todo = torch.zeros_like(todo).index_fill_(0, left, True) & doubtful(slope, s); s = torch.where(todo, s / 3, s)
     if len(left): slope[left], both = central_slopes(f, P[left], step[left] / 2, noise[left], blur=blur, along=along[left]); s[left] = 2 * both
     return slope, s
 
@@ -303,6 +301,7 @@ def measure_normals(
     known: Float[Tensor, "c n"] | None = None,  # normals already known, nan where not: these are not measured
     step: float = DeepSearch.step,
     apart: float = DeepSearch.apart,
+    one_sided: bool = True,  # half the answers; with few digits, what they show of kinks crossed is lost in the noise
     disagree: float = DeepSearch.disagree,
     reached: float = DeepSearch.reached,
 ) -> Normals:
@@ -325,12 +324,12 @@ def measure_normals(
     def doubtful(slope, s):
         "A step across a kink of another group, or beside the line, leaves the outputs in disagreement; one across a kink of its own group, a normal such that the step just reaches the boundary."
         normals, off = solve(slope); error, size = noise[:, None] / s, slope.norm(dim=2)
-        crossed = off > disagree * _fair(off, error[:-1].hypot(error[1:])) + line.blur * torch.maximum(size[:-1], size[1:])
+        crossed = off > disagree * _fair(off, error[:-1].hypot(error[1:])) + n**.5 * line.blur * torch.maximum(size[:-1], size[1:])  # a false kink, where one hidden unit changes sign, is that coordinate's alone
         met = torch.stack([(normals / (t - p)[:, None]).amax(0) for p in at]) * s > reached
         edge = crossed[:1] | True; blamed = met | torch.cat([edge, crossed]) & torch.cat([crossed, edge])  # both groups beside a place disagree
         alone = crossed & ~blamed[:-1] & ~blamed[1:]; blamed[:-1] |= alone; blamed[1:] |= alone
         return blamed
-    if o > 1: slope, s = one_sided_slopes(f, line.at(at), 2 * step * room[piece], noise, doubtful, blur=line.blur)
+    if o > 1 and one_sided: slope, s = one_sided_slopes(f, line.at(at), 2 * step * room[piece], noise, doubtful, blur=line.blur)
     else: slope, s = central_slopes(f, line.at(at), step * room[piece], noise, blur=line.blur); s = 2 * s  # one output contradicts nothing
     error = 2 * noise * s.pow(-2).mean(1).sqrt(); normal, off = solve(slope); miss = []
     for g, (mine, inverse) in enumerate(groups):

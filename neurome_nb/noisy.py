@@ -275,7 +275,7 @@ class _Noisy:
             if line is None: continue
             new = _known_normals(line, known, (have[:, :-1], have[:, -1]), *self.kind)[:, 0].isnan()
             if not new.any(): continue  # nothing to learn beside it
-            beside = measure_normals(self.f, line, step=o.step)
+            beside = measure_normals(self.f, line, step=o.step, one_sided=False)
             kinks = (new & (beside.std[:, 0] * self.k**.5 < o.vague * beside.normal.norm(dim=1))).nonzero()[:, 0]
             tried = vague_rows(known, line, beside, kinks, *self.kind, caution=o.caution)
             if waiting is not None: tried = tried.join(waiting)
