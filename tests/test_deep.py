@@ -8,8 +8,8 @@ import torch
 
 from neurome_nb import Architecture, Oracle, parameter_error, reconstruct
 from neurome_nb.core import generator
-from neurome_nb.deep import (DeepFailure, DeepSearch, Line, MeasuredLayer, Triangle, Units, _Deep, _LayerSearch, _Noise, _farther, _here, _on, _opposite, _output_fit, _rare_side, _rows_beside, _silent, _toward, _trimmed,
-                             fit_last, kinks_on_lines, measure_layer, measure_normals, measure_places, measure_units, polish_later, refine_rows, straight_units, sweep_line, triangle, written_slope)
+from neurome_nb.deep import (DeepFailure, DeepSearch, Line, MeasuredLayer, Triangle, Units, _Deep, _LayerSearch, _Noise, _false_kinks, _farther, _here, _on, _opposite, _output_fit, _rare_side, _rows_beside, _silent, _toward, _trimmed,
+                             fit_last, kinks_on_lines, measure_layer, measure_normals, measure_places, measure_units, one_sided_slopes, polish_later, refine_rows, straight_units, sweep_line, triangle, written_slope)
 from neurome_nb.nets import forward, init_layers
 from neurome_nb.peel import Peeled, hidden, switches
 from neurome_nb.recipes import Exact
@@ -148,6 +148,27 @@ def test_normals_from_one_side_are_those_of_both(step):
     z = at @ net[0][0].T + net[0][1]; own, unit = z.abs().min(1); first = own < 1e-9; true = net[0][0][unit] / (net[0][0][unit] @ line.u)[:, None]
     assert first.sum() > 30 and ((beside.normal - true)[first].norm(dim=1) < 1e-6 * true[first].norm(dim=1)).all()
     if step == .03: assert f.queries - before < .7 * 61 * len(line.t) / 3
+
+
+def test_one_answer_proves_all_derivatives_of_a_place():
+    "Whatever is thought of them: here, nothing is ever doubted."
+    net, g = box((12, 10, 3), 4), generator(0, "test/deep/proof"); f = oracle(net); P = torch.randn(60, 12, generator=g, dtype=torch.float64); step = torch.full((60,), .3, dtype=torch.float64)
+    slope, s = one_sided_slopes(f, P, step, NOISE(P, None), lambda slope, s: torch.zeros_like(s, dtype=torch.bool))
+    true = (torch.where(P @ net[0][0].T + net[0][1] > 0, 1., .01)[:, None] * net[1][0]) @ net[0][0]
+    crossed = ((P[:, None] + .3 * torch.eye(12, dtype=torch.float64)) @ net[0][0].T + net[0][1] > 0).ne((P @ net[0][0].T + net[0][1] > 0)[:, None]).any(2).any(1)
+    assert 10 < crossed.sum() < 60 and (slope.mT - true).abs().max() < 1e-9 and (s[~crossed] == .3).double().mean() > .7
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_false_kinks_behind_an_inexact_layer_are_not_asked_again(seed):
+    "They belong to one coordinate each, and disturb it at any step."
+    net, g = box((60, 30, 20, 10), seed), generator(seed, "test/deep/false"); f = oracle(net)
+    rough = [(net[0][0] * (1 + 1e-10 * torch.randn(30, 60, generator=g, dtype=torch.float64)), net[0][1])]
+    rest = Peeled(f, rough, torch.randn(60, generator=g, dtype=torch.float64), *KIND); p, u, other = torch.randn(3, 30, generator=g, dtype=torch.float64)
+    blur, faint = (10 * v for v in _false_kinks(rest, p, other, 1.)); line = sweep_line(rest, p, u / u.norm(), 1., 2.2e-16, blur=blur, faint=faint)
+    start = f.queries; beside = measure_normals(rest, line); asked = f.queries - start; both = measure_normals(rest, line, one_sided=False)
+    apart = (beside.normal - both.normal).norm(dim=1) / torch.hypot(beside.std.norm(dim=1), both.std.norm(dim=1))
+    assert apart.max() < 10 and asked < .7 * (f.queries - start - asked)
 
 
 def test_rows_through_many_places_are_right_to_the_last_digits():
