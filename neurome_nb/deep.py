@@ -1338,9 +1338,11 @@ class _Deep:
     def add(self, units):
         "The next layer is complete."
         layer = settle_signs(units)
-        if not self.layers and self.run.arch.activation is None and layer.slope > 1e-3: self.slope = written_slope(layer, options=self.options)  # not told
-        if not _agrees(layer, self.slope, self.options): raise DeepFailure(f"the units of layer {self.depth + 1} disagree about their slope: one is missing, or it is no {self.activation}")
         if not self.layers: self.radii = tuple(v * self.k**.5 * layer.b.abs().median() for v in self.options.reach)
+        if not self.layers and self.run.arch.activation is None:  # the slope is not told, and one row much worse than the others spoils what all units show of it
+            self.layers.append(layer); self.even(0); rows = self.rows(0); layer = settle_signs(replace(units, rows=rows, std=self.layers.pop().std))
+            if layer.slope > 1e-3: self.slope = written_slope(layer, options=self.options)
+        if not _agrees(layer, self.slope, self.options): raise DeepFailure(f"the units of layer {self.depth + 1} disagree about their slope: one is missing, or it is no {self.activation}")
         self.layers.append(layer)
 
     def affine(self):

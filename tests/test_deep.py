@@ -9,7 +9,7 @@ import torch
 from neurome_nb import Architecture, Oracle, parameter_error, reconstruct
 from neurome_nb.core import generator
 from neurome_nb.deep import (DeepFailure, DeepSearch, Line, MeasuredLayer, Triangle, Units, _Deep, _LayerSearch, _Noise, _false_kinks, _farther, _here, _on, _opposite, _output_fit, _rare_side, _rows_beside, _silent, _toward, _trimmed,
-                             fit_last, kinks_on_lines, measure_layer, measure_normals, measure_places, measure_units, one_sided_slopes, polish_later, refine_rows, straight_units, sweep_line, triangle, written_slope)
+                             fit_last, kinks_on_lines, measure_layer, measure_normals, measure_places, measure_units, one_sided_slopes, polish_later, refine_rows, settle_signs, straight_units, sweep_line, triangle, written_slope)
 from neurome_nb.nets import forward, init_layers
 from neurome_nb.peel import Peeled, hidden, switches
 from neurome_nb.recipes import Exact
@@ -357,6 +357,16 @@ def test_while_answers_stay_unexplained_a_layer_of_unknown_width_is_searched_aga
     assert deep.explain(search) == ("net", "copies") and asked == [(5, "first")] and deep.layers == ["first", "six units"] and deep.refined == 1
     residuals.append(1e6); search.told = 5
     with pytest.raises(DeepFailure, match="do not explain"): deep.explain(search)
+
+
+def test_a_bad_row_does_not_spoil_the_slope():
+    net, g = box((12, 10, 8, 3), 0), generator(0, "test/deep/slope")
+    f, deep = deep_state(net, [], g); deep.run.arch = SimpleNamespace(activation=None); deep.slope = .1
+    tri = triangle(f, .1 * torch.randn(12, generator=g, dtype=torch.float64), torch.eye(12, dtype=torch.float64)[:2], 1., 2.2e-16, g); units = measure_units(tri, straight_units(tri), measure_normals(f, tri.lines[0]))
+    rows, std = units.rows.clone(), units.std.clone(); rows[3] += 1e-5 * torch.randn(13, generator=g, dtype=torch.float64); std[3] = 1e-5
+    assert written_slope(settle_signs(replace(units, rows=rows, std=std))) != .01
+    deep.add(replace(units, rows=rows, std=std))
+    assert deep.slope == .01 and deep.depth == 1
 
 
 def test_a_missing_unit_shows_before_any_polish():
