@@ -272,6 +272,7 @@ def one_sided_slopes(
     along: Float[Tensor, "m r n"] | None = None,  # directions of unit length instead of the coordinates
     tau: float = 3.,  # an answer more than 4 tau standard deviations from what the derivatives say contradicts them
     tries: int = 6,  # each with a third of the step; then central differences
+    back: float = 9.,  # whose first step is at most this many times as long as the last of these
     shares: tuple[float, ...] = (1., -1., .3, -.3, .1),  # of a step in all directions at once
 ) -> tuple[Float[Tensor, "m r o"], Float[Tensor, "m r"]]:  # as `central_slopes`
     "Jacobians from one answer more per direction: half as many as central differences of the same width and precision need."
@@ -287,7 +288,7 @@ def one_sided_slopes(
         off = (f(P[left] + torch.einsum("mr,mrn->mn", way, along[left])) - y0[left] - told).abs() - blur * size
         left = left[off.amax(1) > 4 * tau * (1 + abs(share) * n**.5) * noise[left]]
         todo = torch.zeros_like(todo).index_fill_(0, left, True) & doubtful(slope, s); s = torch.where(todo, s / 3, s)
-    if len(left): slope[left], both = central_slopes(f, P[left], step[left] / 2, noise[left], blur=blur, along=along[left]); s[left] = 2 * both
+    if len(left): slope[left], both = central_slopes(f, P[left], torch.minimum(step[left], back * s[left].median(1).values) / 2, noise[left], blur=blur, along=along[left]); s[left] = 2 * both
     return slope, s
 
 def _fair(off, error):
