@@ -1474,8 +1474,10 @@ def recover_deep(
     if arch.activation not in (None, "leaky_relu", "prelu") or arch.slope <= 0: raise DeepFailure(f"deep networks with {arch.activation} units are not supported yet")
     deep, units, basis, x0 = _start(run, length, eps, width(0), options)
     while True:
-        deep.add(units); straight, residual = deep.affine()
-        if straight or deep.depth == (len(told) if told else options.deepest): break
+        deep.add(units); straight, residual = deep.affine(); last = deep.depth == (len(told) if told else options.deepest)
+        if last and not straight and 1 < deep.depth == len(told or ()) and not told[-1]:  # units of the last layer are missing: the search goes on
+            deep.layers.pop(); units = search.complete(beyond=search.count); continue
+        if straight or last: break
         if deep.depth > 1 or deep.y.shape[1] > options.outputs: deep.refine()
         else: deep.even(0)
         search = _LayerSearch(deep, width(deep.depth)); units = search.complete()

@@ -369,6 +369,16 @@ def test_a_bad_row_does_not_spoil_the_slope():
     assert deep.slope == .01 and deep.depth == 1
 
 
+def test_a_last_layer_found_in_part_is_searched_on(monkeypatch):
+    "Its units agreed about the slope though two of sixteen were missing, and the attempt failed: only the width was not told."
+    net = box(DEEP, 4); complete, affine, asked = _LayerSearch.complete, _Deep.affine, []
+    def searched(self, beyond=0): asked.append((self.deep.depth, beyond)); return self.units if beyond else complete(self)
+    monkeypatch.setattr(_LayerSearch, "complete", searched)
+    monkeypatch.setattr(_Deep, "affine", lambda self: (False, 3e-3) if self.depth == len(asked) + 1 == 3 else affine(self))  # as if units were missing, once
+    r = reconstruct(oracle(net), Architecture((12, None, None, None, 3)), progress=False)
+    assert r.outcome.kind == "recovered" and r.architecture.sizes == DEEP and asked == [(1, 0), (2, 0), (2, 6)]
+
+
 def test_a_missing_unit_shows_before_any_polish():
     net, g = box(DEEP, 4), generator(0, "test/deep/before"); layers = [exact_layer(net, l, 1e-12) for l in range(3)]; last = layers[2]
     short = replace(last, W=last.W[1:], b=last.b[1:], std=last.std[1:])
