@@ -45,6 +45,7 @@ class DeepSearch:
     tau: float = 20.  # a difference of more than tau standard deviations is real
     planes: int = 12  # planes or lines tried per layer
     tries: int = 60  # lines asked per layer, at most; when one brings nothing new, a line of inputs follows
+    barren: int = 4  # without a single unit, so few: one of the layer before is missing
     beyond: float = 20.  # lines of inputs go this many times the distance of two inputs to either side of them
     sides: int = 4  # answers beside the kinks of every unit, to see what is left
     climb: int = 500  # steps towards inputs whose hidden vectors point in a given direction
@@ -1191,7 +1192,7 @@ class _LayerSearch:
     def far_apart(self):
         "Two inputs between which a unit that hardly ever switches does, if such units are what is missing; else two whose hidden vectors lie far apart."
         e, o = self.deep, self.deep.options; x = e.natural(2 * o.lines)
-        silent = _silent(e.f, e.known, self.units, e.x, e.y, e.near(), *e.kind, e.g, o) if self.units is not None else None
+        silent = _silent(e.f, e.known, self.units, e.x, e.y, e.near(), *e.kind, e.g, o) if self.count else None
         span, pairs = silent or (x[:0], x[:0]); self.hardly = len(span) + len(pairs) > 0; draw = lambda *n: torch.randn(*n, generator=e.g, dtype=x.dtype)
         if draw(1) > 0: x = x * _farther(1, e.g, o)
         if len(pairs) and (not len(span) or draw(1) > 0): return pairs[draw(len(pairs)).argmax()]
@@ -1203,6 +1204,7 @@ class _LayerSearch:
         if not beyond:
             for line, beside in self.deep.pool: self.use(line, beside)
         for i in range(self.deep.options.tries):
+            if i == self.deep.options.barren and not self.count: break
             if self.count == self.told if self.told else self.count > beyond and self.agree():
                 if len(self.fine) < self.count and self.looked < self.deep.options.extra: self.sharpen(); continue
                 if self.agree(): return self.units
@@ -1472,7 +1474,7 @@ def recover_deep(
     "A piecewise linear network with two or more hidden layers, from scratch. Raises DeepFailure when a check fails."
     arch = run.arch; told = list(arch.sizes[1:-1]) if arch.sizes else None; width = lambda l: told[l] if told else None
     if arch.activation not in (None, "leaky_relu", "prelu") or arch.slope <= 0: raise DeepFailure(f"deep networks with {arch.activation} units are not supported yet")
-    deep, units, basis, x0 = _start(run, length, eps, width(0), options)
+    deep, units, basis, x0 = _start(run, length, eps, width(0), options); search = None
     while True:
         deep.add(units); straight, residual = deep.affine(); last = deep.depth == (len(told) if told else options.deepest)
         if last and not straight and 1 < deep.depth == len(told or ()) and not told[-1]:  # units of the last layer are missing: the search goes on
@@ -1480,7 +1482,11 @@ def recover_deep(
         if straight or last: break
         if deep.depth > 1 or deep.y.shape[1] > options.outputs: deep.refine()
         else: deep.even(0)
-        search = _LayerSearch(deep, width(deep.depth)); units = search.complete()
+        before, search = search, _LayerSearch(deep, width(deep.depth))
+        try: units = search.complete()
+        except DeepFailure:
+            if search.count or before is None or before.told: raise
+            deep.layers.pop(); deep.refined, search = deep.depth, before; units = search.complete(beyond=search.count)  # behind a layer with a unit missing, none is found
     if not straight: raise DeepFailure(f"behind {deep.depth} hidden layers the rest is not affine: relative residual {residual:.0e}")
     if told and len(told) != deep.depth: raise DeepFailure(f"the rest is affine behind {deep.depth} hidden layers, where the architecture has {len(told)}")
     outputs = len(deep.layers[-1].b) * deep.y.shape[1]

@@ -379,6 +379,26 @@ def test_a_last_layer_found_in_part_is_searched_on(monkeypatch):
     assert r.outcome.kind == "recovered" and r.architecture.sizes == DEEP and asked == [(1, 0), (2, 0), (2, 6)]
 
 
+def test_when_a_layer_seems_empty_the_one_before_is_searched_on(monkeypatch):
+    "With 31 of 32 units of the fourth layer, no unit of the fifth was found; and asking for silent ones among none was an error."
+    net = box(DEEP, 4); complete, asked = _LayerSearch.complete, []
+    def searched(self, beyond=0):
+        asked.append((self.deep.depth, beyond))
+        if asked == [(1, 0), (2, 0)]: raise DeepFailure("no units")
+        return self.units if beyond else complete(self)
+    monkeypatch.setattr(_LayerSearch, "complete", searched)
+    r = reconstruct(oracle(net), Architecture((12, None, None, None, 3)), progress=False)
+    assert r.outcome.kind == "recovered" and r.architecture.sizes == DEEP and asked == [(1, 0), (2, 0), (1, 8), (2, 0)]
+
+
+def test_a_search_without_any_unit_ends_soon():
+    net, g = box(DEEP, 4), generator(0, "test/deep/barren"); f, deep = deep_state(net, [exact_layer(net, 0)], g)
+    search = _LayerSearch(deep, None); search.units = found_units(normalized(net, 1), torch.zeros(8, dtype=torch.bool)); lines = []
+    search.hidden_line = lambda: lines.append("hidden"); look = search.look; search.look = lambda *a, **k: None
+    with pytest.raises(DeepFailure, match="0 units of layer 2"): search.complete()
+    assert len(lines) == deep.options.barren and f.queries > 0
+
+
 def test_a_missing_unit_shows_before_any_polish():
     net, g = box(DEEP, 4), generator(0, "test/deep/before"); layers = [exact_layer(net, l, 1e-12) for l in range(3)]; last = layers[2]
     short = replace(last, W=last.W[1:], b=last.b[1:], std=last.std[1:])
