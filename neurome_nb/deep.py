@@ -1244,7 +1244,7 @@ def polish_later(
     shift = torch.stack([forward([*m, *free], x, activation, slope) for m in moved]) - forward(layers, x, activation, slope)
     sigma = torch.hypot(noise(x, y), shift.square().mean((0, 2)).sqrt())
     start = p = torch.cat([torch.cat([W, b[:, None]], 1).flatten() for W, b in free])
-    known = torch.cat([s.flatten() for s in stds[first:]]); prior = torch.cat([known, known.new_full((len(p) - len(known),), math.inf)])
+    known = torch.cat([start[:0], *(s.flatten() for s in stds[first:])]); prior = torch.cat([known, known.new_full((len(p) - len(known),), math.inf)])
     lengths = torch.block_diag(*(r[None] for W, b in free[:-1] for r in torch.cat([W, b[:, None]], 1)), start.new_zeros(0, sizes[-1]))  # of the hidden rows: they are not at stake, and stay as they are
     def split(p): return [(q[:, :-1], q[:, -1]) for q in (v.view(len(b), -1) for v, (W, b) in zip(p.split(sizes[first:]), free))]
     def derivative(layers):

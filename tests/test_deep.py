@@ -428,6 +428,14 @@ def test_a_vague_row_is_polished_from_answers(seed):
     assert rms < 2 and (row - normalized(net, 2)[1]).norm() < 1e-10
 
 
+def test_where_only_the_output_layer_may_be_polished_it_is():
+    "A last hidden layer too wide to be polished with the outputs left nothing to polish together, and the run broke off."
+    net, g = box(DEEP, 0), generator(0, "test/deep/outputs alone"); x = starts(400, g); y = forward(net, x, *KIND)
+    stds = [torch.full((len(b), W.shape[1] + 1), 1e-13, dtype=W.dtype) for W, b in net[:-1]]; W, b = net[-1]
+    layers, copies, rms = polish_later([*net[:-1], (W + 1e-3, b)], stds, x, y, lambda x, y: 1e-14 * (1 + x.norm(dim=1)), *KIND, g, unknowns=1)
+    assert rms < 2 and (layers[-1][0] - W).abs().max() < 1e-10
+
+
 @pytest.mark.parametrize("seed", (0, 3))
 def test_bars_cover_rows_whose_places_were_all_disturbed_alike(seed):
     "A row's places all pass through the same rows before it: what is wrong with those does not average out."
