@@ -203,7 +203,7 @@ def shortfalls(row, same, other):
 def line(row, code):
     "One line of the table."
     same, other, state = summary(row, code)
-    limit = lambda x: f' (≤ {x:g})' if x not in (None, float('inf')) else ''
+    limit = lambda x: f' (≤ {x:.3g})' if x not in (None, float('inf')) else ''
     cells, good = [row.title], [r for r in same if success(row, r)]
     if good:
         worst = lambda k: max(r[k] for r in good)
