@@ -24,7 +24,7 @@ from .nets import ACTIVATIONS, Architecture, counting_bound
 from .oracle import Oracle
 from .plots import COLOURS, plot_error_bars, plot_errors, plot_weights, stage_errors, styled
 from .calibration import TRUST
-from .experiments import EXPERIMENTS, FULL, report, score
+from .experiments import EXPERIMENTS, FULL, folder_name, report, score
 from .experiments import run as run_experiment
 from .recipes import Exact, Reconstruction, reconstruct
 
@@ -273,7 +273,7 @@ def _experiment(args):
     if args.seeds is not None and args.seeds < 1: raise ValueError(f"--seeds: expected at least 1, got {args.seeds}")
     experiment = programme[args.name]
     if args.seeds: experiment = replace(experiment, seeds=tuple(range(args.seeds)))
-    name = args.name + ("_full" if args.full else "")
+    name = folder_name(args.name, programme)
     try: run_experiment(name, experiment, args.out, stale=not args.keep, progress=not args.quiet)
     finally: print(report(name, experiment, args.out))
     return 0

@@ -6,7 +6,7 @@
 __all__ = ['CODE', 'ANSWERS', 'CHANGES', 'SAME', 'COLUMNS', 'SMALL', 'SMALL_MNIST', 'EXPERIMENTS', 'FULL', 'bare', 'code_of',
            'Row', 'score', 'curve', 'machine', 'measure', 'Experiment', 'results', 'current', 'run', 'tidy',
            'succeeded', 'draw_errors', 'draw_curves', 'draw_budgets', 'draw_max_and_mean', 'draw_dials', 'rates',
-           'table', 'report', 'stored']
+           'table', 'report', 'folder_name', 'stored']
 
 # %% ../nbs/40_experiments.ipynb #c002
 import ast
@@ -553,10 +553,17 @@ FULL = _programme(_mnist, _paper, tuple(range(3)), (_TRAINED, _LONG, _FILES), (6
 FULL["data"] = replace(FULL["data"], rows=tuple(Row(d or "random", made := _mnist(data=d), "committee", _paper(made)) for d in ("mnist", "mnist60k", "fashion", "kmnist", "cifar10", "cifar100", None)))
 
 # %% ../nbs/40_experiments.ipynb #c015
+def folder_name(
+    name: str,  # of an experiment
+    programme: dict,  # `FULL` or another
+) -> str:
+    "Where its runs are kept: those at the paper's size lie apart."
+    return f"{name}_full" if programme is FULL else name
+
 def stored(
     name: str,  # of an experiment
     programme: dict = EXPERIMENTS,  # or `FULL`
     folder: str | Path = "experiments",  # where results live, seen from the notebooks
 ) -> list[dict]:
     "The runs that are there."
-    return results(name, programme[name], folder)
+    return results(folder_name(name, programme), programme[name], folder)

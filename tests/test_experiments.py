@@ -218,6 +218,11 @@ def test_the_full_programme_starts(tmp_path, capsys, monkeypatch):
     assert [r.made() for r in started] == [Committee(members=n) for n in (2, 4, 8, 16)] and all(r.box == dict(sizes=(784, 128, 10), activation='leaky_relu', data='mnist') for r in started)
     assert '| 16 | 0/1 | 0/1 |' in capsys.readouterr().out and len(list((tmp_path/'population_full').glob('*.json'))) == 4
 
+def test_runs_at_full_size_are_found_where_the_command_keeps_them(tmp_path):
+    row = FULL['population'].rows[0]; path = tmp_path/'population_full'/row.file(0)
+    path.parent.mkdir(); path.write_text(json.dumps(dict(digest=row.digest)))
+    assert experiments.stored('population', FULL, tmp_path) == [dict(digest=row.digest)] and not experiments.stored('population', folder=tmp_path)
+
 def test_rows_that_sample_data_get_it():
     made = Row('training', dict(sizes=(64, 8, 10), data='digits'), 'committee', dict(QUICK, sampling='training')).made()
     assert made.data.shape == (1797, 64)
