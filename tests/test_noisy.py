@@ -8,7 +8,7 @@ from neurome_nb.canon import parameter_error
 from neurome_nb.core import generator
 from neurome_nb.deep import DeepFailure, _directions, _Noise, measure_normals, sweep_line
 from neurome_nb.nets import Architecture, forward, init_layers
-from neurome_nb.noisy import NoisySearch, _learn, _most_telling, _turned, _twisted_bends, grow_rows, recover_noisy, vague_rows
+from neurome_nb.noisy import NoisySearch, _evidence, _learn, _most_telling, _refit, _turned, _twisted_bends, gather, grow_rows, recover_noisy, sightings
 from neurome_nb.oracle import Oracle
 from neurome_nb.recipes import Exact
 
@@ -24,7 +24,7 @@ def first_rows(box, net, g, o):
     "Rows from a line, and which of them are of the first layer."
     u, p0 = _directions(2, box.in_features, g)
     line = sweep_line(box, 5 * p0, u, 5., EPS)
-    rows = vague_rows([], line, measure_normals(box, line, step=o.step), torch.arange(len(line.t)), *LEAKY)
+    rows = sightings([], line, measure_normals(box, line, step=o.step), torch.arange(len(line.t)), *LEAKY).rows(o.caution)
     true = normalize(torch.cat([net[0][0], net[0][1][:, None]], 1), dim=1)
     off = lambda rows: torch.minimum(torch.cdist(normalize(rows.row, dim=1), true), torch.cdist(normalize(rows.row, dim=1), -true)).amin(1)
     return line, rows, off
@@ -62,7 +62,7 @@ def test_rows_grow_and_know_their_error():
     line, rows, off = first_rows(box, net, g, o)
     first = off(rows) < 10 * rows.error.clamp_max(.05)
     natural = lambda like: _directions(len(like), 20, g) * 10 ** torch.rand(len(like), 1, generator=g, dtype=torch.float64)
-    grown = grow_rows(box, [], rows.pick(first), natural, _Noise(line.noise.near, line.noise.far, EPS), *LEAKY, g)
+    grown, _, _ = grow_rows(box, [], rows.pick(first), natural, _Noise(line.noise.near, line.noise.far, EPS), *LEAKY, g)
     assert len(grown.row) == int(first.sum()) >= 10
     assert off(grown).max() < 1e-4 and (off(grown) < 5 * grown.error).all()
     assert off(grown).median() < off(rows)[first].median() / 3
@@ -72,7 +72,7 @@ def test_deeper_rows_do_not_pass_for_first_layer():
     box, net = single((20, 12, 8, 4), 'grow')
     line, rows, off = first_rows(box, net, g, o)
     natural = lambda like: _directions(len(like), 20, g) * 10 ** torch.rand(len(like), 1, generator=g, dtype=torch.float64)
-    grown = grow_rows(box, [], rows, natural, _Noise(line.noise.near, line.noise.far, EPS), *LEAKY, g)
+    grown, _, _ = grow_rows(box, [], rows, natural, _Noise(line.noise.near, line.noise.far, EPS), *LEAKY, g)
     taken = (grown.error < o.rough) & (grown.asked >= o.least)
     assert taken.sum() >= 8 and (off(grown)[taken] < 1e-3).all()
 
