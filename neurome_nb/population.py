@@ -350,10 +350,11 @@ def dispersion(
     "Align the members that have the least loss. A single member agrees with nobody: its dispersion is infinite."
     order = loss.nan_to_num(math.inf).argsort().tolist(); best = order[0]
     chosen = tuple(i for n, i in enumerate(order[1:]) if n == 0 or loss[i] <= peers * loss[best])
-    ref = canonicalize(members[best], members.activation, members.slope)
+    canonical = lambda i: canonicalize([(W.cpu(), b.cpu()) for W, b in members[i]], members.activation, members.slope)
+    ref = canonical(best)
     gaps = [tuple(torch.zeros_like(t) for t in layer) for layer in ref]
     for i in chosen:
-        other = canonicalize(members[i], members.activation, members.slope)
+        other = canonical(i)
         other = apply(match(other, ref, members.activation, members.slope).maps, other)
         gaps = [tuple(torch.maximum(g, (t - r).abs()) for g, t, r in zip(*triple)) for triple in zip(gaps, other, ref)]
     flat = torch.cat([t.flatten() for layer in gaps for t in layer])

@@ -24,7 +24,7 @@ def first_rows(box, net, g, o):
     "Rows from a line, and which of them are of the first layer."
     u, p0 = _directions(2, box.in_features, g)
     line = sweep_line(box, 5 * p0, u, 5., EPS)
-    rows = sightings([], line, measure_normals(box, line, step=o.step), torch.arange(len(line.t)), *LEAKY).rows(o.caution)
+    rows = sightings([], line, measure_normals(box, line, step=o.step, one_sided=False), torch.arange(len(line.t)), *LEAKY).rows(o.caution)
     true = normalize(torch.cat([net[0][0], net[0][1][:, None]], 1), dim=1)
     off = lambda rows: torch.minimum(torch.cdist(normalize(rows.row, dim=1), true), torch.cdist(normalize(rows.row, dim=1), -true)).amin(1)
     return line, rows, off
@@ -134,7 +134,7 @@ def test_kinks_of_one_unit_go_together_and_others_do_not():
     g = generator(1, 'noisy/gather'); o = NoisySearch(); box, net = single((20, 12, 8, 4), 'grow'); none = torch.zeros(0, 12, dtype=torch.float64); pool = None
     for _ in range(6):
         u, p0 = _directions(2, 20, g); line = sweep_line(box, 5 * p0, u, 5., EPS); new = _known_normals(line, net[:1], (none, none[:, 0]), *LEAKY)[:, 0].isnan().nonzero()[:, 0]
-        seen = sightings(net[:1], line, measure_normals(box, line, step=o.step), new, *LEAKY)
+        seen = sightings(net[:1], line, measure_normals(box, line, step=o.step, one_sided=False), new, *LEAKY)
         pool, ready = (seen, None) if pool is None else gather(pool, seen)
     true = normalize(torch.cat([net[1][0], net[1][1][:, None]], 1), dim=1); rows = normalize(pool.pick(pool.met > 1).rows().row, dim=1)
     off = torch.minimum(torch.cdist(rows, true), torch.cdist(rows, -true)).amin(1)
