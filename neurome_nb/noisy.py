@@ -381,6 +381,11 @@ def _solved(at, sigma, prior, right, blocks, steps):
         z = roughly(r); new = dot(r, z); d = [u + new / size * v for u, v in zip(z, d)]; size = new
     return x
 
+def _outputs_fit(at, change, sigma):
+    "Rows of the last layer that change the answers like this, as far as they can: (draws, o, h + 1)."
+    A = at.entering[-1] / sigma[:, None]; scale = A.norm(dim=0); right = (change / sigma[:, None]).transpose(0, 1)
+    return (torch.linalg.lstsq(A / scale, right.flatten(1), driver="gelsd").solution / scale[:, None]).unflatten(1, right.shape[1:]).permute(1, 2, 0)
+
 def polish_all(
     layers: Layers,  # all of them, hidden rows of unit length
     stds: Sequence[Tensor],  # standard deviations of the hidden rows
@@ -408,9 +413,9 @@ def polish_all(
         if net is None: break
         unsure = bent(net, [a - b for a, b in zip(_rows(net), rows)]); at = _Pass.of(net, x, *kind)
         if miss(net) > o.settled * before: break
-    rms = ((y - at.y) / noise[:, None]).square().mean().sqrt().item(); sigma = noise * max(1., rms); rows = _rows(at.net); first = drawn(o.draws)
-    shaken = sigma[:, None] * torch.randn(o.draws, *y.shape, generator=g, dtype=y.dtype) - at.along(first)
-    more = _solved(at, sigma, prior, at.back(shaken / sigma[:, None].square()), at.blocks(sigma, prior, some), o.steps_draws)
+    rms = ((y - at.y) / noise[:, None]).square().mean().sqrt().item(); sigma = noise * max(1., rms); rows = _rows(at.net); prior = [*stds, prior[-1]]
+    shaken = sigma[:, None] * torch.randn(o.draws, *y.shape, generator=g, dtype=y.dtype); first = [m / o.caution for m in drawn(o.draws)]; first[-1] = _outputs_fit(at, shaken - at.along(first), sigma)
+    more = _solved(at, sigma, prior, at.back((shaken - at.along(first)) / sigma[:, None].square()), at.blocks(sigma, prior, some), o.steps_draws)
     return at.net, [_layers([r + a[i] + b[i] for r, a, b in zip(rows, first, more)]) for i in range(o.draws)], rms
 
 # %% ../nbs/18_noisy.ipynb #c018
