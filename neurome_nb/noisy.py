@@ -74,7 +74,7 @@ class NoisySearch:
     shares: tuple[float, ...] = (1., .5, .25, .1)  # of a step, the first that explains more
     settled: float = .9  # another step follows while the last one left less than this share of what it found
     sample: int = 4000  # answers from which every row's own equations are estimated
-    base: float = 40.  # equations per unknown when the first layer is lifted: its steps are short, and the noise averages out
+    base: float = 20.  # equations per unknown when the first layer is lifted: its steps are short, and the noise averages out
     candidates: int = 2000  # places looked at for base points
     draws: int = 6  # networks drawn for the error bars; each costs as much as a step of the polish
     attempts: int = 4  # searches before giving up, at most: one that fails costs many times the queries of one that succeeds
