@@ -6,9 +6,9 @@ from torch.nn.functional import normalize
 from neurome_nb import reconstruct
 from neurome_nb.canon import parameter_error
 from neurome_nb.core import generator
-from neurome_nb.deep import DeepFailure, _directions, _Noise, measure_normals, sweep_line
+from neurome_nb.deep import DeepFailure, _directions, _known_normals, _Noise, _output_fit, measure_normals, sweep_line
 from neurome_nb.nets import Architecture, forward, init_layers
-from neurome_nb.noisy import NoisySearch, _learn, _most_telling, _turned, _twisted_bends, grow_rows, recover_noisy, vague_rows
+from neurome_nb.noisy import NoisySearch, VagueRows, _active_sides, _learn, _most_telling, _refit, _sides_sure, _twisted_bends, gather, grow_rows, polish_all, recover_noisy, sightings
 from neurome_nb.oracle import Oracle
 from neurome_nb.recipes import Exact
 
@@ -24,7 +24,7 @@ def first_rows(box, net, g, o):
     "Rows from a line, and which of them are of the first layer."
     u, p0 = _directions(2, box.in_features, g)
     line = sweep_line(box, 5 * p0, u, 5., EPS)
-    rows = vague_rows([], line, measure_normals(box, line, step=o.step, one_sided=False), torch.arange(len(line.t)), *LEAKY)
+    rows = sightings([], line, measure_normals(box, line, step=o.step, one_sided=False), torch.arange(len(line.t)), *LEAKY).rows(o.caution)
     true = normalize(torch.cat([net[0][0], net[0][1][:, None]], 1), dim=1)
     off = lambda rows: torch.minimum(torch.cdist(normalize(rows.row, dim=1), true), torch.cdist(normalize(rows.row, dim=1), -true)).amin(1)
     return line, rows, off
@@ -62,7 +62,7 @@ def test_rows_grow_and_know_their_error():
     line, rows, off = first_rows(box, net, g, o)
     first = off(rows) < 10 * rows.error.clamp_max(.05)
     natural = lambda like: _directions(len(like), 20, g) * 10 ** torch.rand(len(like), 1, generator=g, dtype=torch.float64)
-    grown = grow_rows(box, [], rows.pick(first), natural, _Noise(line.noise.near, line.noise.far, EPS), *LEAKY, g)
+    grown, _, _ = grow_rows(box, [], rows.pick(first), natural, _Noise(line.noise.near, line.noise.far, EPS), *LEAKY, g)
     assert len(grown.row) == int(first.sum()) >= 10
     assert off(grown).max() < 1e-4 and (off(grown) < 5 * grown.error).all()
     assert off(grown).median() < off(rows)[first].median() / 3
@@ -72,7 +72,7 @@ def test_deeper_rows_do_not_pass_for_first_layer():
     box, net = single((20, 12, 8, 4), 'grow')
     line, rows, off = first_rows(box, net, g, o)
     natural = lambda like: _directions(len(like), 20, g) * 10 ** torch.rand(len(like), 1, generator=g, dtype=torch.float64)
-    grown = grow_rows(box, [], rows, natural, _Noise(line.noise.near, line.noise.far, EPS), *LEAKY, g)
+    grown, _, _ = grow_rows(box, [], rows, natural, _Noise(line.noise.near, line.noise.far, EPS), *LEAKY, g)
     taken = (grown.error < o.rough) & (grown.asked >= o.least)
     assert taken.sum() >= 8 and (off(grown)[taken] < 1e-3).all()
 
@@ -85,16 +85,14 @@ def test_reconstructed_from_single_precision(sizes, outcomes):
     assert r.outcome.kind in outcomes, r.outcome
     assert parameter_error(r.layers, net, *LEAKY).max < 1e-4
 
-def test_wrong_signs_in_the_last_layer_are_seen():
-    g = generator(0, 'noisy/signs'); net = init_layers((6, 5, 4, 3), generator=g); (W, b), known = net[1], [net[0]]
-    sign = torch.tensor([1., -1, -1, 1], dtype=torch.float64); x = 10 * torch.randn(200, 6, generator=g, dtype=torch.float64)
-    assert _turned([*known, (W * sign[:, None], b * sign)], x, forward(net, x, *LEAKY), *LEAKY).tolist() == [False, True, True, False]
-
-def test_last_layers_too_large_to_be_polished_together():
-    "Crashed before: nothing but the outputs' layer was left free."
-    sizes = (30, 16, 12, 8); box, net = single(sizes, 'whole')
-    r = reconstruct(box, Architecture(sizes, *LEAKY), recipe=Exact(noisy=NoisySearch(unknowns=100)), progress=False)
-    assert r.outcome.kind == 'recovered' and parameter_error(r.layers, net, *LEAKY).max < 1e-4
+def test_how_sure_it_is_which_units_are_on():
+    "The standard deviation of a pre-activation is that of networks drawn."
+    g = generator(0, 'noisy/sure'); net = init_layers((6, 5, 4, 3), generator=g)[:2]; stds = [torch.full((len(b), W.shape[1] + 1), 1e-3, dtype=torch.float64) for W, b in net]
+    x = torch.randn(50, 6, generator=g, dtype=torch.float64); z = x @ net[0][0].T + net[0][1]; h = torch.where(z > 0, z, .01 * z)
+    drawn = [(W + 1e-3 * torch.randn(2000, *W.shape, generator=g, dtype=W.dtype), b + 1e-3 * torch.randn(2000, 1, len(b), generator=g, dtype=b.dtype)) for W, b in net]
+    z1 = x @ drawn[0][0].mT + drawn[0][1]; z2 = torch.where(z > 0, z1, .01 * z1) @ drawn[1][0].mT + drawn[1][1]
+    least = torch.minimum((z.abs() / z1.std(0)).amin(1), ((h @ net[1][0].T + net[1][1]).abs() / z2.std(0)).amin(1))
+    torch.testing.assert_close(_sides_sure(net, stds, x, *LEAKY), least, rtol=.1, atol=.1)
 
 def test_says_what_it_needs():
     box, _ = single((10, 6, 5, 3), 'needs')
@@ -104,3 +102,52 @@ def test_says_what_it_needs():
         with pytest.raises(DeepFailure, match='all widths'): recover_noisy(Run, 1., EPS)
     Run.arch = Architecture((10, 6, 5, 3), 'relu')
     with pytest.raises(DeepFailure, match='LeakyReLU'): recover_noisy(Run, 1., EPS)
+
+def unit_rows(net):
+    "Hidden rows of unit length, of the network with the same answers."
+    out, size = [], torch.ones(net[0][0].shape[1], dtype=torch.float64)
+    for W, b in net[:-1]:
+        r = torch.cat([W * size, b[:, None]], 1); size = r.norm(dim=1); out.append(r / size[:, None])
+    return out
+
+def test_refit_leaves_out_places_of_other_units():
+    g = generator(0, 'noisy/refit'); n, p = 3, 6; o = NoisySearch()
+    true = normalize(torch.randn(n, p, generator=g, dtype=torch.float64), dim=1); root = torch.eye(p, dtype=torch.float64) - .99 * true[:, :, None] * true[:, None]  # lengths are known better
+    start = VagueRows(true + .3 * (root @ torch.randn(n, p, 1, generator=g, dtype=torch.float64))[:, :, 0], .3 * root, *(torch.zeros(n, 1, dtype=torch.float64) for _ in range(3)), *(torch.zeros(n, dtype=torch.float64) for _ in range(3)))
+    A = torch.randn(n, 60, p, generator=g, dtype=torch.float64); A -= (A @ true[:, :, None]) * true[:, None]  # true rows vanish there
+    A[:, 0] += .1 * true
+    fit, typical, gained = _refit(start, 1e3 * A, o)
+    unit = normalize(fit.row, dim=1)
+    assert (torch.minimum((unit - true).norm(dim=1), (unit + true).norm(dim=1)) < 1e-3).all() and (typical == 1).all()
+    assert torch.linalg.matrix_rank(gained).tolist() == [p - 1] * n
+
+def test_sides_are_told_whatever_sign_rows_have():
+    "Wrong for one or two of 128 units in half of the runs before, when they were read off one kink."
+    g = generator(0, 'noisy/sides'); box, net = single((20, 12, 8, 4), 'sides')
+    natural = lambda like: _directions(len(like), 20, g) * 10 ** torch.rand(len(like), 1, generator=g, dtype=torch.float64)
+    for l in (0, 1):
+        true = torch.cat([net[l][0], net[l][1][:, None]], 1); flip = torch.where(torch.arange(len(true)) % 3 > 0, 1., -1.).double()[:, None]
+        turned, slope, spread = _active_sides(box, net[:l], true * flip, natural, *LEAKY, g, o := NoisySearch())
+        assert torch.equal(turned, true) and abs(slope - .01) < .005 and spread < .01
+
+def test_kinks_of_one_unit_go_together_and_others_do_not():
+    g = generator(1, 'noisy/gather'); o = NoisySearch(); box, net = single((20, 12, 8, 4), 'grow'); none = torch.zeros(0, 12, dtype=torch.float64); pool = None
+    for _ in range(6):
+        u, p0 = _directions(2, 20, g); line = sweep_line(box, 5 * p0, u, 5., EPS); new = _known_normals(line, net[:1], (none, none[:, 0]), *LEAKY)[:, 0].isnan().nonzero()[:, 0]
+        seen = sightings(net[:1], line, measure_normals(box, line, step=o.step, one_sided=False), new, *LEAKY)
+        pool, ready = (seen, None) if pool is None else gather(pool, seen)
+    true = normalize(torch.cat([net[1][0], net[1][1][:, None]], 1), dim=1); rows = normalize(pool.pick(pool.met > 1).rows().row, dim=1)
+    off = torch.minimum(torch.cdist(rows, true), torch.cdist(rows, -true)).amin(1)
+    assert len(rows) >= 6 and (off < .1).all() and pool.met.sum() > len(pool.met) + 6
+
+def test_all_layers_are_polished_to_the_noise():
+    g = generator(0, 'noisy/all'); box, net = single((20, 12, 8, 6, 4), 'all'); x = _directions(2000, 20, g) * 10 ** (1.5 * torch.rand(2000, 1, generator=g, dtype=torch.float64)); y = box(x).double()
+    rows = unit_rows(net); stds = [torch.full_like(r, 1e-4) for r in rows]
+    start = [normalize(r + 1e-4 * torch.randn(r.shape, generator=g, dtype=r.dtype), dim=1) for r in rows]; start = [(r[:, :-1], r[:, -1]) for r in start]
+    noise = _Noise(1e-7, 5e-8, EPS)(x, y); out, _ = _output_fit(start, x, y, *LEAKY)
+    polished, copies, rms = polish_all([*start, out], stds, x, y, noise, *LEAKY, g)
+    before, after = (parameter_error(n, net, *LEAKY).max for n in ([*start, out], polished))
+    assert rms < 2 and after < before / 10
+    for l, r in enumerate(rows):  # copies differ as much as it is off, and less than was known before
+        spread = torch.stack([torch.cat([c[l][0], c[l][1][:, None]], 1) for c in copies]) - (now := torch.cat([polished[l][0], polished[l][1][:, None]], 1)); spread = spread.square().mean(0).sqrt()
+        assert ((now - r).abs() < 4 * spread).double().mean() > .95 and spread.median() < 1e-4
