@@ -16,12 +16,13 @@ from dataclasses import dataclass, field, replace
 import scipy.linalg
 import torch
 from torch import Tensor
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from .core import Layers
 from .nets import ACTIVATIONS, Architecture, forward
 from .sweep import Noise, find_kinks, measure_noise
 from .lift import Basis, d_optimal
 from .certify import Certificate, certify_copies
+from .gather import Gather, Gathered, gather_units, measure_sides
 from .peel import Peeled, crossings, hidden, jacobians, switches
 
 # %% ../nbs/18_deep.ipynb #c005
@@ -90,6 +91,13 @@ class DeepSearch:
     unknowns: int = 2500  # parameters of the last layers that are polished together
     newton: int = 6  # most steps of the null space polish
     draws: int = 12  # networks drawn for the error bars
+    alone: float = .5  # share of the kinks of a line each of which must tell a row, or kinks of several lines are gathered
+    gather: Gather = Gather()  # of kinks of many lines
+    swept: int = 8  # lines of inputs that are swept before kinks are gathered
+    more: int = 4  # and more of them before each further time
+    barren: int = 3  # tries without a new unit, after which kinks are gathered
+    gathered: int = 12  # times that kinks are gathered for a layer, at most
+    linear: float = .2  # by how much the part of a unit that was found linear may differ from what its sign says
     deepest: int = 12  # hidden layers looked for when their number is not told
 
 @dataclass(frozen=True)
@@ -411,6 +419,7 @@ class Places:
     ok: Float[Tensor, "n"]  # whether it was right
     h: Float[Tensor, "n p"]  # [h | 1] at the kink, of unit length
     std: Float[Tensor, "n"]  # standard deviation of row . h
+    clear: Bool[Tensor, "n"] | None = None  # whether nothing else happens there: else it says neither yes nor no
 
 def measure_places(
     f: Callable,  # points (n, dim) -> answers
@@ -447,7 +456,7 @@ def measure_places(
     t, jump, gap, _, y = _bends(f, x, u, half); error = noise(x, y); miss, jump = (gap - t[:, None] * jump).abs().amax(1), jump.norm(dim=1); spread = 2 * error / jump  # both pieces extrapolate over a third of their length
     ok = (miss < tau * error) & (t.abs() < half / 4) & (jump * half > 10 * tau * error)
     h = _with_one(hidden(known, x + t[:, None] * u, activation, slope)); size = h.norm(dim=1)
-    return Places(unit, ok, h / size[:, None], torch.hypot(rate * spread, blur) / size)
+    return Places(unit, ok, h / size[:, None], torch.hypot(rate * spread, blur) / size, ok | (miss < tau * error) & ((jump * half < tau * error) | (jump * half > 10 * tau * error)))
 
 def mixed(
     layers: Layers,  # known layers
@@ -889,7 +898,7 @@ def _known_normals(line, known, rows, activation, slope):
 
 def _as_rows(known, P, normal, std, at, mean, jump, activation, slope):
     "Rows behind the known layers of units that switch at P, from the normals of their boundaries, scaled to slope one along a line, and from the jump of that line's slope."
-    inverse = torch.linalg.pinv(jacobians(known, P, activation, slope)) if known else torch.eye(P.shape[1], dtype=P.dtype).expand(len(P), -1, -1); h = hidden(known, P, activation, slope)
+    inverse = torch.linalg.pinv(jacobians(known, P, activation, slope), rtol=0.) if known else torch.eye(P.shape[1], dtype=P.dtype).expand(len(P), -1, -1); h = hidden(known, P, activation, slope)
     w = torch.einsum("ck,ckh->ch", normal, inverse); std = inverse.norm(dim=1) * std
     rows = torch.cat([w, -(w * h).sum(1, keepdim=True)], 1); size = rows.norm(dim=1, keepdim=True); at = torch.hypot((std * h).norm(dim=1), at)
     return Units(rows / size, torch.cat([std, at[:, None]], 1) / size, mean @ inverse, jump / 2 * size)
@@ -997,6 +1006,16 @@ def _silent(f, known, units, x, y, draw, activation, slope, g, options):
     _, S, Vt = torch.linalg.svd(L * h.norm(dim=1).median() * w.median(), full_matrices=False)
     return Vt[S > options.false * max(residual, error.max())], torch.stack([odd, x[kept][torch.cdist(odd, x[kept]).argmin(1)]], 1)
 
+def _signs_from_answers(f, known, units, natural, activation, slope, options):
+    "Signs of the units of the last hidden layer, from what remains linear: one with the wrong sign is itself and a linear map. None when they leave more than that unexplained."
+    x = natural(math.ceil(options.base * (len(units.rows) + units.rows.shape[1]))); y = f(x); h = hidden(known, x, activation, slope)
+    A = torch.cat([ACTIVATIONS[activation].fn(_with_one(h) @ units.rows.T, slope), _with_one(h)], 1); w = 1 / (y - y.mean(0)).norm(dim=1, keepdim=True); scale = (A * w).norm(dim=0)
+    V = torch.linalg.lstsq(A * w / scale, y * w).solution / scale[:, None]; residual = ((A @ V - y) * w).square().sum(1).mean().sqrt()
+    if not residual < max(options.affine * units.std.norm(dim=1).median(), units.std.norm(dim=1).max()): return None
+    n = len(units.rows); turned = -(1 + slope) * V[:n, :, None] * units.rows[:, None, :-1]
+    wrong = torch.linalg.lstsq(turned.flatten(1).T, V[n:-1].T.reshape(-1, 1)).solution[:, 0]
+    return 1 - 2 * wrong.round() if (wrong - wrong.round()).abs().max() < options.linear else None
+
 def _apart(a, b): return (a.rows[:, None] - (a.rows @ b.rows.T).sign()[:, :, None] * b.rows).norm(dim=2)
 
 def _alike(a, b, tau): return _apart(a, b) < tau * torch.hypot(a.std.norm(dim=1)[:, None], b.std.norm(dim=1))
@@ -1041,6 +1060,8 @@ class _LayerSearch:
     patience: float = 1.  # how much stronger than usual false kinks are taken to be
     lines: list[Line] = field(default_factory=list)  # of hidden vectors
     looked: int = 0  # how often rows that are not fine were measured again
+    deep_down: bool = False  # where one kink tells too little of its unit's row
+    gathered: int = 0  # how often kinks of many lines were
     hardly: bool = False  # units that hardly ever switch seem to be all that is missing
 
     @property
@@ -1058,10 +1079,10 @@ class _LayerSearch:
         return normals, normals[:, 0].isnan().nonzero()[:, 0]
 
     def test(self, units, times=1):
-        "Per unit: kinks found where its row predicts them, and looked for."
+        "Per unit: kinks found where its row predicts them, and places that say whether there is one."
         e, o = self.deep, self.deep.options
         tried = measure_places(e.f, e.known, units.rows, o.caution * units.std, torch.full((len(units.rows),), times * o.trials), e.near(climb=False), e.noise, *e.kind, errors=e.stds, choice=o.choice, options=o)  # climbing leads to one region, in which a deeper unit passes any test
-        return [x.bincount(minlength=len(units.rows)) for x in (tried.unit[tried.ok], tried.unit)]
+        return [x.bincount(minlength=len(units.rows)) for x in (tried.unit[tried.ok], tried.unit[tried.clear])]
 
     def test_all(self):
         "Drop the units that fail a second test: one can be passed by chance, hardly two."
@@ -1096,16 +1117,18 @@ class _LayerSearch:
 
     def agree(self):
         "Whether the units show one slope: one that is missing or false spoils those of the others."
-        return self.units is not None and _agrees(settle_signs(self.units), self.deep.slope, self.deep.options)
+        return self.units is not None and (_agrees(settle_signs(self.units), self.deep.slope, self.deep.options) or self.count == self.told and self.deep.settle(self.units) is not None)
 
     def use(self, line, beside):
         "Judge the kinks of a line of inputs whose normals were measured before."
         kinks = self.unexplained(line, self.deep.known)[1]
-        if len(kinks): self.judge(_candidates(line, beside, kinks, self.deep.known, *self.deep.kind), len(line.t))
+        if not len(kinks): return
+        new = _candidates(line, beside, kinks, self.deep.known, *self.deep.kind); self.deep_down |= (new.std.norm(dim=1) < self.deep.options.rough).double().mean().item() < self.deep.options.alone
+        self.judge(new, len(line.t))
 
     def sharpen(self):
         "Measure rows that are not fine again."
-        e = self.deep; vague = self.units.pick(self.units.std.norm(dim=1) >= e.options.fine); self.looked += 1
+        e = self.deep; vague = self.units.pick(self.units.std.norm(dim=1) >= e.options.fine)
         self.look(_sharpest(e.known, vague, e.near(), e.stds, *e.kind, e.options))
 
     def hidden_line(self):
@@ -1124,23 +1147,51 @@ class _LayerSearch:
     def far_apart(self):
         "Two inputs between which a unit that hardly ever switches does, if such units are what is missing; else two whose hidden vectors lie far apart."
         e, o = self.deep, self.deep.options; x = e.natural(2 * o.lines)
-        silent = _silent(e.f, e.known, self.units, e.x, e.y, e.near(), *e.kind, e.g, o) if self.units is not None else None
+        silent = _silent(e.f, e.known, self.units, e.x, e.y, e.near(), *e.kind, e.g, o) if self.count else None
         span, pairs = silent or (x[:0], x[:0]); self.hardly = len(span) + len(pairs) > 0; draw = lambda *n: torch.randn(*n, generator=e.g, dtype=x.dtype)
         if draw(1) > 0: x = x * _farther(1, e.g, o)
         if len(pairs) and (not len(span) or draw(1) > 0): return pairs[draw(len(pairs)).argmax()]
         if not len(span): span = torch.eye(len(e.known[-1][1]), dtype=x.dtype)
         return _opposite(e.known, x, draw(len(span)) @ span, *e.kind, o)
 
+    def telling_place(self):
+        "An input where a unit switches whose row is not fine, or one whose hidden vector does not point where most do: there others switch that hardly ever do."
+        e, o = self.deep, self.deep.options; draw = lambda: torch.rand(1, generator=e.g).item() < .5
+        if self.count > len(self.fine) and draw():
+            vague = self.units.pick(self.units.std.norm(dim=1) >= o.fine); x = _sharpest(e.known, vague, e.near(), e.stds, *e.kind, o)[0]
+            return x[torch.randint(len(x), (), generator=e.g)]
+        unit = lambda v: torch.nn.functional.normalize(v, dim=-1); x = e.radii[1] * _directions(o.seen, e.k, e.g)
+        h = unit(hidden(e.known, x, *e.kind)); r = unit(torch.randn(h.shape[1], generator=e.g, dtype=x.dtype)) - unit(h.mean(0))
+        return _toward(e.known, x[:1], r[None], *e.kind, o)[0]
+
+    def gather(self):
+        "Judge rows from kinks on all lines of inputs swept so far, and a few more."
+        e, o = self.deep, self.deep.options; found = []
+        for _ in range(max(o.more, o.swept - len(e.swept))): e.sweep(self.telling_place(), _directions(1, e.k, e.g)[0])
+        self.gathered += 1
+        for i, (line, beside) in enumerate([*e.pool, *e.swept]):
+            k = self.unexplained(line, e.known)[1]; size = beside.normal[k].norm(dim=1); at = line.at(line.t[k]); std = beside.std[k, 0] / size
+            kinks = [torch.full_like(k, i), at, beside.normal[k] / size[:, None], std, line.std[k] / size]
+            found.append([v[std > 0] for v in kinks])  # 0: given, not measured
+        kinks = Gathered(*(torch.cat(v) for v in zip(*found)))
+        rows, std = gather_units(e.known, kinks, *e.kind, o.gather)
+        if len(rows):
+            half = rows.new_full((len(rows), e.y.shape[1]), torch.nan)  # signs are not seen there
+            self.judge(Units(rows, std, half[:, :, None].expand(-1, -1, rows.shape[1] - 1), half), len(kinks.x))
+
     def complete(self, beyond=0) -> Units:
         "All units of the layer, which are more than some number."
         if not beyond:
             for line, beside in self.deep.pool: self.use(line, beside)
+        barren, best = 0, 0
         for i in range(self.deep.options.tries):
             if self.count == self.told if self.told else self.count > beyond and self.agree():
-                if len(self.fine) < self.count and self.looked < self.deep.options.extra: self.sharpen(); continue
+                if len(self.fine) < self.count and self.looked < self.deep.options.extra: self.looked += 1; self.gather() if self.gathered else self.sharpen(); continue
                 if self.agree(): return self.units
                 self.test_all()
             n, aimed = len(self.fine), self.hardly and i % 4 > 0  # now and then other lines, should that be wrong
+            barren = 0 if n > best else barren + 1; best = max(n, best)
+            if (self.deep_down or barren > self.deep.options.barren) and self.gathered < self.deep.options.gathered: self.gather(); continue
             if not aimed: self.hidden_line()
             if len(self.fine) == n: self.input_line(apart=aimed or i % 2 == 0)
         raise DeepFailure(f"{self.count} units of layer {self.deep.depth + 1} were found, expected {self.told or 'no new ones'}" if self.count != self.told else f"the {self.told} units found of layer {self.deep.depth + 1} disagree about their slope")
@@ -1213,7 +1264,8 @@ class _Noise:
 
 def _output_fit(known, x, y, activation, slope):
     "Affine map from hidden vectors to answers, and its relative residual."
-    A = _with_one(hidden(known, x, activation, slope)); w = 1 / y.norm(dim=1, keepdim=True).clamp_min(1e-300)
+    A = _with_one(hidden(known, x, activation, slope)); varies = (y - y[x.norm(dim=1).argmin()]).norm(dim=1, keepdim=True)  # many layers answer with the last one's biases, and vary little
+    w = torch.where(varies > 0, 1 / varies, 0.)
     scale = (A * w).norm(dim=0).clamp_min(1e-300)
     V = torch.linalg.lstsq(A * w / scale, y * w).solution / scale[:, None]
     return (V[:-1].T.contiguous(), V[-1]), ((A @ V - y) * w).square().sum(1).mean().sqrt().item()
@@ -1238,6 +1290,7 @@ class _Deep:
     radii: tuple[float, float] = (0., 0.)  # between which inputs are natural
     layers: list[MeasuredLayer] = field(default_factory=list)
     refined: int = 0  # so many of them
+    swept: list = field(default_factory=list)  # more lines of inputs, and the normals of their kinks
 
     @property
     def depth(self): return len(self.layers)
@@ -1273,9 +1326,34 @@ class _Deep:
         "The next layer is complete."
         layer = settle_signs(units)
         if not self.layers and self.run.arch.activation is None and layer.slope > 1e-3: self.slope = written_slope(layer, options=self.options)  # not told
-        if not _agrees(layer, self.slope, self.options): raise DeepFailure(f"the units of layer {self.depth + 1} disagree about their slope: one is missing, or it is no {self.activation}")
+        if not _agrees(layer, self.slope, self.options): layer = self.settle(units) if self.layers else None
+        if layer is None: raise DeepFailure(f"the units of layer {self.depth + 1} disagree about their slope: one is missing, or it is no {self.activation}")
         if not self.layers: self.radii = tuple(v * self.k**.5 * layer.b.abs().median() for v in self.options.reach)
-        self.layers.append(layer)
+        self.layers.append(layer); self.radii = self.radii[0], max(self.radii[1], self.options.reach[1] * self.switching())
+
+    def switching(self):
+        "Distance from the origin at which units of the last layer typically switch: deep ones, in networks that shrink what they pass on, do it far away."
+        free = [(W, 0 * b) for W, b in self.known[:-1]]; W, b = self.known[-1]
+        return (b.abs().median() / (hidden(free, _directions(self.options.seen, self.k, self.g), *self.kind) @ W.T).abs().median()).item()
+
+    def settle(self, units):
+        "The next layer, all of whose units these are, where they lie too deep for `settle_signs`: from what remains linear in the answers, else from the slopes on their sides. None when these are not seen."
+        o, std = self.options, units.std.norm(dim=1)
+        sign = _signs_from_answers(self.f, self.known, units, self.natural, *self.kind, o)
+        if sign is not None: miss = std
+        else:
+            seen = measure_sides(self.f, self.known, units.rows, self.natural, *self.kind, o.gather); sign, miss = seen.sign, seen.miss
+            if not miss.median() < o.gather.sides: return None
+        rows = sign[:, None] * units.rows
+        return MeasuredLayer(rows[:, :-1], rows[:, -1], self.slope, miss.median().item(), units.std)
+
+    def sweep(self, x, u):
+        "One more line x + t u of inputs, with the normals of its kinks."
+        line = sweep_line(self.f, x, u, x.norm().item(), self.eps, ends=self.options.ends[:1])
+        if line is None: return
+        known = _known_normals(line, self.known[:-1], self.known[-1], *self.kind)
+        beside = measure_normals(self.f, line, known=known, step=self.options.step, apart=self.options.apart)
+        self.swept.append((line, replace(beside, mean=beside.mean[:0])))  # large, and not wanted
 
     def affine(self):
         "Whether the rest is."
