@@ -96,7 +96,7 @@ class DeepSearch:
     swept: int = 8  # lines of inputs that are swept before kinks are gathered
     more: int = 4  # and more of them before each further time
     barren: int = 3  # tries without a new unit, after which kinks are gathered
-    gathered: int = 12  # times that kinks are gathered for a layer, at most
+    gathered: int = 20  # times that kinks are gathered for a layer, at most
     linear: float = .2  # by how much the part of a unit that was found linear may differ from what its sign says
     deepest: int = 12  # hidden layers looked for when their number is not told
 
@@ -1154,20 +1154,23 @@ class _LayerSearch:
         if not len(span): span = torch.eye(len(e.known[-1][1]), dtype=x.dtype)
         return _opposite(e.known, x, draw(len(span)) @ span, *e.kind, o)
 
-    def telling_place(self):
-        "An input where a unit switches whose row is not fine, or one whose hidden vector does not point where most do: there others switch that hardly ever do."
-        e, o = self.deep, self.deep.options; draw = lambda: torch.rand(1, generator=e.g).item() < .5
-        if self.count > len(self.fine) and draw():
-            vague = self.units.pick(self.units.std.norm(dim=1) >= o.fine); x = _sharpest(e.known, vague, e.near(), e.stds, *e.kind, o)[0]
-            return x[torch.randint(len(x), (), generator=e.g)]
-        unit = lambda v: torch.nn.functional.normalize(v, dim=-1); x = e.radii[1] * _directions(o.seen, e.k, e.g)
-        h = unit(hidden(e.known, x, *e.kind)); r = unit(torch.randn(h.shape[1], generator=e.g, dtype=x.dtype)) - unit(h.mean(0))
-        return _toward(e.known, x[:1], r[None], *e.kind, o)[0]
+    def telling_places(self, n):
+        "Inputs where units switch whose rows are not fine, and others whose hidden vectors do not point where most do, nor where those of lines swept before did: there units switch that hardly ever do."
+        e, o = self.deep, self.deep.options; unit = lambda v: torch.nn.functional.normalize(v, dim=-1); way = lambda x: unit(hidden(e.known, x, *e.kind)); vague = []
+        if self.count > len(self.fine):
+            x = _sharpest(e.known, self.units.pick(self.units.std.norm(dim=1) >= o.fine), e.near(), e.stds, *e.kind, o)[0]
+            vague = list(x[torch.randperm(len(x), generator=e.g)[:n // 2]])
+        usual = way(e.radii[1] * _directions(o.seen, e.k, e.g)).mean(0)
+        x = e.radii[1] * _directions(n * o.lines, e.k, e.g); x = _toward(e.known, x, unit(torch.randn(len(x), len(usual), generator=e.g, dtype=x.dtype)) - unit(usual), *e.kind, o)
+        h, near = way(x), way(torch.stack([usual.new_zeros(e.k), *(line.x0 for line, _ in e.swept)])) @ way(x).T
+        chosen = []
+        for _ in range(n - len(vague)): chosen.append(near.amax(0).argmin()); near = torch.cat([near, h[chosen[-1]][None] @ h.T])
+        return [*vague, *(x[i] for i in chosen)]
 
     def gather(self):
         "Judge rows from kinks on all lines of inputs swept so far, and a few more."
         e, o = self.deep, self.deep.options; found = []
-        for _ in range(max(o.more, o.swept - len(e.swept))): e.sweep(self.telling_place(), _directions(1, e.k, e.g)[0])
+        for x in self.telling_places(max(o.more, o.swept - len(e.swept))): e.sweep(x, _directions(1, e.k, e.g)[0])
         self.gathered += 1
         for i, (line, beside) in enumerate([*e.pool, *e.swept]):
             k = self.unexplained(line, e.known)[1]; size = beside.normal[k].norm(dim=1); at = line.at(line.t[k]); std = beside.std[k, 0] / size
@@ -1191,7 +1194,9 @@ class _LayerSearch:
                 self.test_all()
             n, aimed = len(self.fine), self.hardly and i % 4 > 0  # now and then other lines, should that be wrong
             barren = 0 if n > best else barren + 1; best = max(n, best)
-            if (self.deep_down or barren > self.deep.options.barren) and self.gathered < self.deep.options.gathered: self.gather(); continue
+            if self.deep_down or barren > self.deep.options.barren and self.gathered < self.deep.options.gathered:
+                if self.gathered == self.deep.options.gathered: break
+                self.gather(); continue
             if not aimed: self.hidden_line()
             if len(self.fine) == n: self.input_line(apart=aimed or i % 2 == 0)
         raise DeepFailure(f"{self.count} units of layer {self.deep.depth + 1} were found, expected {self.told or 'no new ones'}" if self.count != self.told else f"the {self.told} units found of layer {self.deep.depth + 1} disagree about their slope")
