@@ -1389,6 +1389,17 @@ class _Deep:
             if not bad.any(): break
             self.layers[l] = self.refined_layer(l, only=bad)
 
+    def gather_again(self):
+        "Measure rows of the last layer that could not be refined, from kinks of many lines: they may be worse than they seem."
+        layer = self.layers[-1]; bad = layer.std.norm(dim=1) > max(self.options.precise, self.options.uneven * layer.error)
+        if self.depth == 1 or not bad.any(): return
+        rows = self.rows(self.depth - 1); self.layers.pop(); nan = rows.new_full((len(rows), self.y.shape[1]), torch.nan)
+        search = _LayerSearch(self, len(rows), Units(rows, layer.std, nan[:, :, None].expand(-1, -1, rows.shape[1] - 1), nan).pick(~bad)); search.gather(); new = search.units
+        cosine, best = (rows @ new.rows.T).abs().max(1); new = new.pick(best); better = bad & (2 - 2 * cosine < self.options.same**2) & (new.std.norm(dim=1) < layer.std.norm(dim=1))
+        rows = torch.where(better[:, None], new.rows * (rows * new.rows).sum(1, keepdim=True).sign(), rows)
+        self.layers.append(replace(layer, W=rows[:, :-1], b=rows[:, -1], std=torch.where(better[:, None], new.std, layer.std)))
+        if better.any(): self.refined -= 1; self.refine(all_rows=False)
+
     def beside(self, l, unit):
         "Points on either side of where these units of layer l switch."
         return _beside_switches(self.known[:l], self.rows(l), unit, self.near(l), *self.kind, self.g, self.options)
@@ -1465,7 +1476,7 @@ def recover_deep(
     while True:
         deep.add(units); straight, residual = deep.affine()
         if straight or deep.depth == (len(told) if told else options.deepest): break
-        if deep.depth > 1 or deep.y.shape[1] > options.outputs: deep.refine()
+        if deep.depth > 1 or deep.y.shape[1] > options.outputs: deep.refine(); deep.gather_again()
         else: deep.even(0)
         search = _LayerSearch(deep, width(deep.depth)); units = search.complete()
     if not straight: raise DeepFailure(f"behind {deep.depth} hidden layers the rest is not affine: relative residual {residual:.0e}")
