@@ -22,7 +22,7 @@ from .nets import ACTIVATIONS, Architecture, forward
 from .sweep import Noise, find_kinks, measure_noise
 from .lift import Basis, d_optimal
 from .certify import Certificate, certify_copies
-from .gather import Gather, Gathered, gather_units, measure_sides
+from .gather import Gather, Gathered, gather_units, measure_sides, rows_alone
 from .peel import Peeled, crossings, hidden, jacobians, switches
 
 # %% ../nbs/18_deep.ipynb #c005
@@ -1006,11 +1006,11 @@ def _silent(f, known, units, x, y, draw, activation, slope, g, options):
     _, S, Vt = torch.linalg.svd(L * h.norm(dim=1).median() * w.median(), full_matrices=False)
     return Vt[S > options.false * max(residual, error.max())], torch.stack([odd, x[kept][torch.cdist(odd, x[kept]).argmin(1)]], 1)
 
-def _signs_from_answers(f, known, units, natural, activation, slope, options):
+def _signs_from_answers(known, units, x, y, activation, slope, options):
     "Signs of the units of the last hidden layer, from what remains linear: one with the wrong sign is itself and a linear map. None when they leave more than that unexplained."
-    x = natural(math.ceil(options.base * (len(units.rows) + units.rows.shape[1]))); y = f(x); h = hidden(known, x, activation, slope)
+    h = hidden(known, x, activation, slope)
     A = torch.cat([ACTIVATIONS[activation].fn(_with_one(h) @ units.rows.T, slope), _with_one(h)], 1); w = 1 / (y - y.mean(0)).norm(dim=1, keepdim=True); scale = (A * w).norm(dim=0)
-    V = torch.linalg.lstsq(A * w / scale, y * w).solution / scale[:, None]; residual = ((A @ V - y) * w).square().sum(1).mean().sqrt()
+    V = torch.linalg.lstsq(A * w / scale, y * w, driver="gelsd").solution / scale[:, None]; residual = ((A @ V - y) * w).square().sum(1).mean().sqrt()
     if not residual < max(options.affine * units.std.norm(dim=1).median(), units.std.norm(dim=1).max()): return None
     n = len(units.rows); turned = -(1 + slope) * V[:n, :, None] * units.rows[:, None, :-1]
     wrong = torch.linalg.lstsq(turned.flatten(1).T, V[n:-1].T.reshape(-1, 1)).solution[:, 0]
@@ -1061,6 +1061,8 @@ class _LayerSearch:
     lines: list[Line] = field(default_factory=list)  # of hidden vectors
     looked: int = 0  # how often rows that are not fine were measured again
     deep_down: bool = False  # where one kink tells too little of its unit's row
+    kinks: Gathered | None = None  # of many lines, that have been gathered
+    gone: int = 0  # through so many lines
     gathered: int = 0  # how often kinks of many lines were
     hardly: bool = False  # units that hardly ever switch seem to be all that is missing
 
@@ -1160,8 +1162,9 @@ class _LayerSearch:
         if self.count > len(self.fine):
             x = _sharpest(e.known, self.units.pick(self.units.std.norm(dim=1) >= o.fine), e.near(), e.stds, *e.kind, o)[0]
             vague = list(x[torch.randperm(len(x), generator=e.g)[:n // 2]])
-        usual = way(e.radii[1] * _directions(o.seen, e.k, e.g)).mean(0)
-        x = e.radii[1] * _directions(n * o.lines, e.k, e.g); x = _toward(e.known, x, unit(torch.randn(len(x), len(usual), generator=e.g, dtype=x.dtype)) - unit(usual), *e.kind, o)
+        h = way(e.radii[1] * _directions(o.seen, e.k, e.g)); usual = h.mean(0); size, axes = torch.linalg.eigh(h.T @ h)
+        x = e.radii[1] * _directions(n * o.lines, e.k, e.g); r = torch.randn(len(x), len(usual), generator=e.g, dtype=x.dtype) * size.clamp_min(1e-12 * size[-1]).rsqrt() @ axes.T  # rather where hidden vectors hardly point
+        x = _toward(e.known, x, unit(r) - unit(usual), *e.kind, o)
         h, near = way(x), way(torch.stack([usual.new_zeros(e.k), *(line.x0 for line, _ in e.swept)])) @ way(x).T
         chosen = []
         for _ in range(n - len(vague)): chosen.append(near.amax(0).argmin()); near = torch.cat([near, h[chosen[-1]][None] @ h.T])
@@ -1169,18 +1172,21 @@ class _LayerSearch:
 
     def gather(self):
         "Judge rows from kinks on all lines of inputs swept so far, and a few more."
-        e, o = self.deep, self.deep.options; found = []
+        e, o = self.deep, self.deep.options; old = self.kinks
         for x in self.telling_places(max(o.more, o.swept - len(e.swept))): e.sweep(x, _directions(1, e.k, e.g)[0])
-        self.gathered += 1
-        for i, (line, beside) in enumerate([*e.pool, *e.swept]):
-            k = self.unexplained(line, e.known)[1]; size = beside.normal[k].norm(dim=1); at = line.at(line.t[k]); std = beside.std[k, 0] / size
-            kinks = [torch.full_like(k, i), at, beside.normal[k] / size[:, None], std, line.std[k] / size]
-            found.append([v[std > 0] for v in kinks])  # 0: given, not measured
-        kinks = Gathered(*(torch.cat(v) for v in zip(*found)))
-        rows, std = gather_units(e.known, kinks, *e.kind, o.gather)
+        self.gathered += 1; lines = [*e.pool, *e.swept]; left = [self.unexplained(line, e.known)[1] for line, _ in lines]
+        if old is not None: old = old.pick(torch.stack([(left[i] == k).any() for i, k in old.index.tolist()]))
+        new = [self.kinks_of(i, *lines[i], left[i]) for i in range(self.gone, len(lines))]; new = rows_alone(e.known, Gathered(*(torch.cat(v) for v in zip(*new))), *e.kind, o.gather)
+        self.kinks, self.gone = new if old is None else old.join(new), len(lines); fresh = torch.arange(len(self.kinks.x)) >= len(self.kinks.x) - len(new.x)
+        rows, std = gather_units(e.known, self.kinks, *e.kind, o.gather, new=fresh)
         if len(rows):
             half = rows.new_full((len(rows), e.y.shape[1]), torch.nan)  # signs are not seen there
-            self.judge(Units(rows, std, half[:, :, None].expand(-1, -1, rows.shape[1] - 1), half), len(kinks.x))
+            self.judge(Units(rows, std, half[:, :, None].expand(-1, -1, rows.shape[1] - 1), half), len(self.kinks.x))
+
+    def kinks_of(self, i, line, beside, k):
+        "Kinks k of line i, as they are gathered."
+        k = k[beside.std[k, 0] > 0]; size = beside.normal[k].norm(dim=1)  # 0: given, not measured
+        return torch.stack([torch.full_like(k, i), k], 1), line.at(line.t[k]), beside.normal[k] / size[:, None], beside.std[k, 0] / size, line.std[k] / size
 
     def complete(self, beyond=0) -> Units:
         "All units of the layer, which are more than some number."
@@ -1344,7 +1350,8 @@ class _Deep:
     def settle(self, units):
         "The next layer, all of whose units these are, where they lie too deep for `settle_signs`: from what remains linear in the answers, else from the slopes on their sides. None when these are not seen."
         o, std = self.options, units.std.norm(dim=1)
-        sign = _signs_from_answers(self.f, self.known, units, self.natural, *self.kind, o)
+        x = torch.cat([self.natural(math.ceil(o.base * (len(units.rows) + units.rows.shape[1]))), _beside_switches(self.known, units.rows, torch.arange(len(units.rows)).repeat_interleave(o.sides), self.near(), *self.kind, self.g, o)])
+        sign = _signs_from_answers(self.known, units, x, self.f(x), *self.kind, o)
         if sign is not None: miss = std
         else:
             seen = measure_sides(self.f, self.known, units.rows, self.natural, *self.kind, o.gather); sign, miss = seen.sign, seen.miss

@@ -7,12 +7,12 @@ __all__ = ['Gather', 'Gathered', 'rows_alone', 'fit_kinks', 'kink_pairs', 'gathe
 
 # %% ../nbs/17_gather.ipynb #c002
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import scipy.sparse
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from .core import Layers
 from .nets import ACTIVATIONS
 from .peel import hidden, jacobians, switches
@@ -38,13 +38,16 @@ class Gather:
 @dataclass(frozen=True)
 class Gathered:
     "Kinks of many lines."
-    line: Int[Tensor, "n"]  # which line shows it
+    index: Int[Tensor, "n 2"]  # of its line, and on it
     x: Float[Tensor, "n d"]
     normal: Float[Tensor, "n d"]  # of the boundary, unit length
     std: Float[Tensor, "n"]  # standard deviation of an entry of it
     off: Float[Tensor, "n"]  # and of the boundary's distance from x
+    row: Float[Tensor, "n h"] | None = None  # of the next layer, as `rows_alone` has it
+    open: Float[Tensor, "n"] | None = None  # share of its directions that stays open
 
-    def pick(self, which): return Gathered(*(v[which] for v in vars(self).values()))
+    def pick(self, which): return Gathered(*(v if v is None else v[which] for v in vars(self).values()))
+    def join(self, other): return Gathered(*(torch.cat([v, w]) for v, w in zip(vars(self).values(), vars(other).values())))
 
 # %% ../nbs/17_gather.ipynb #c006
 def rows_alone(
@@ -53,7 +56,7 @@ def rows_alone(
     activation: str,
     slope: float,
     options: Gather = Gather(),
-) -> tuple[Float[Tensor, "n h"], Float[Tensor, "n"]]:  # unit length; the share of its directions that stays open
+) -> Gathered:  # with rows of unit length
     "A row of the next layer for every kink: ridge regression, because the known layers hide some of it below the noise."
     rows, left = [], []
     for some in torch.arange(len(kinks.x)).split(options.batch):
@@ -61,7 +64,8 @@ def rows_alone(
         ridge = (kinks.std[some] * M.flatten(1).norm(dim=1))[:, None, None]  # noise over the typical entry of a row whose gradient has unit length
         Q, R = torch.linalg.qr(torch.cat([M.mT, ridge * eye], 1)); inverse = torch.linalg.solve_triangular(R, eye, upper=True)
         rows.append((inverse @ (Q[:, :M.shape[2]].mT @ n[:, :, None]))[:, :, 0]); left.append((ridge * inverse).square().sum((1, 2)) / h)
-    return normalize(torch.cat(rows), dim=1), torch.cat(left)
+    if not rows: return replace(kinks, row=kinks.x.new_zeros(0, len(known[-1][1])), open=kinks.std)
+    return replace(kinks, row=normalize(torch.cat(rows), dim=1), open=torch.cat(left))
 
 # %% ../nbs/17_gather.ipynb #c010
 def _equations(known, kinks, rows, activation, slope):
@@ -106,19 +110,20 @@ def _fit(known, kinks, members, start, activation, slope, options, explained=tor
 # %% ../nbs/17_gather.ipynb #c015
 def kink_pairs(
     known: Layers,
-    kinks: Gathered,
+    kinks: Gathered,  # from `rows_alone`
     activation: str,
     slope: float,
     options: Gather = Gather(),
+    *,
+    new: Bool[Tensor, "n"] | None = None,  # one kink of every pair is among these; None: among all
 ) -> tuple[Int[Tensor, "m 2"], Float[Tensor, "m p"]]:  # pairs of kinks, and the row of both
     "Pairs of kinks, on different lines, that one row explains."
-    w, left = rows_alone(known, kinks, activation, slope, options); seen = (1 - left).clamp_min(0.).sqrt()
-    both = seen[:, None] * seen
-    C = torch.where((both > options.seen) & (kinks.line[:, None] != kinks.line), (w @ w.T).abs() / both, 0.)
-    best = C.topk(min(options.partners, len(C)), dim=1); i, k = (best.values > options.alike).nonzero(as_tuple=True); j = best.indices[i, k]
-    pairs = torch.stack([torch.minimum(i, j), torch.maximum(i, j)], 1).unique(dim=0)
-    if not len(pairs): return pairs, w.new_zeros(0, w.shape[1] + 1)
-    first = w[pairs[:, 0]]; start = torch.cat([first, -(first * hidden(known, kinks.x[pairs[:, 0]], activation, slope)).sum(1, keepdim=True)], 1)
+    i = torch.arange(len(kinks.x)) if new is None else new.nonzero()[:, 0]; seen = (1 - kinks.open).clamp_min(0.).sqrt(); both = seen[i, None] * seen
+    C = torch.where((both > options.seen) & (kinks.index[i, None, 0] != kinks.index[:, 0]), (kinks.row[i] @ kinks.row.T).abs() / both, 0.)
+    best = C.topk(min(options.partners, C.shape[1]), dim=1); a, k = (best.values > options.alike).nonzero(as_tuple=True); i, j = i[a], best.indices[a, k]
+    pairs = torch.stack([torch.minimum(i, j), torch.maximum(i, j)], 1).unique(dim=0); p = kinks.row.shape[1] + 1
+    if not len(pairs): return pairs, kinks.x.new_zeros(0, p)
+    first = kinks.row[pairs[:, 0]]; start = torch.cat([first, -(first * hidden(known, kinks.x[pairs[:, 0]], activation, slope)).sum(1, keepdim=True)], 1)
     rows, _, residual = _fit(known, kinks, pairs, start, activation, slope, options)
     good = residual < options.explained
     return pairs[good], rows[good]
@@ -131,13 +136,20 @@ def _members(label, order, units, most):
     out[label[order][use], rank[use]] = order[use]
     return out
 
-def _predicted(known, kinks, rows, activation, slope, options):
-    "Distance of every kink's normal from the one that each row predicts there: (units, n)."
-    out = []
-    for some in torch.arange(len(kinks.x)).split(options.batch):
-        g = normalize(rows[:, :-1] @ jacobians(known, kinks.x[some], activation, slope), dim=2)
-        out.append((2 - 2 * torch.einsum("nud,nd->nu", g, kinks.normal[some]).abs()).clamp_min(0.).sqrt())
-    return torch.cat(out).T
+def _gradient(known, x, w, activation, slope):
+    "Gradient of w . h at every input: (n, d)."
+    act, D = ACTIVATIONS[activation], []
+    for W, b in known: z = x @ W.T + b; D.append(act.derivative(z, slope)); x = act.fn(z, slope)
+    for (W, _), d in zip(reversed(known), reversed(D)): w = (w * d) @ W
+    return w
+
+def _whose(known, kinks, rows, activation, slope, options):
+    "The unit whose row predicts a kink's normal: (n,), -1 where none does."
+    w = normalize(rows[:, :-1], dim=1); seen = (1 - kinks.open).clamp_min(0.).sqrt(); alike = (kinks.row @ w.T).abs() > options.alike * seen[:, None]
+    k, unit = alike.nonzero(as_tuple=True); g = normalize(_gradient(known, kinks.x[k], w[unit], activation, slope), dim=1)
+    off = (2 - 2 * (g * kinks.normal[k]).sum(1).abs()).clamp_min(0.).sqrt(); near = torch.full(alike.shape, torch.inf, dtype=off.dtype); near[k, unit] = off
+    best, label = near.min(1)
+    return torch.where(best < options.near, label, -1)
 
 def _components(pairs, n):
     "The connected parts of a graph: a number for every node."
@@ -146,13 +158,15 @@ def _components(pairs, n):
 
 def gather_units(
     known: Layers,
-    kinks: Gathered,  # those that the known layers do not explain
+    kinks: Gathered,  # from `rows_alone`, those that the known layers do not explain
     activation: str,
     slope: float,
     options: Gather = Gather(),
+    *,
+    new: Bool[Tensor, "n"] | None = None,  # the others have been gathered before; None: none has
 ) -> tuple[Float[Tensor, "u p"], Float[Tensor, "u p"]]:  # rows [w | b] of unit length, signs open, and their standard deviations
     "The units of the next layer that have kinks enough among these."
-    pairs, start = kink_pairs(known, kinks, activation, slope, options); order = kinks.std.argsort(); found = [(start[:0], start[:0])]; free = torch.ones(len(kinks.x), dtype=torch.bool)
+    pairs, start = kink_pairs(known, kinks, activation, slope, options, new=new); order = kinks.std.argsort(); found = [(start[:0], start[:0])]; free = torch.ones(len(kinks.x), dtype=torch.bool)
     for _ in range(options.rounds):
         both = free[pairs].all(1); pairs, start = pairs[both], start[both]
         if not len(pairs): break
@@ -162,7 +176,7 @@ def gather_units(
         rows, std, residual = _fit(known, kinks, members, start[first], activation, slope, options, options.explained)
         rows = rows[residual < options.explained]
         if not len(rows): break
-        near, label = _predicted(known, kinks, rows, activation, slope, options).min(0); label = torch.where(near < options.near, label, -1); some = label[label >= 0].bincount(minlength=len(rows)) >= options.least
+        label = _whose(known, kinks, rows, activation, slope, options); some = label[label >= 0].bincount(minlength=len(rows)) >= options.least
         rows, std, residual = _fit(known, kinks, _members(label, order, len(rows), options.most), rows, activation, slope, options, options.explained)
         some &= residual < options.explained; free &= ~(label[:, None] == some.nonzero()[:, 0]).any(1); found.append((rows[some], std[some]))
     return tuple(torch.cat(v) for v in zip(*found))
