@@ -1162,8 +1162,8 @@ class _LayerSearch:
         if self.count > len(self.fine):
             x = _sharpest(e.known, self.units.pick(self.units.std.norm(dim=1) >= o.fine), e.near(), e.stds, *e.kind, o)[0]
             vague = list(x[torch.randperm(len(x), generator=e.g)[:n // 2]])
-        h = way(e.radii[1] * _directions(o.seen, e.k, e.g)); usual = h.mean(0); size, axes = torch.linalg.eigh(h.T @ h)
-        x = e.radii[1] * _directions(n * o.lines, e.k, e.g); r = torch.randn(len(x), len(usual), generator=e.g, dtype=x.dtype) * size.clamp_min(1e-12 * size[-1]).rsqrt() @ axes.T  # rather where hidden vectors hardly point
+        h = way(e.far(o.seen)); usual = h.mean(0); size, axes = torch.linalg.eigh(h.T @ h)
+        x = e.far(n * o.lines); r = torch.randn(len(x), len(usual), generator=e.g, dtype=x.dtype) * size.clamp_min(1e-12 * size[-1]).rsqrt() @ axes.T  # rather where hidden vectors hardly point
         x = _toward(e.known, x, unit(r) - unit(usual), *e.kind, o)
         h, near = way(x), way(torch.stack([usual.new_zeros(e.k), *(line.x0 for line, _ in e.swept)])) @ way(x).T
         chosen = []
@@ -1322,6 +1322,10 @@ class _Deep:
         near, far = self.radii; directions = _directions(n, self.k, self.g)
         return directions * near * (far / near) ** torch.rand(n, 1, generator=self.g, dtype=torch.float64)
 
+    def far(self, n):
+        "Points as far out as units of any known layer switch: beyond, biases do not matter."
+        return self.radii[1] * _directions(n, self.k, self.g)
+
     def near(self, depth=None, climb=True):
         "Where places of rows behind so many layers are looked for from; those of units that hardly switch from where climbing leads."
         known = self.known[:depth]
@@ -1354,7 +1358,7 @@ class _Deep:
         sign = _signs_from_answers(self.known, units, x, self.f(x), *self.kind, o)
         if sign is not None: miss = std
         else:
-            seen = measure_sides(self.f, self.known, units.rows, self.natural, *self.kind, o.gather); sign, miss = seen.sign, seen.miss
+            seen = measure_sides(self.f, self.known, units.rows, self.far, *self.kind, o.gather); sign, miss = seen.sign, seen.miss
             if not miss.median() < o.gather.sides: return None
         rows = sign[:, None] * units.rows
         return MeasuredLayer(rows[:, :-1], rows[:, -1], self.slope, miss.median().item(), units.std)
