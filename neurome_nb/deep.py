@@ -91,6 +91,7 @@ class DeepSearch:
     unknowns: int = 2500  # parameters of the last layers that are polished together
     newton: int = 6  # most steps of the null space polish
     draws: int = 12  # networks drawn for the error bars
+    vague: float = 1e-6  # a row as first measured with a larger relative error is put to the test again when it is refined
     alone: float = .5  # share of the kinks of a line each of which must tell a row, or kinks of several lines are gathered
     gather: Gather = Gather()  # of kinks of many lines
     swept: int = 8  # lines of inputs that are swept before kinks are gathered
@@ -1175,7 +1176,7 @@ class _LayerSearch:
         e, o = self.deep, self.deep.options; old = self.kinks
         for x in self.telling_places(max(o.more, o.swept - len(e.swept))): e.sweep(x, _directions(1, e.k, e.g)[0])
         self.gathered += 1; lines = [*e.pool, *e.swept]; left = [self.unexplained(line, e.known)[1] for line, _ in lines]
-        if old is not None: old = old.pick(torch.stack([(left[i] == k).any() for i, k in old.index.tolist()]))
+        if old is not None: old = old.pick(torch.tensor([bool((left[i] == k).any()) for i, k in old.index.tolist()], dtype=torch.bool))
         new = [self.kinks_of(i, *lines[i], left[i]) for i in range(self.gone, len(lines))]; new = rows_alone(e.known, Gathered(*(torch.cat(v) for v in zip(*new))), *e.kind, o.gather)
         self.kinks, self.gone = new if old is None else old.join(new), len(lines); fresh = torch.arange(len(self.kinks.x)) >= len(self.kinks.x) - len(new.x)
         rows, std = gather_units(e.known, self.kinks, *e.kind, o.gather, new=fresh)
@@ -1301,6 +1302,7 @@ class _Deep:
     radii: tuple[float, float] = (0., 0.)  # between which inputs are natural
     layers: list[MeasuredLayer] = field(default_factory=list)
     refined: int = 0  # so many of them
+    vague: Tensor = None  # units of the last layer whose rows were, as first measured
     swept: list = field(default_factory=list)  # more lines of inputs, and the normals of their kinks
 
     @property
@@ -1344,7 +1346,7 @@ class _Deep:
         if not _agrees(layer, self.slope, self.options): layer = self.settle(units) if self.layers else None
         if layer is None: raise DeepFailure(f"the units of layer {self.depth + 1} disagree about their slope: one is missing, or it is no {self.activation}")
         if not self.layers: self.radii = tuple(v * self.k**.5 * layer.b.abs().median() for v in self.options.reach)
-        self.layers.append(layer); self.radii = self.radii[0], max(self.radii[1], self.options.reach[1] * self.switching())
+        self.layers.append(layer); self.vague = layer.std.norm(dim=1) > self.options.vague; self.radii = self.radii[0], max(self.radii[1], self.options.reach[1] * self.switching())
 
     def switching(self):
         "Distance from the origin at which units of the last layer typically switch: deep ones, in networks that shrink what they pass on, do it far away."
@@ -1401,12 +1403,15 @@ class _Deep:
             self.layers[l] = self.refined_layer(l, only=bad)
 
     def gather_again(self):
-        "Measure rows of the last layer that could not be refined, from kinks of many lines: they may be worse than they seem."
-        layer = self.layers[-1]; bad = layer.std.norm(dim=1) > max(self.options.precise, self.options.uneven * layer.error)
-        if self.depth == 1 or not bad.any(): return
-        rows = self.rows(self.depth - 1); self.layers.pop(); nan = rows.new_full((len(rows), self.y.shape[1]), torch.nan)
+        "Measure rows of the last layer that could not be refined, or have no kinks where they now say, from kinks of many lines: too many places of a vague row may have been others' kinks."
+        if self.depth == 1: return
+        layer = self.layers[-1]; rows = self.rows(self.depth - 1); bad = layer.std.norm(dim=1) > max(self.options.precise, self.options.uneven * layer.error)
+        tried = measure_places(self.f, self.known[:-1], rows, self.options.caution * layer.std, self.options.trials * self.vague, self.near(self.depth - 1), self.noise, *self.kind, errors=self.stds[:-1], choice=self.options.choice, options=self.options)
+        right, asked = (x.bincount(minlength=len(rows)) for x in (tried.unit[tried.ok], tried.unit[tried.clear])); bad |= self.vague & (2 * right < asked)
+        if not bad.any(): return
+        self.layers.pop(); nan = rows.new_full((len(rows), self.y.shape[1]), torch.nan)
         search = _LayerSearch(self, len(rows), Units(rows, layer.std, nan[:, :, None].expand(-1, -1, rows.shape[1] - 1), nan).pick(~bad)); search.gather(); new = search.units
-        cosine, best = (rows @ new.rows.T).abs().max(1); new = new.pick(best); better = bad & (2 - 2 * cosine < self.options.same**2) & (new.std.norm(dim=1) < layer.std.norm(dim=1))
+        cosine, best = (rows @ new.rows.T).abs().max(1); new = new.pick(best); better = bad & (2 - 2 * cosine < self.options.same**2)
         rows = torch.where(better[:, None], new.rows * (rows * new.rows).sum(1, keepdim=True).sign(), rows)
         self.layers.append(replace(layer, W=rows[:, :-1], b=rows[:, -1], std=torch.where(better[:, None], new.std, layer.std)))
         if better.any(): self.refined -= 1; self.refine(all_rows=False)
