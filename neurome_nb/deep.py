@@ -91,7 +91,7 @@ class DeepSearch:
     unknowns: int = 2500  # parameters of the last layers that are polished together
     newton: int = 6  # most steps of the null space polish
     draws: int = 12  # networks drawn for the error bars
-    vague: float = 1e-6  # a row as first measured with a larger relative error is put to the test again when it is refined
+    vague: float = 1e-5  # a row as first measured with a larger relative error is put to the test again when it is refined
     alone: float = .5  # share of the kinks of a line each of which must tell a row, or kinks of several lines are gathered
     gather: Gather = Gather()  # of kinks of many lines
     swept: int = 8  # lines of inputs that are swept before kinks are gathered
@@ -1193,7 +1193,8 @@ class _LayerSearch:
         "All units of the layer, which are more than some number."
         if not beyond:
             for line, beside in self.deep.pool: self.use(line, beside)
-        barren, best = 0, 0
+        barren, best, asked = 0, 0, lambda: self.deep.run.oracle.queries if self.deep.dear < math.inf else 0
+        dear = asked() + self.deep.dear  # by then other lines have cost as much as those to be gathered would
         for i in range(self.deep.options.tries):
             if self.count == self.told if self.told else self.count > beyond and self.agree():
                 if len(self.fine) < self.count and self.looked < self.deep.options.extra: self.looked += 1; self.gather() if self.gathered else self.sharpen(); continue
@@ -1201,7 +1202,7 @@ class _LayerSearch:
                 self.test_all()
             n, aimed = len(self.fine), self.hardly and i % 4 > 0  # now and then other lines, should that be wrong
             barren = 0 if n > best else barren + 1; best = max(n, best)
-            if self.deep_down or barren > self.deep.options.barren and self.gathered < self.deep.options.gathered:
+            if self.deep_down or (asked() > dear or barren > self.deep.options.barren) and self.gathered < self.deep.options.gathered:
                 if self.gathered == self.deep.options.gathered: break
                 self.gather(); continue
             if not aimed: self.hidden_line()
@@ -1302,6 +1303,7 @@ class _Deep:
     radii: tuple[float, float] = (0., 0.)  # between which inputs are natural
     layers: list[MeasuredLayer] = field(default_factory=list)
     refined: int = 0  # so many of them
+    dear: float = math.inf  # queries that so many lines of inputs as are gathered would cost
     vague: Tensor = None  # units of the last layer whose rows were, as first measured
     swept: list = field(default_factory=list)  # more lines of inputs, and the normals of their kinks
 
@@ -1471,9 +1473,9 @@ def _start(run, length, eps, told, options):
     plane = min(d, 2); tri, triples = _first_plane(run, section(plane), plane, told, options.center * length, eps, g, options); h = len(triples)
     k = min(d, max(math.ceil(options.wide * h), h + 4)); f = section(k)
     wide = lambda v: torch.nn.functional.pad(v, (0, k - plane))
-    tri = replace(tri, lines=tuple(replace(l, x0=wide(l.x0), u=wide(l.u)) for l in tri.lines)); line = tri.lines[0]
-    beside = measure_normals(f, line, step=options.step, apart=options.apart)
-    deep = _Deep(run, f, k, length, eps, _Noise(line.noise.near, line.noise.far, eps), [(line, beside)], arch.activation or "leaky_relu", arch.slope, g, options)
+    tri = replace(tri, lines=tuple(replace(l, x0=wide(l.x0), u=wide(l.u)) for l in tri.lines)); line, before = tri.lines[0], run.oracle.queries
+    beside = measure_normals(f, line, step=options.step, apart=options.apart); dear = options.swept * (run.oracle.queries - before)
+    deep = _Deep(run, f, k, length, eps, _Noise(line.noise.near, line.noise.far, eps), [(line, beside)], arch.activation or "leaky_relu", arch.slope, g, options, dear=dear)
     deep.x = deep.around(max(2 * h + 8, math.ceil(options.answers * 3 * h / line.jump.shape[1]))); deep.y = f(deep.x)
     return deep, measure_units(tri, triples, beside), basis, x0
 
