@@ -249,6 +249,7 @@ SAME = {  # digest of a recipe's code -> those of earlier code whose runs it rep
     "b44e20cba576": {
         "409a8e8856f8": "The certificate got a spectrum. Repeated: side_by_side, recipe committee, both activations, and tanh with random sampling; activations relu and silu; seed 2.",
         "078c0e48c551": "Members on a GPU are compared on the CPU. Repeated: side_by_side, recipe committee with leaky_relu, random sampling with tanh; seed 2.",
+        "be36e94f9dfe": "The same code on Python 3.12, which writes f-strings out differently.",
     },
 }
 
