@@ -96,7 +96,6 @@ class DeepSearch:
     gather: Gather = Gather()  # of kinks of many lines
     swept: int = 8  # lines of inputs that are swept before kinks are gathered
     more: int = 4  # and more of them before each further time
-    barren: int = 3  # tries without a new unit, after which kinks are gathered
     gathered: int = 20  # times that kinks are gathered for a layer, at most
     linear: float = .2  # by how much the part of a unit that was found linear may differ from what its sign says
     deepest: int = 12  # hidden layers looked for when their number is not told
@@ -1193,7 +1192,7 @@ class _LayerSearch:
         "All units of the layer, which are more than some number."
         if not beyond:
             for line, beside in self.deep.pool: self.use(line, beside)
-        barren, best, asked = 0, 0, lambda: self.deep.run.oracle.queries if self.deep.dear < math.inf else 0
+        asked = lambda: self.deep.run.oracle.queries if self.deep.dear < math.inf else 0
         dear = asked() + self.deep.dear  # by then other lines have cost as much as those to be gathered would
         for i in range(self.deep.options.tries):
             if self.count == self.told if self.told else self.count > beyond and self.agree():
@@ -1201,10 +1200,9 @@ class _LayerSearch:
                 if self.agree(): return self.units
                 self.test_all()
             n, aimed = len(self.fine), self.hardly and i % 4 > 0  # now and then other lines, should that be wrong
-            barren = 0 if n > best else barren + 1; best = max(n, best)
-            if self.deep_down or (asked() > dear or barren > self.deep.options.barren) and self.gathered < self.deep.options.gathered:
+            if self.deep_down or asked() > dear:
                 if self.gathered == self.deep.options.gathered: break
-                self.gather(); continue
+                self.gather(); dear = asked() + self.deep.dear; continue
             if not aimed: self.hidden_line()
             if len(self.fine) == n: self.input_line(apart=aimed or i % 2 == 0)
         raise DeepFailure(f"{self.count} units of layer {self.deep.depth + 1} were found, expected {self.told or 'no new ones'}" if self.count != self.told else f"the {self.told} units found of layer {self.deep.depth + 1} disagree about their slope")

@@ -285,7 +285,6 @@ def test_a_search_for_units_that_hardly_switch_asks_nothing_else():
     search = _LayerSearch(deep, 6, units=found_units(normalized(net, 2), torch.arange(6) != 1))
     a, b = search.far_apart()
     assert search.hardly
-    deep.options = replace(deep.options, barren=deep.options.tries)  # else kinks of many lines are gathered, and the unit is found
     asked = []; search.hidden_line = lambda: asked.append("hidden"); search.input_line = lambda apart: asked.append(apart)
     with pytest.raises(DeepFailure): search.complete()
     assert asked.count(True) >= .7 * deep.options.tries and 0 < asked.count("hidden") <= deep.options.tries / 4

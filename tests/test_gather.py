@@ -3,7 +3,6 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from neurome_nb import Architecture, Oracle, parameter_error, reconstruct
 from neurome_nb.core import generator
 from neurome_nb.deep import DeepSearch, Units, _Deep, _LayerSearch, _Noise, _signs_from_answers, MeasuredLayer
 from neurome_nb.gather import Gather, Gathered, fit_kinks, gather_units, measure_sides, rows_alone
@@ -116,11 +115,3 @@ def test_deep_units_switch_far_away_in_networks_that_shrink_what_they_pass_on(ne
     net = _unit_gauge(net)
     distances = [_deep(net, net[:l]).switching() for l in (1, 3, 6)]
     assert distances[0] < distances[1] / 3 and distances[1] < distances[2] / 3
-
-
-@pytest.mark.slow
-def test_seven_hidden_layers_of_one_width_are_recovered():
-    sizes = (40,) * 8 + (20,); net = init_layers(sizes, generator=generator(0, "test/gather/whole"))
-    r = reconstruct(Oracle(lambda x: forward(net, x, *KIND), 40), Architecture(sizes, "leaky_relu"), progress=False)
-    assert r.outcome.kind == "recovered", r.outcome
-    assert parameter_error(r.layers, net, "leaky_relu").max < 1e-7
