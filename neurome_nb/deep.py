@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['DeepFailure', 'DeepSearch', 'Line', 'sweep_line', 'Triangle', 'triangle', 'straight_units', 'Normals',
-           'central_slopes', 'measure_normals', 'MeasuredLayer', 'Units', 'measure_units', 'settle_signs',
-           'written_slope', 'measure_layer', 'Places', 'measure_places', 'mixed', 'LineKinks', 'kinks_on_lines',
-           'refine_rows', 'Stations', 'choose_stations', 'measure_jacobians', 'NullPolished', 'null_space_polish',
-           'fit_biases', 'lift_first', 'fit_last', 'polish_later', 'recover_deep']
+           'central_slopes', 'one_sided_slopes', 'measure_normals', 'MeasuredLayer', 'Units', 'measure_units',
+           'settle_signs', 'written_slope', 'measure_layer', 'Places', 'measure_places', 'mixed', 'LineKinks',
+           'kinks_on_lines', 'refine_rows', 'Stations', 'choose_stations', 'measure_jacobians', 'NullPolished',
+           'null_space_polish', 'fit_biases', 'lift_first', 'fit_last', 'polish_later', 'lift_and_certify',
+           'recover_deep']
 
 # %% ../nbs/18_deep.ipynb #c002
 import math
@@ -35,10 +36,13 @@ class DeepSearch:
     wide: float = 1.12  # dimensions of the section, as a multiple of the first layer's width: more make its rows better conditioned, and cost queries
     center: float = 10.  # distance of lines from the origin, in units of the length over which the black box bends
     ends: tuple[float, ...] = (.02, .03, .04, .2, .3)  # where straight pieces are asked, as shares of their length from either end
-    step: float = .05  # first step away from a line, in units of half the piece: longer ones cross kinks and are asked again, more often than their digits are worth
+    step: float = .03  # first step away from a line, in units of half the piece, either way or twice as far one way: longer ones cross kinks and are asked again, more often than their digits are worth
+    aside: float = .4  # beside a kink on a short piece, Jacobians are measured at this share of the room around it
+    disagree: float = 6.  # outputs that disagree so many times more than they should, and than they typically do, show a kink crossed
+    reached: float = .8  # a step that goes this far towards a boundary may have crossed it
     trials: int = 6  # places where a row is put to the test
     met: int = 3  # lines of hidden vectors on which a row whose kinks cannot be reached has one just where it should, if the width is not told: two may lie in the same region
-    apart: float = .1  # smallest singular value of unit jump vectors that are told apart
+    apart: float = .05  # smallest singular value of unit jump vectors that are told apart
     tau: float = 20.  # a difference of more than tau standard deviations is real
     planes: int = 12  # planes or lines tried per layer
     tries: int = 60  # lines asked per layer, at most; when one brings nothing new, a line of inputs follows
@@ -65,6 +69,7 @@ class DeepSearch:
     uneven: float = 30.  # a row this many times worse than is typical of its layer is refined again
     passes: int = 3  # at most this often
     bend: float = .01  # half the length over which a kink is measured, as a share of the room around it
+    within: float = .96  # a kink is accepted up to this share of the way to the answers next to it: one that lies beyond them appears just there
     outliers: int = 6  # of the places of a unit, at most, that may turn out not to be its own
     same: float = .03  # rows of unit length closer than this belong to one unit
     foreign: float = 1000.  # typical misses above which a place is not its unit's
@@ -264,6 +269,40 @@ def central_slopes(
         todo[i[~crossed], j[~crossed]] = False; s[i[crossed], j[crossed]] /= 3
     return slope, s
 
+def one_sided_slopes(
+    f: Callable,  # points (n, dim) -> answers
+    P: Float[Tensor, "m n"],  # places
+    step: Float[Tensor, "m"],  # first step
+    noise: Float[Tensor, "m"],  # of an answer
+    doubtful: Callable,  # derivatives (m, r, o) and their steps (m, r) -> (m, r), which of them contradict the others
+    *,
+    blur: float = 0.,  # relative changes of the slope that do not count
+    along: Float[Tensor, "m r n"] | None = None,  # directions of unit length instead of the coordinates
+    tau: float = 3.,  # an answer more than 4 tau standard deviations from what the derivatives say contradicts them
+    tries: int = 6,  # each with a third of the step; then central differences
+    back: float = 9.,  # whose first step is at most this many times as long as the last of these
+    shares: tuple[float, ...] = (1., -1., .3, -.3, .1),  # of a step in all directions at once
+) -> tuple[Float[Tensor, "m r o"], Float[Tensor, "m r"]]:  # as `central_slopes`
+    "Jacobians from one answer more per direction: half as many as central differences of the same width and precision need."
+    if along is None: along = torch.eye(P.shape[1], dtype=P.dtype).expand(len(P), -1, -1)
+    (m, n), y0 = along.shape[:2], f(P)
+    s = step[:, None].repeat(1, n); slope, todo = torch.zeros(m, n, y0.shape[1], dtype=P.dtype), torch.ones(m, n, dtype=torch.bool)
+    left = torch.arange(m)  # places whose derivatives have not proved right yet
+    for k in range(tries):
+        if not len(left): break
+        i, j = todo.nonzero(as_tuple=True)
+        if len(i): slope[i, j] = (f(P[i] + s[i, j][:, None] * along[i, j]) - y0[i]) / s[i, j][:, None]
+        share = shares[k % len(shares)]; way = share / n**.5 * s[left]; told, size = (torch.einsum("mr,mro->mo", w, v) for w, v in ((way, slope[left]), (way.abs(), slope[left].abs())))
+        off = (f(P[left] + torch.einsum("mr,mrn->mn", way, along[left])) - y0[left] - told).abs() - blur * size
+        left = left[off.amax(1) > 4 * tau * (1 + abs(share) * n**.5) * noise[left]]
+        todo = torch.zeros_like(todo).index_fill_(0, left, True) & doubtful(slope, s); s = torch.where(todo, s / 3, s)
+    if len(left): slope[left], both = central_slopes(f, P[left], torch.minimum(step[left], back * s[left].median(1).values) / 2, noise[left], blur=blur, along=along[left]); s[left] = 2 * both
+    return slope, s
+
+def _fair(off, error):
+    "How much these outputs may disagree: as the noise says, or as they typically do."
+    return error * (off / error).median().clamp_min(1.)
+
 def measure_normals(
     f: Callable,  # points (n, dim) -> answers
     line: Line,
@@ -271,6 +310,9 @@ def measure_normals(
     known: Float[Tensor, "c n"] | None = None,  # normals already known, nan where not: these are not measured
     step: float = DeepSearch.step,
     apart: float = DeepSearch.apart,
+    one_sided: bool = True,  # half the answers; with few digits, what they show of kinks crossed is lost in the noise
+    disagree: float = DeepSearch.disagree,
+    reached: float = DeepSearch.reached,
 ) -> Normals:
     "The normal of every kink on a line, in all coordinates."
     t, jump = line.t, line.jump; h, o = jump.shape; n = len(line.u); edge = t[-1] - t[0]
@@ -279,13 +321,29 @@ def measure_normals(
     i = new.nonzero()[:, 0]; quality = room / line.noise(middle); bounds = [0, *(i + 1).tolist(), h + 1]
     best = torch.tensor([a + int(quality[a:b].argmax()) for a, b in zip(bounds, bounds[1:])])  # of the pieces between two new kinks
     chosen = _stations(jump[i], quality[best], apart); piece = best[chosen]; at = middle[piece]; noise = line.noise(at)
-    slope, s = central_slopes(f, line.at(at), step * room[piece], noise, blur=line.blur); error = noise / s.median(1).values; miss = []
-    for g, (a, b) in enumerate(zip(chosen, chosen[1:])):  # new kinks a..b-1 lie between two places; what disturbs them does not disturb the others
-        V, between = jump[i[a:b]], torch.arange(h)[piece[g]:piece[g + 1]]; between = between[~new[between]]
-        change = (slope[g + 1] - slope[g]).T - jump[between].T @ normal[between]; inverse = torch.linalg.pinv(V)  # change = V^T normals
-        normal[i[a:b]] = inverse.T @ change; off = change - V.T @ normal[i[a:b]]
-        rms = (off.square().mean(1).sum() / max(1, o - len(V))).sqrt().clamp_min(error[g:g + 2].norm())
-        std[i[a:b]] = (inverse.norm(dim=0) * rms)[:, None].expand(-1, n); miss.append(rms / error[g:g + 2].norm())
+    groups = [(i[a:b], torch.linalg.pinv(jump[i[a:b]])) for a, b in zip(chosen, chosen[1:])]  # new kinks between two places; what disturbs them does not disturb the others
+    def solve(slope):
+        "Normals of the new kinks, and per group of them and coordinate how much the outputs disagree."
+        normals, off = normal.clone(), slope.new_zeros(len(groups), n)
+        for g, (mine, inverse) in enumerate(groups):
+            V, between = jump[mine], torch.arange(h)[piece[g]:piece[g + 1]]; between = between[~new[between]]
+            change = (slope[g + 1] - slope[g]).T - jump[between].T @ normal[between]; normals[mine] = inverse.T @ change  # change = V^T normals
+            off[g] = ((change - V.T @ normals[mine]).square().sum(0) / max(1, o - len(V))).sqrt()
+        return normals, off
+    def doubtful(slope, s):
+        "A step across a kink of another group, or beside the line, leaves the outputs in disagreement; one across a kink of its own group, a normal such that the step just reaches the boundary."
+        normals, off = solve(slope); error, size = noise[:, None] / s, slope.norm(dim=2)
+        crossed = off > disagree * _fair(off, error[:-1].hypot(error[1:])) + n**.5 * line.blur * torch.maximum(size[:-1], size[1:])  # a false kink, where one hidden unit changes sign, is that coordinate's alone
+        met = torch.stack([(normals / (t - p)[:, None]).amax(0) for p in at]) * s > reached
+        edge = crossed[:1] | True; blamed = met | torch.cat([edge, crossed]) & torch.cat([crossed, edge])  # both groups beside a place disagree
+        alone = crossed & ~blamed[:-1] & ~blamed[1:]; blamed[:-1] |= alone; blamed[1:] |= alone
+        return blamed
+    if o > 1 and one_sided: slope, s = one_sided_slopes(f, line.at(at), 2 * step * room[piece], noise, doubtful, blur=line.blur)
+    else: slope, s = central_slopes(f, line.at(at), step * room[piece], noise, blur=line.blur); s = 2 * s  # one output contradicts nothing
+    error = 2 * noise * s.pow(-2).mean(1).sqrt(); normal, off = solve(slope); miss = []
+    for g, (mine, inverse) in enumerate(groups):
+        rms = off[g].square().mean().sqrt().clamp_min(error[g:g + 2].norm())
+        std[mine] = (inverse.norm(dim=0) * rms)[:, None].expand(-1, n); miss.append(rms / error[g:g + 2].norm())
     part = jump[:, :, None] * normal[:, None]; total = torch.cat([part.new_zeros(1, o, n), part.cumsum(0)])
     station = torch.searchsorted(piece, torch.arange(h), right=True) - 1  # the place before every kink
     mean = slope[station].transpose(1, 2) + total[:-1] - total[piece[station]] + part / 2
@@ -454,7 +512,7 @@ def measure_places(
         best = torch.cat([i[_wide_apart(A[i], beside[j], n)] for j, (i, n) in enumerate(zip(mine, wanted.tolist()))])
     unit, x, u, rate, half, blur = (v[best] for v in (unit, at.x, at.u, at.rate, half, blur))
     t, jump, gap, _, y = _bends(f, x, u, half); error = noise(x, y); miss, jump = (gap - t[:, None] * jump).abs().amax(1), jump.norm(dim=1); spread = 2 * error / jump  # both pieces extrapolate over a third of their length
-    ok = (miss < tau * error) & (t.abs() < half / 4) & (jump * half > 10 * tau * error)
+    ok = (miss < tau * error) & (t.abs() < options.within * half / 4) & (jump * half > 10 * tau * error)
     h = _with_one(hidden(known, x + t[:, None] * u, activation, slope)); size = h.norm(dim=1)
     return Places(unit, ok, h / size[:, None], torch.hypot(rate * spread, blur) / size, ok | (miss < tau * error) & ((jump * half < tau * error) | (jump * half > 10 * tau * error)))
 
@@ -533,7 +591,7 @@ def kinks_on_lines(
         a, b = (left - yl) / (tl - fl)[:, None], (yr - right) / (fr - tr)[:, None]; jump = b - a
         gap = (left + a * near[:, None]) - (right - b * near[:, None]); off = (gap * jump).sum(1) / jump.square().sum(1).clamp_min(1e-300)
         error = noise(at(t), left); size = jump.norm(dim=1)
-        ok = ((gap - off[:, None] * jump).abs().amax(1) < options.tau * error) & (off.abs() < near) & (4 * near * size > 10 * options.tau * error) & (6 * unsure <= 4 * near)
+        ok = ((gap - off[:, None] * jump).abs().amax(1) < options.tau * error) & (off.abs() < options.within * near) & (4 * near * size > 10 * options.tau * error) & (6 * unsure <= 4 * near)
         return ok, t + off, 2 * error / size
     ok = kinks()[0]; failed = lambda other, edge: ~ok & (edge | ~ok.roll(other))
     l, r = failed(1, start), failed(-1, end)  # two neighbours that fail: something is between them
@@ -922,11 +980,20 @@ def _here(f, known, x, u, reach, noise, activation, slope, options):
 def _rows_beside(f, known, at, noise, activation, slope, options):
     "A row of the next layer for each of these kinks, whatever it belongs to, from Jacobians on both sides, along the directions in which the known layers' hidden vector moves."
     x, u, jump, room, sigma = at; M = jacobians(known, x, activation, slope); V = torch.linalg.svd(M, full_matrices=False)[2]
-    P = torch.cat([x - .4 * room[:, None] * u, x + .4 * room[:, None] * u]); error = noise(P, P[:, :1] * 0)
-    J, s = central_slopes(f, P, options.step * room.repeat(2), error, along=V.repeat(2, 1, 1)); before, after = J.chunk(2)
-    size = jump.square().sum(1, keepdim=True); normal = torch.einsum("cro,co->cr", after - before, jump) / size
-    off = (after - before - normal[:, :, None] * jump[:, None]).square().mean((1, 2)).sqrt()
-    std = torch.maximum(off, (error / s.median(1).values).view(2, -1).norm(dim=0))[:, None] / size.sqrt()
+    away = options.aside * room; P = torch.cat([x - away[:, None] * u, x + away[:, None] * u]); error = noise(P, P[:, :1] * 0)
+    size, step = jump.square().sum(1, keepdim=True), options.step * room.repeat(2)
+    def rank_one(J):
+        "Both Jacobians, the normal whose product with the jump is their difference, and what that leaves, per direction."
+        before, after = J.chunk(2); normal = torch.einsum("cro,co->cr", after - before, jump) / size
+        return before, after, normal, (after - before - normal[:, :, None] * jump[:, None]).square().mean(2).sqrt()
+    def doubtful(J, s):
+        "As beside a line: another unit's kink leaves something, its own one a normal such that the step reaches the boundary."
+        normal, off = rank_one(J)[2:]; crossed = off > options.disagree * _fair(off, (error[:, None] / s).view(2, len(x), -1).norm(dim=0))
+        return crossed.repeat(2, 1) | (torch.cat([normal, -normal]) * s > options.reached * away.repeat(2)[:, None])
+    if jump.shape[1] > 1: J, s = one_sided_slopes(f, P, 2 * step, error, doubtful, along=V.repeat(2, 1, 1))
+    else: J, s = central_slopes(f, P, step, error, along=V.repeat(2, 1, 1)); s = 2 * s
+    before, after, normal, off = rank_one(J)
+    std = torch.maximum(off.square().mean(1).sqrt(), (2 * error / s.median(1).values).view(2, -1).norm(dim=0))[:, None] / size.sqrt()
     return _as_rows(known, x, torch.einsum("cr,crn->cn", normal, V), std, sigma / size[:, 0].sqrt(), torch.einsum("cro,crn->con", (before + after) / 2, V), jump, activation, slope)
 
 def _through_inputs(f, known, rows, a, b, noise, activation, slope, options):
@@ -1342,10 +1409,12 @@ class _Deep:
     def add(self, units):
         "The next layer is complete."
         layer = settle_signs(units)
-        if not self.layers and self.run.arch.activation is None and layer.slope > 1e-3: self.slope = written_slope(layer, options=self.options)  # not told
+        if not self.layers: self.radii = tuple(v * self.k**.5 * layer.b.abs().median() for v in self.options.reach)
+        if not self.layers and self.run.arch.activation is None:  # the slope is not told, and one row much worse than the others spoils what all units show of it
+            self.layers.append(layer); self.even(0); rows = self.rows(0); layer = settle_signs(replace(units, rows=rows, std=self.layers.pop().std))
+            if layer.slope > 1e-3: self.slope = written_slope(layer, options=self.options)
         if not _agrees(layer, self.slope, self.options): layer = self.settle(units) if self.layers else None
         if layer is None: raise DeepFailure(f"the units of layer {self.depth + 1} disagree about their slope: one is missing, or it is no {self.activation}")
-        if not self.layers: self.radii = tuple(v * self.k**.5 * layer.b.abs().median() for v in self.options.reach)
         self.layers.append(layer); self.vague = layer.std.norm(dim=1) > self.options.vague; self.radii = self.radii[0], max(self.radii[1], self.options.reach[1] * self.switching())
 
     def switching(self):
@@ -1440,6 +1509,7 @@ class _Deep:
         "All layers refined, the last ones from answers: network, copies within the noise, residual."
         o = self.options; self.refine(); more = self.telling()
         self.x, self.y = torch.cat([self.x, more]), torch.cat([self.y, self.f(more)])
+        if not complete and _output_fit(self.known, self.x, self.y, *self.kind)[1] > o.foreign * max(l.worst for l in self.layers): return self.known, [], math.inf  # no polish makes up for a unit that is missing
         for _ in range(o.passes):  # rows that predict no kinks yet: from answers first
             last = self.layers[-1]
             if last.worst < o.uneven * last.error: break
@@ -1477,6 +1547,30 @@ def _start(run, length, eps, told, options):
     deep.x = deep.around(max(2 * h + 8, math.ceil(options.answers * 3 * h / line.jump.shape[1]))); deep.y = f(deep.x)
     return deep, measure_units(tri, triples, beside), basis, x0
 
+def lift_and_certify(
+    run,  # offers ask, stage(name, **detail)
+    x0: Float[Tensor, "d"],  # origin of the section
+    basis: Basis,  # its first k vectors span the section
+    net: Layers,  # the network on the section
+    copies: list[Layers],  # networks that would explain the answers as well
+    candidates: Float[Tensor, "n k"],  # for base points
+    m: int,  # how many of them are wanted
+    noise: _Noise,
+    activation: str,
+    slope: float,
+    length: float,  # over which the black box bends
+    g: torch.Generator,
+    *,
+    bars: float = 10.,  # standard deviations per error bar
+) -> tuple[Layers, Certificate]:  # layers in the canonical gauge
+    "The last two steps, whatever found the network on the section: all inputs, and the certificate."
+    c, _ = choose_stations(net, candidates, noise, m, activation, slope, cover=0)
+    net, copies, rms = lift_first(run.ask, x0, basis, net, copies, c, noise, activation, slope, g)
+    run.stage("lift", residual=rms)
+    net, cert = certify_copies(run.ask, net, copies, lambda r: noise.near + noise.far * (r + x0.norm()), length, activation, slope, g, deviations=bars)
+    run.stage("certify", net, residual=cert.residual, bar=cert.relative_bar)
+    return net, cert
+
 def recover_deep(
     run,  # offers ask, generator(name), stage(name, **detail), arch, oracle
     length: float,  # over which the black box bends
@@ -1490,8 +1584,10 @@ def recover_deep(
     if arch.activation not in (None, "leaky_relu", "prelu") or arch.slope <= 0: raise DeepFailure(f"deep networks with {arch.activation} units are not supported yet")
     deep, units, basis, x0 = _start(run, length, eps, width(0), options)
     while True:
-        deep.add(units); straight, residual = deep.affine()
-        if straight or deep.depth == (len(told) if told else options.deepest): break
+        deep.add(units); straight, residual = deep.affine(); last = deep.depth == (len(told) if told else options.deepest)
+        if last and not straight and 1 < deep.depth == len(told or ()) and not told[-1]:  # units of the last layer are missing: the search goes on
+            deep.layers.pop(); units = search.complete(beyond=search.count); continue
+        if straight or last: break
         if deep.depth > 1 or deep.y.shape[1] > options.outputs: deep.refine(); deep.gather_again()
         else: deep.even(0)
         search = _LayerSearch(deep, width(deep.depth)); units = search.complete()
@@ -1500,12 +1596,7 @@ def recover_deep(
     outputs = len(deep.layers[-1].b) * deep.y.shape[1]
     net, copies = deep.explain(search) if deep.depth > 1 and (deep.depth > 2 or outputs > options.unknowns) else _exact(deep)
     m = math.ceil(options.base * len(net[0][1]) / min(len(b) for _, b in net[1:]))  # a Jacobian's rank is that of the narrowest layer
-    c, _ = choose_stations(net, deep.around(options.candidates), deep.noise, m, *deep.kind, cover=0)
-    net, copies, rms = lift_first(run.ask, x0, basis, net, copies, c, deep.noise, *deep.kind, deep.g)
-    run.stage("lift", residual=rms)
-    sigma = lambda r: deep.noise.near + deep.noise.far * (r + x0.norm())
-    net, cert = certify_copies(run.ask, net, copies, sigma, length, *deep.kind, deep.g, deviations=bars)
-    run.stage("certify", net, residual=cert.residual, bar=cert.relative_bar)
+    net, cert = lift_and_certify(run, x0, basis, net, copies, deep.around(options.candidates), m, deep.noise, *deep.kind, length, deep.g, bars=bars)
     return net, cert, Architecture((run.oracle.in_features, *(len(b) for _, b in net)), *deep.kind)
 
 def _exact(deep):

@@ -16,9 +16,9 @@ from jaxtyping import Bool, Float, Int
 from .core import Layers
 from .nets import ACTIVATIONS, Architecture
 from .lift import Basis
-from .certify import Certificate, certify_copies
+from .certify import Certificate
 from .peel import Peeled, crossings, hidden, jacobians, switches
-from .deep import (DeepFailure, DeepSearch, Line, Normals, Units, choose_stations, fit_last, lift_first, measure_normals, mixed, polish_later, settle_signs, sweep_line,
+from .deep import (DeepFailure, DeepSearch, Line, Normals, Units, fit_last, lift_and_certify, measure_normals, mixed, polish_later, settle_signs, sweep_line,
                              _apart, _beside_switches, _blur, _directions, _known_normals, _Noise, _opposite, _output_fit, _with_one)
 
 # %% ../nbs/18_noisy.ipynb #c005
@@ -275,7 +275,7 @@ class _Noisy:
             if line is None: continue
             new = _known_normals(line, known, (have[:, :-1], have[:, -1]), *self.kind)[:, 0].isnan()
             if not new.any(): continue  # nothing to learn beside it
-            beside = measure_normals(self.f, line, step=o.step)
+            beside = measure_normals(self.f, line, step=o.step, one_sided=False)
             kinks = (new & (beside.std[:, 0] * self.k**.5 < o.vague * beside.normal.norm(dim=1))).nonzero()[:, 0]
             tried = vague_rows(known, line, beside, kinks, *self.kind, caution=o.caution)
             if waiting is not None: tried = tried.join(waiting)
@@ -329,9 +329,5 @@ def recover_noisy(
     net, copies, rms = deep.polish()
     if rms > DeepSearch.explained: raise DeepFailure(f"the layers found do not explain the answers: residual {rms:.0e} in units of what noise and rows allow")
     m = math.ceil(o.base * widths[0] / min(len(b) for _, b in net[1:]))
-    c, _ = choose_stations(net, deep.natural(o.candidates), deep.noise, m, *deep.kind, cover=0)
-    net, copies, rms = lift_first(run.ask, x0, basis, net, copies, c, deep.noise, *deep.kind, g)
-    run.stage("lift", residual=rms)
-    net, cert = certify_copies(run.ask, net, copies, lambda r: deep.noise.near + deep.noise.far * (r + x0.norm()), length, *deep.kind, g, deviations=bars)
-    run.stage("certify", net, residual=cert.residual, bar=cert.relative_bar)
+    net, cert = lift_and_certify(run, x0, basis, net, copies, deep.natural(o.candidates), m, deep.noise, *deep.kind, length, g, bars=bars)
     return net, cert, Architecture((d, *(len(b) for _, b in net)), *deep.kind)

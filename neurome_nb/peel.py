@@ -116,7 +116,7 @@ def switches(
     for (W, _), z, d in zip(layers, Z, D):
         dz = dh @ W.T; t = (z / dz).abs(); dh = d * dz
         if z is Z[-1]: t[torch.arange(len(x)), unit] = torch.inf
-        if t.shape[1]: room = torch.minimum(room, t.amin(1))
+        if len(W): room = torch.minimum(room, t.amin(1))
     return Switches(x, u, rate, room, off.abs())
 
 # %% ../nbs/15_peel.ipynb #c014

@@ -27,8 +27,8 @@ from .certify import Certificate, certify_copies, with_silent
 from .lift import Basis
 from .search import Stop
 from .sweep import Noise, find_kinks
-from .deep import (DeepFailure, DeepSearch, Line, MeasuredLayer, Normals, Units, _distinct, _output_fit, _with_one, central_slopes, choose_stations, fit_biases,
-    lift_first, measure_jacobians, measure_normals, measure_places, measure_units, null_space_polish, settle_signs, straight_units, sweep_line, triangle)
+from .deep import (DeepFailure, DeepSearch, Line, MeasuredLayer, Normals, Units, _Noise, _distinct, _output_fit, _with_one, central_slopes, choose_stations, fit_biases,
+    lift_and_certify, measure_jacobians, measure_normals, measure_places, measure_units, null_space_polish, settle_signs, straight_units, sweep_line, triangle)
 
 # %% ../nbs/19_walks.ipynb #c005
 @dataclass(frozen=True)
@@ -1028,15 +1028,11 @@ def recover_in_section(
     basis, x0 = Basis(d, g), torch.randn(d, generator=g, dtype=torch.float64) * (length / d**.5)
     k = min(d, max(math.ceil(o.wide * h), h + 4)); f = lambda c: run.ask(x0 + c @ basis.rows(0, k))
     units, pool = first_layer(run, f, k, h, o.center * length, eps, g, o); quiet = pool[0][0].noise
-    noise = lambda x, y: torch.maximum(quiet.near + quiet.far * x.norm(dim=1), eps * y.abs().amax(1))
+    noise = _Noise(quiet.near, quiet.far, eps)
     section = Section(f, _settled(units, 1, o), length, noise, g, options); run.stage("layer", layer=1, units=h, error=section.first.error)
     second = _settled(units_behind(run, section, told), 2, o); found = len(second.b); run.stage("layer", layer=2, units=found, error=second.error)
     net, copies = polish_in_section(run, section, *last_in_section(section, second, told, outputs))
-    c, _ = choose_stations(net, section.mixed(o.candidates), noise, _base_points(section, outputs), "relu", 0., cover=0)
-    net, copies, rms = lift_first(run.ask, x0, basis, net, copies, c, noise, "relu", 0., g)
-    run.stage("lift", residual=rms)
-    net, cert = certify_copies(run.ask, net, copies, lambda r: quiet.near + quiet.far * (r + x0.norm()), length, "relu", 0., g, deviations=bars)
-    run.stage("certify", net, residual=cert.residual, bar=cert.relative_bar)
+    net, cert = lift_and_certify(run, x0, basis, net, copies, section.mixed(o.candidates), _base_points(section, outputs), noise, "relu", 0., length, g, bars=bars)
     if found < told: net, cert = with_silent(net, cert, [0, told - found], "it is off wherever one unit before it is on alone, so it never switches")
     return net, cert, Architecture(sizes, "relu")
 

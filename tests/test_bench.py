@@ -17,7 +17,7 @@ def bench(tmp_path, monkeypatch):
     "The tool with its own folder and a worker that answers what `bench.answer` holds."
     monkeypatch.setattr(tool, 'RESULTS', tmp_path/'bench')
     monkeypatch.setattr(tool, 'TABLE', tmp_path/'bench'/'table.md')
-    monkeypatch.setattr(tool, 'FIGURE', tmp_path/'images'/'q.png')
+    monkeypatch.setattr(tool, 'IMAGES', tmp_path/'images')
     monkeypatch.setattr(tool, 'ROOT', tmp_path)
     monkeypatch.setattr(tool, 'sources', lambda: tool.state)
     script = tmp_path/'worker.py'
@@ -79,7 +79,7 @@ def test_whatever_happens_to_a_run_is_kept(bench):
     table = bench.table({})
     assert '0/1' in next(l for l in table.splitlines() if l.startswith(f'| {ROW.title} |')) and 'error above that: 0' in table
     bench.write({})
-    assert bench.FIGURE.read_bytes()[:4] == b'\x89PNG'
+    assert {p.name: p.read_bytes()[:4] for p in bench.IMAGES.iterdir()} == {name: b'\x89PNG' for name in ('queries_vs_parameters.png', 'costs.png')}
 
 def test_success_needs_the_runs_own_word_and_the_truth():
     assert tool.success(ROW, GOOD)

@@ -8,8 +8,8 @@ import torch
 
 from neurome_nb import Architecture, Oracle, parameter_error, reconstruct
 from neurome_nb.core import generator
-from neurome_nb.deep import (DeepFailure, DeepSearch, Line, MeasuredLayer, Triangle, Units, _Deep, _LayerSearch, _Noise, _farther, _here, _on, _opposite, _output_fit, _rare_side, _rows_beside, _silent, _toward, _trimmed,
-                             fit_last, kinks_on_lines, measure_layer, measure_normals, measure_places, measure_units, polish_later, refine_rows, straight_units, sweep_line, triangle, written_slope)
+from neurome_nb.deep import (DeepFailure, DeepSearch, Line, MeasuredLayer, Triangle, Units, _Deep, _LayerSearch, _Noise, _false_kinks, _farther, _here, _on, _opposite, _output_fit, _rare_side, _rows_beside, _silent, _toward, _trimmed,
+                             fit_last, kinks_on_lines, measure_layer, measure_normals, measure_places, measure_units, one_sided_slopes, polish_later, refine_rows, settle_signs, straight_units, sweep_line, triangle, written_slope)
 from neurome_nb.nets import forward, init_layers
 from neurome_nb.peel import Peeled, hidden, switches
 from neurome_nb.recipes import Exact
@@ -117,6 +117,58 @@ def test_rows_find_their_kinks_and_wrong_ones_do_not():
     found = measure_places(oracle(net), net[:1], rows, torch.full_like(rows, 1e-8), torch.full((16,), 6), lambda rows: 5 * torch.randn(len(rows), 12, generator=g, dtype=torch.float64), NOISE, "leaky_relu", .01)
     right, asked = (x.bincount(minlength=16) for x in (found.unit[found.ok], found.unit))
     assert (2 * right > asked)[:8].all() and not (2 * right > asked)[8:].any()
+
+
+def beyond_the_answers(net, g, far):
+    "Rows of the first layer whose kinks lie this many times as far from where they say as the answers next to that place, and their standard deviations; half the length of a place is ten of these."
+    A = torch.cat([net[0][0], net[0][1][:, None]], 1); A = A / A.norm(dim=1, keepdim=True); std = torch.zeros_like(A); std[:, -1] = 1e-5
+    rows = A.clone(); rows[:, -1] += far * std[:, -1]
+    return rows, std
+
+
+def test_a_kink_beyond_the_inner_answers_is_not_taken_for_one_at_them():
+    net, g = box((12, 10, 8, 6, 3), 4), generator(0, "test/deep/beyond"); rows, std = beyond_the_answers(net, g, 5.)  # at half a place; the inner answers lie at a quarter
+    found = measure_places(oracle(net), [], rows, std, torch.full((10,), 40), lambda rows: 5 * torch.randn(len(rows), 12, generator=g, dtype=torch.float64), NOISE, "leaky_relu", .01, options=DeepSearch(bend=1e-9))
+    assert len(found.ok) > 100 and not found.ok.any()
+
+
+def test_a_kink_beyond_the_answers_beside_it_is_not_taken_for_one_at_them():
+    net, g = box((12, 10, 3), 4), generator(0, "test/deep/beyond lines"); rows, std = beyond_the_answers(net, g, 200.)
+    draw = lambda: torch.randn(60, 12, generator=g, dtype=torch.float64)
+    found = kinks_on_lines(oracle(net), [(rows[:, :-1], rows[:, -1])], [std], 5 * draw(), torch.nn.functional.normalize(draw(), dim=1), NOISE, "leaky_relu", .01, options=DeepSearch(bend=1e-9))
+    assert not len(found.unit)
+
+
+@pytest.mark.parametrize("step", (.03, .5))
+def test_normals_from_one_side_are_those_of_both(step):
+    "Steps that cross a kink are found out, however many there are, and every place costs little more than half as much."
+    net, g = box((30, 40, 30, 10), 2), generator(0, "test/deep/one side"); f = oracle(net); p, u = torch.randn(2, 30, generator=g, dtype=torch.float64)
+    line = sweep_line(f, p, u / u.norm(), 3., 2.2e-16); at, before = line.at(line.t), f.queries
+    beside = measure_normals(f, line, step=step); rows = [(net[0][0], net[0][1])]
+    z = at @ net[0][0].T + net[0][1]; own, unit = z.abs().min(1); first = own < 1e-9; true = net[0][0][unit] / (net[0][0][unit] @ line.u)[:, None]
+    assert first.sum() > 30 and ((beside.normal - true)[first].norm(dim=1) < 1e-6 * true[first].norm(dim=1)).all()
+    if step == .03: assert f.queries - before < .7 * 61 * len(line.t) / 3
+
+
+def test_one_answer_proves_all_derivatives_of_a_place():
+    "Whatever is thought of them: here, nothing is ever doubted."
+    net, g = box((12, 10, 3), 4), generator(0, "test/deep/proof"); f = oracle(net); P = torch.randn(60, 12, generator=g, dtype=torch.float64); step = torch.full((60,), .3, dtype=torch.float64)
+    slope, s = one_sided_slopes(f, P, step, NOISE(P, None), lambda slope, s: torch.zeros_like(s, dtype=torch.bool))
+    true = (torch.where(P @ net[0][0].T + net[0][1] > 0, 1., .01)[:, None] * net[1][0]) @ net[0][0]
+    crossed = ((P[:, None] + .3 * torch.eye(12, dtype=torch.float64)) @ net[0][0].T + net[0][1] > 0).ne((P @ net[0][0].T + net[0][1] > 0)[:, None]).any(2).any(1)
+    assert 10 < crossed.sum() < 60 and (slope.mT - true).abs().max() < 1e-9 and (s[~crossed] == .3).double().mean() > .7
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_false_kinks_behind_an_inexact_layer_are_not_asked_again(seed):
+    "They belong to one coordinate each, and disturb it at any step."
+    net, g = box((60, 30, 20, 10), seed), generator(seed, "test/deep/false"); f = oracle(net)
+    rough = [(net[0][0] * (1 + 1e-10 * torch.randn(30, 60, generator=g, dtype=torch.float64)), net[0][1])]
+    rest = Peeled(f, rough, torch.randn(60, generator=g, dtype=torch.float64), *KIND); p, u, other = torch.randn(3, 30, generator=g, dtype=torch.float64)
+    blur, faint = (10 * v for v in _false_kinks(rest, p, other, 1.)); line = sweep_line(rest, p, u / u.norm(), 1., 2.2e-16, blur=blur, faint=faint)
+    start = f.queries; beside = measure_normals(rest, line); asked = f.queries - start; both = measure_normals(rest, line, one_sided=False)
+    apart = (beside.normal - both.normal).norm(dim=1) / torch.hypot(beside.std.norm(dim=1), both.std.norm(dim=1))
+    assert apart.max() < 10 and asked < .7 * (f.queries - start - asked)
 
 
 def test_rows_through_many_places_are_right_to_the_last_digits():
@@ -305,6 +357,34 @@ def test_while_answers_stay_unexplained_a_layer_of_unknown_width_is_searched_aga
     assert deep.explain(search) == ("net", "copies") and asked == [(5, "first")] and deep.layers == ["first", "six units"] and deep.refined == 1
     residuals.append(1e6); search.told = 5
     with pytest.raises(DeepFailure, match="do not explain"): deep.explain(search)
+
+
+def test_a_bad_row_does_not_spoil_the_slope():
+    net, g = box((12, 10, 8, 3), 0), generator(0, "test/deep/slope")
+    f, deep = deep_state(net, [], g); deep.run.arch = SimpleNamespace(activation=None); deep.slope = .1
+    tri = triangle(f, .1 * torch.randn(12, generator=g, dtype=torch.float64), torch.eye(12, dtype=torch.float64)[:2], 1., 2.2e-16, g); units = measure_units(tri, straight_units(tri), measure_normals(f, tri.lines[0]))
+    rows, std = units.rows.clone(), units.std.clone(); rows[3] += 1e-5 * torch.randn(13, generator=g, dtype=torch.float64); std[3] = 1e-5
+    assert written_slope(settle_signs(replace(units, rows=rows, std=std))) != .01
+    deep.add(replace(units, rows=rows, std=std))
+    assert deep.slope == .01 and deep.depth == 1
+
+
+def test_a_last_layer_found_in_part_is_searched_on(monkeypatch):
+    "Its units agreed about the slope though two of sixteen were missing, and the attempt failed: only the width was not told."
+    net = box(DEEP, 4); complete, affine, asked = _LayerSearch.complete, _Deep.affine, []
+    def searched(self, beyond=0): asked.append((self.deep.depth, beyond)); return self.units if beyond else complete(self)
+    monkeypatch.setattr(_LayerSearch, "complete", searched)
+    monkeypatch.setattr(_Deep, "affine", lambda self: (False, 3e-3) if self.depth == len(asked) + 1 == 3 else affine(self))  # as if units were missing, once
+    r = reconstruct(oracle(net), Architecture((12, None, None, None, 3)), progress=False)
+    assert r.outcome.kind == "recovered" and r.architecture.sizes == DEEP and asked == [(1, 0), (2, 0), (2, 6)]
+
+
+def test_a_missing_unit_shows_before_any_polish():
+    net, g = box(DEEP, 4), generator(0, "test/deep/before"); layers = [exact_layer(net, l, 1e-12) for l in range(3)]; last = layers[2]
+    short = replace(last, W=last.W[1:], b=last.b[1:], std=last.std[1:])
+    for found, complete, rms in ((last, False, 1.), (short, False, float("inf")), (short, True, 1.)):  # a width that is told is not doubted
+        f, deep = deep_state(net, [*layers[:2], found], g); deep.refine, deep.polish = lambda **k: None, lambda unknowns: ("net", "copies", 1.)
+        assert deep.polish_last(complete)[2] == rms
 
 
 def test_a_row_is_met_on_lines_of_hidden_vectors_and_a_wrong_one_is_not():

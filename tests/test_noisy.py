@@ -24,7 +24,7 @@ def first_rows(box, net, g, o):
     "Rows from a line, and which of them are of the first layer."
     u, p0 = _directions(2, box.in_features, g)
     line = sweep_line(box, 5 * p0, u, 5., EPS)
-    rows = vague_rows([], line, measure_normals(box, line, step=o.step), torch.arange(len(line.t)), *LEAKY)
+    rows = vague_rows([], line, measure_normals(box, line, step=o.step, one_sided=False), torch.arange(len(line.t)), *LEAKY)
     true = normalize(torch.cat([net[0][0], net[0][1][:, None]], 1), dim=1)
     off = lambda rows: torch.minimum(torch.cdist(normalize(rows.row, dim=1), true), torch.cdist(normalize(rows.row, dim=1), -true)).amin(1)
     return line, rows, off

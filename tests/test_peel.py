@@ -45,6 +45,14 @@ def test_switches_are_zeros_with_nothing_else_in_the_room(depth):
         assert (moved[i, own] - share * room * at.rate[good]).abs().max() < 1e-9 * (1 + moved.abs().max())
 
 
+def test_a_layer_without_units_leaves_all_the_room():
+    x, none = 5 * randn(6, 9), (NET[0][0][:0], NET[0][1][:0])
+    first, unit = NET[0], torch.arange(6) % len(NET[0][1])
+    at = switches([first], unit, x, "leaky_relu", .01)
+    behind = switches([none, (randn(6, 0), randn(6))], torch.arange(6), x, "leaky_relu", .01)  # their units never switch
+    assert at.room.isfinite().all() and behind.room.isinf().all()
+
+
 @pytest.mark.parametrize("activation", ("leaky_relu", "tanh"))
 def test_peeled_reaches_the_vectors_asked_for(activation):
     h = .3 * randn(20, 5).tanh()

@@ -12,7 +12,7 @@ from neurome_nb.canon import ErrorSummary, parameter_error
 from neurome_nb.core import generator
 from neurome_nb.nets import Architecture, init_layers
 from neurome_nb.plots import (FLOOR, Run, error_and_bar, plot_agreement, plot_disagreement, plot_error_bars, plot_errors, plot_gallery, plot_hyperplanes, plot_losses,
-                              plot_queries, plot_section, plot_stages, plot_weights, section_error, stage_errors, worst_violation)
+                              plot_costs, plot_queries, plot_section, plot_stages, plot_weights, section_error, stage_errors, worst_violation)
 from neurome_nb.symmetry import apply, random_transform
 
 @pytest.fixture(autouse=True)
@@ -97,6 +97,15 @@ def test_queries():
     assert ax.get_legend_handles_labels()[1] == ['a', 'b, failed', 'c', 'counting bound']
     assert ax.get_xscale() == ax.get_yscale() == 'log'
     plot_queries([])
+
+def test_costs_show_every_run_against_every_property_and_leave_out_what_is_unknown():
+    runs = [Run(100, 30, 20, 'a', depth=1, width=8, seconds=.5), Run(1000, 300, 200, 'b', depth=3, width=16, seconds=2.), Run(100, 900, 20, 'c', published=True)]
+    axes = plot_costs(runs)
+    dots = lambda ax: {(round(x, 6), y) for line in ax.lines if line.get_marker() not in ('_', 'None') for x, y in zip(*line.get_data())}
+    assert axes.shape == (2, 3) and all(a.get_xscale() == a.get_yscale() == 'log' for a in axes.flat)
+    assert dots(axes[0, 0]) == {(100, 30), (1000, 300), (100, 900)} and dots(axes[1, 0]) == {(100, .5), (1000, 2.)}
+    assert dots(axes[0, 2]) == {(8, 30), (16, 300)} and {y for _, y in dots(axes[1, 1])} == {.5, 2.}
+    assert [t.get_text() for t in axes[0, 2].get_legend().get_texts()] == ['a', 'b', 'c', 'counting bound']
 
 def test_given_axes_are_used_and_global_style_is_left_alone():
     before = dict(matplotlib.rcParams)

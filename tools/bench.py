@@ -1,9 +1,9 @@
 """The table of results in the README. Resumable: every run is a small file under nbs/bench/, and counts while the code it measured is unchanged.
 
-    python tools/bench.py                          everything that has no current result yet, then the table and the figure
+    python tools/bench.py                          everything that has no current result yet, then the table and the figures
     python tools/bench.py --rows mnist --seeds 0-2 rows whose name contains a word, some seeds
     python tools/bench.py --list                   what there is, and what is missing
-    python tools/bench.py --table                  no runs, only the table and the figure
+    python tools/bench.py --table                  no runs, only the table and the figures
 """
 import argparse, ast, datetime, hashlib, json, os, platform, subprocess, sys, time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +13,7 @@ from statistics import median
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT/'nbs'/'bench'
-TABLE, FIGURE = RESULTS/'table.md', ROOT/'nbs'/'images'/'queries_vs_parameters.png'
+TABLE, IMAGES = RESULTS/'table.md', ROOT/'nbs'/'images'
 SHARED = 'core nets oracle symmetry sweep lift search certify'.split()       # modules that every row exercises
 SHALLOW, DEEP, WALKS, SMOOTH, NOISY = 'polish consensus committee disagree shallow'.split(), 'peel gather deep'.split(), 'walks columns'.split(), ['smooth'], ['noisy']   # and those with one hidden layer, with more, with more of ReLU units or wider than the input, with more of saturating units, with more and few digits
 OTHER = 100             # the second series: black box seed s, reconstruction seed s + OTHER
@@ -231,28 +231,28 @@ def table(code):
              f'Runs that called themselves recovered with an error above that: {wrong}.' + (f' While {busy} of the runs started, the machine was busy with other work: their seconds are too many.' if busy else '')]
     return '\n'.join(lines + notes) + '\n'
 
-def figure(code):
-    "Queries against parameters."
+def figures(code):
+    "Queries against parameters; queries and seconds of computing against parameters, depth and width: file name -> figure."
     import matplotlib
     matplotlib.use('agg')
     from neurome_nb.nets import Architecture, counting_bound
-    from neurome_nb.plots import Run, plot_queries
+    from neurome_nb.plots import Run, plot_costs, plot_queries
     def run(sizes, activation, queries, label, **kw):
         arch = Architecture(sizes, activation)
-        return Run(arch.num_parameters, int(queries), counting_bound(arch), label, **kw)
+        return Run(arch.num_parameters, int(queries), counting_bound(arch), label, depth=len(sizes) - 2, width=max(sizes[1:-1]), **kw)
     runs = []
     for row in ROWS:
         same = summary(row, code)[0]
         good = [r for r in same if success(row, r)]
-        if good: runs.append(run(row.sizes, row.activation, median(r['queries'] for r in good), row.series))
+        if good: runs.append(run(row.sizes, row.activation, median(r['queries'] for r in good), row.series, seconds=median(r.get('cpu_seconds', r['seconds']) for r in good)))
     runs += [run(*p, published=True) for p in PUBLISHED]
-    FIGURE.parent.mkdir(parents=True, exist_ok=True)
-    plot_queries(runs).figure.savefig(FIGURE, metadata={'Software': None})
+    return {'queries_vs_parameters.png': plot_queries(runs).figure, 'costs.png': plot_costs(runs)[0, 0].figure}
 
 def write(code):
     RESULTS.mkdir(parents=True, exist_ok=True)
     TABLE.write_text(table(code))
-    figure(code)
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    for name, figure in figures(code).items(): figure.savefig(IMAGES/name, metadata={'Software': None})
 
 # ---- the command ----
 
@@ -269,7 +269,7 @@ def parser():
     p.add_argument('--rows', default='', help='only rows whose name contains one of these words, with commas between')
     p.add_argument('--seeds', type=seeds_of, help='0-4 or 0,2,7 (default: all that the row asks for)')
     p.add_argument('--list', action='store_true', help='what there is and what is missing; no runs')
-    p.add_argument('--table', action='store_true', help='write table and figure; no runs')
+    p.add_argument('--table', action='store_true', help='write table and figures; no runs')
     p.add_argument('--others', action='store_true', help=f'also runs in which the reconstruction has another seed: {OTHER} more')
     p.add_argument('--again', action='store_true', help='also what has a current result')
     p.add_argument('--jobs', type=int, default=1, help='runs at the same time; the threads are shared between them (default: 1)')
@@ -304,7 +304,7 @@ def main(argv=None):
             numbers = f'ratio {res["ratio"]:.2f}  error {res["balanced_max"]:.0e}  {res["seconds"]:7.2f} s  {res["memory"]:5.2f} GiB' if 'ratio' in res else res['message']
             print(f'{i:3}/{len(jobs)} {res["row"]:28} seed {res["seed"]}, {res["reconstruction_seed"]:<3}  {res["outcome"]:14} {numbers}', flush=True)
     write(code)
-    print(f'written: {TABLE.relative_to(ROOT)}, {FIGURE.relative_to(ROOT)}')
+    print(f'written: {TABLE.relative_to(ROOT)}, {IMAGES.relative_to(ROOT)}')
     return 0
 
 if __name__ == '__main__': sys.exit(main())
