@@ -1075,7 +1075,8 @@ def _silent(f, known, units, x, y, draw, activation, slope, g, options):
 
 def _signs_from_answers(known, units, x, y, activation, slope, options):
     "Signs of the units of the last hidden layer, from what remains linear: one with the wrong sign is itself and a linear map. None when they leave more than that unexplained."
-    h = hidden(known, x, activation, slope)
+    h = hidden(known, x, activation, slope); on = _with_one(h) @ units.rows.T > 0
+    if torch.minimum(on.sum(0), (~on).sum(0)).min() < options.sides // 2: return None  # one that is not seen to switch may as well have the other sign
     A = torch.cat([ACTIVATIONS[activation].fn(_with_one(h) @ units.rows.T, slope), _with_one(h)], 1); w = 1 / (y - y.mean(0)).norm(dim=1, keepdim=True); scale = (A * w).norm(dim=0)
     V = torch.linalg.lstsq(A * w / scale, y * w, driver="gelsd").solution / scale[:, None]; residual = ((A @ V - y) * w).square().sum(1).mean().sqrt()
     if not residual < max(options.affine * units.std.norm(dim=1).median(), units.std.norm(dim=1).max()): return None
@@ -1241,7 +1242,9 @@ class _LayerSearch:
         "Judge rows from kinks on all lines of inputs swept so far, and a few more."
         e, o = self.deep, self.deep.options; old = self.kinks
         for x in self.telling_places(max(o.more, o.swept - len(e.swept))): e.sweep(x, _directions(1, e.k, e.g)[0])
-        self.gathered += 1; lines = [*e.pool, *e.swept]; left = [self.unexplained(line, e.known)[1] for line, _ in lines]
+        self.gathered += 1
+        if self.gone == len(e.pool) + len(e.swept): return
+        lines = [*e.pool, *e.swept]; left = [self.unexplained(line, e.known)[1] for line, _ in lines]
         if old is not None: old = old.pick(torch.tensor([bool((left[i] == k).any()) for i, k in old.index.tolist()], dtype=torch.bool))
         new = [self.kinks_of(i, *lines[i], left[i]) for i in range(self.gone, len(lines))]; new = rows_alone(e.known, Gathered(*(torch.cat(v) for v in zip(*new))), *e.kind, o.gather)
         self.kinks, self.gone = new if old is None else old.join(new), len(lines); fresh = torch.arange(len(self.kinks.x)) >= len(self.kinks.x) - len(new.x)
@@ -1304,7 +1307,7 @@ def polish_later(
     shift = torch.stack([forward([*m, *free], x, activation, slope) for m in moved]) - forward(layers, x, activation, slope)
     sigma = torch.hypot(noise(x, y), shift.square().mean((0, 2)).sqrt())
     start = p = torch.cat([torch.cat([W, b[:, None]], 1).flatten() for W, b in free])
-    known = torch.cat([s.flatten() for s in stds[first:]]); prior = torch.cat([known, known.new_full((len(p) - len(known),), math.inf)])
+    known = torch.cat([start.new_zeros(0), *(s.flatten() for s in stds[first:])]); prior = torch.cat([known, known.new_full((len(p) - len(known),), math.inf)])
     lengths = torch.block_diag(*(r[None] for W, b in free[:-1] for r in torch.cat([W, b[:, None]], 1)), start.new_zeros(0, sizes[-1]))  # of the hidden rows: they are not at stake, and stay as they are
     def split(p): return [(q[:, :-1], q[:, -1]) for q in (v.view(len(b), -1) for v, (W, b) in zip(p.split(sizes[first:]), free))]
     def derivative(layers):
@@ -1430,7 +1433,7 @@ class _Deep:
         if sign is not None: miss = std
         else:
             seen = measure_sides(self.f, self.known, units.rows, self.far, *self.kind, o.gather); sign, miss = seen.sign, seen.miss
-            if not miss.median() < o.gather.sides: return None
+            if not (miss < o.gather.sides).all(): return None  # where a unit does not switch, it may as well have the other sign
         rows = sign[:, None] * units.rows
         return MeasuredLayer(rows[:, :-1], rows[:, -1], self.slope, miss.median().item(), units.std)
 
@@ -1584,7 +1587,9 @@ def recover_deep(
     if arch.activation not in (None, "leaky_relu", "prelu") or arch.slope <= 0: raise DeepFailure(f"deep networks with {arch.activation} units are not supported yet")
     deep, units, basis, x0 = _start(run, length, eps, width(0), options)
     while True:
-        deep.add(units); straight, residual = deep.affine(); last = deep.depth == (len(told) if told else options.deepest)
+        deep.add(units); straight, residual = deep.affine()
+        if straight and 1 < deep.depth < len(told or ()): deep.refine(); straight, residual = deep.affine()  # vague rows leave much unexplained either way
+        last = deep.depth == (len(told) if told else options.deepest)
         if last and not straight and 1 < deep.depth == len(told or ()) and not told[-1]:  # units of the last layer are missing: the search goes on
             deep.layers.pop(); units = search.complete(beyond=search.count); continue
         if straight or last: break

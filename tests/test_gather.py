@@ -3,10 +3,12 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from neurome_nb import Architecture, Oracle, parameter_error, reconstruct
 from neurome_nb.core import generator
 from neurome_nb.deep import DeepSearch, Units, _Deep, _LayerSearch, _Noise, _signs_from_answers, MeasuredLayer
 from neurome_nb.gather import Gather, Gathered, fit_kinks, gather_units, measure_sides, rows_alone
 from neurome_nb.nets import forward, init_layers
+from neurome_nb.recipes import Exact
 from neurome_nb.peel import crossings, jacobians
 
 SIZES, SLOPE, KIND = (20,) * 7 + (10,), .01, ("leaky_relu", .01)
@@ -115,3 +117,18 @@ def test_deep_units_switch_far_away_in_networks_that_shrink_what_they_pass_on(ne
     net = _unit_gauge(net)
     distances = [_deep(net, net[:l]).switching() for l in (1, 3, 6)]
     assert distances[0] < distances[1] / 3 and distances[1] < distances[2] / 3
+
+
+def test_the_sign_of_a_unit_that_is_not_seen_to_switch_stays_open(net):
+    "It may as well have the other one: a run that took it for settled would call a wrong network recovered."
+    net = _unit_gauge(net); net[-2] = (net[-2][0], net[-2][1] + 1e9 * (torch.arange(20) == 3)); deep = _deep(net, net[:-2]); rows = rows_of(net[-2])
+    nan = torch.full((20, 10), torch.nan, dtype=torch.float64); units = Units(rows, torch.full_like(rows, 1e-11), nan[:, :, None].expand(-1, -1, 20), nan)
+    x = deep.natural(200)
+    assert _signs_from_answers(deep.known, units, x, deep.f(x), *KIND, deep.options) is None
+
+
+def test_five_hidden_layers_of_one_width_are_recovered():
+    sizes = (24,) * 6 + (12,); box = init_layers(sizes, generator=generator(1, "blackbox/init"))
+    r = reconstruct(Oracle(lambda x: forward(box, x, *KIND), 24), Architecture(sizes, "leaky_relu"), seed=1, recipe=Exact(attempts=2), progress=False)
+    assert r.outcome.kind == "recovered", r.outcome
+    assert parameter_error(r.layers, box, "leaky_relu").max < 1e-9
