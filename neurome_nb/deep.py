@@ -1232,7 +1232,9 @@ class _LayerSearch:
             vague = list(x[torch.randperm(len(x), generator=e.g)[:n // 2]])
         h = way(e.far(o.seen)); usual = h.mean(0); size, axes = torch.linalg.eigh(h.T @ h)
         x = e.far(n * o.lines); r = torch.randn(len(x), len(usual), generator=e.g, dtype=x.dtype) * size.clamp_min(1e-12 * size[-1]).rsqrt() @ axes.T  # rather where hidden vectors hardly point
-        x = _toward(e.known, x, unit(r) - unit(usual), *e.kind, o)
+        r = unit(r) - unit(usual); silent = _silent(e.f, e.known, self.units, e.x, e.y, e.near(), *e.kind, e.g, o) if self.count else None
+        if silent and len(silent[0]): r[::2] = torch.randn(len(r[::2]), len(silent[0]), generator=e.g, dtype=x.dtype) @ silent[0]  # what remains linear behind the last layer tells where
+        x = _toward(e.known, x, r, *e.kind, o)
         h, near = way(x), way(torch.stack([usual.new_zeros(e.k), *(line.x0 for line, _ in e.swept)])) @ way(x).T
         chosen = []
         for _ in range(n - len(vague)): chosen.append(near.amax(0).argmin()); near = torch.cat([near, h[chosen[-1]][None] @ h.T])
