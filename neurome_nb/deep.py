@@ -46,6 +46,7 @@ class DeepSearch:
     tau: float = 20.  # a difference of more than tau standard deviations is real
     planes: int = 12  # planes or lines tried per layer
     tries: int = 60  # lines asked per layer, at most; when one brings nothing new, a line of inputs follows
+    barren: int = 4  # without a single unit, so few: one of the layer before is missing
     beyond: float = 20.  # lines of inputs go this many times the distance of two inputs to either side of them
     sides: int = 4  # answers beside the kinks of every unit, to see what is left
     climb: int = 500  # steps towards inputs whose hidden vectors point in a given direction
@@ -1267,6 +1268,7 @@ class _LayerSearch:
         asked = lambda: self.deep.run.oracle.queries if self.deep.dear < math.inf else 0
         dear = asked() + self.deep.dear  # by then other lines have cost as much as those to be gathered would
         for i in range(self.deep.options.tries):
+            if i == self.deep.options.barren and not self.count: break
             if self.count == self.told if self.told else self.count > beyond and self.agree():
                 if len(self.fine) < self.count and self.looked < self.deep.options.extra: self.looked += 1; self.gather() if self.gathered else self.sharpen(); continue
                 if self.agree(): return self.units
@@ -1309,7 +1311,7 @@ def polish_later(
     shift = torch.stack([forward([*m, *free], x, activation, slope) for m in moved]) - forward(layers, x, activation, slope)
     sigma = torch.hypot(noise(x, y), shift.square().mean((0, 2)).sqrt())
     start = p = torch.cat([torch.cat([W, b[:, None]], 1).flatten() for W, b in free])
-    known = torch.cat([start.new_zeros(0), *(s.flatten() for s in stds[first:])]); prior = torch.cat([known, known.new_full((len(p) - len(known),), math.inf)])
+    known = torch.cat([start[:0], *(s.flatten() for s in stds[first:])]); prior = torch.cat([known, known.new_full((len(p) - len(known),), math.inf)])
     lengths = torch.block_diag(*(r[None] for W, b in free[:-1] for r in torch.cat([W, b[:, None]], 1)), start.new_zeros(0, sizes[-1]))  # of the hidden rows: they are not at stake, and stay as they are
     def split(p): return [(q[:, :-1], q[:, -1]) for q in (v.view(len(b), -1) for v, (W, b) in zip(p.split(sizes[first:]), free))]
     def derivative(layers):
@@ -1587,7 +1589,7 @@ def recover_deep(
     "A piecewise linear network with two or more hidden layers, from scratch. Raises DeepFailure when a check fails."
     arch = run.arch; told = list(arch.sizes[1:-1]) if arch.sizes else None; width = lambda l: told[l] if told else None
     if arch.activation not in (None, "leaky_relu", "prelu") or arch.slope <= 0: raise DeepFailure(f"deep networks with {arch.activation} units are not supported yet")
-    deep, units, basis, x0 = _start(run, length, eps, width(0), options)
+    deep, units, basis, x0 = _start(run, length, eps, width(0), options); search = None
     while True:
         deep.add(units); straight, residual = deep.affine()
         if straight and 1 < deep.depth < len(told or ()): deep.refine(); straight, residual = deep.affine()  # vague rows leave much unexplained either way
@@ -1597,7 +1599,11 @@ def recover_deep(
         if straight or last: break
         if deep.depth > 1 or deep.y.shape[1] > options.outputs: deep.refine(); deep.gather_again()
         else: deep.even(0)
-        search = _LayerSearch(deep, width(deep.depth)); units = search.complete()
+        before, search = search, _LayerSearch(deep, width(deep.depth))
+        try: units = search.complete()
+        except DeepFailure:
+            if search.count or before is None or before.told: raise
+            deep.layers.pop(); deep.refined, search = deep.depth, before; units = search.complete(beyond=search.count)  # behind a layer with a unit missing, none is found
     if not straight: raise DeepFailure(f"behind {deep.depth} hidden layers the rest is not affine: relative residual {residual:.0e}")
     if told and len(told) != deep.depth: raise DeepFailure(f"the rest is affine behind {deep.depth} hidden layers, where the architecture has {len(told)}")
     outputs = len(deep.layers[-1].b) * deep.y.shape[1]

@@ -379,6 +379,26 @@ def test_a_last_layer_found_in_part_is_searched_on(monkeypatch):
     assert r.outcome.kind == "recovered" and r.architecture.sizes == DEEP and asked == [(1, 0), (2, 0), (2, 6)]
 
 
+def test_when_a_layer_seems_empty_the_one_before_is_searched_on(monkeypatch):
+    "With 31 of 32 units of the fourth layer, no unit of the fifth was found; and asking for silent ones among none was an error."
+    net = box(DEEP, 4); complete, asked = _LayerSearch.complete, []
+    def searched(self, beyond=0):
+        asked.append((self.deep.depth, beyond))
+        if asked == [(1, 0), (2, 0)]: raise DeepFailure("no units")
+        return self.units if beyond else complete(self)
+    monkeypatch.setattr(_LayerSearch, "complete", searched)
+    r = reconstruct(oracle(net), Architecture((12, None, None, None, 3)), progress=False)
+    assert r.outcome.kind == "recovered" and r.architecture.sizes == DEEP and asked == [(1, 0), (2, 0), (1, 8), (2, 0)]
+
+
+def test_a_search_without_any_unit_ends_soon():
+    net, g = box(DEEP, 4), generator(0, "test/deep/barren"); f, deep = deep_state(net, [exact_layer(net, 0)], g)
+    search = _LayerSearch(deep, None); search.units = found_units(normalized(net, 1), torch.zeros(8, dtype=torch.bool)); lines = []
+    search.hidden_line = lambda: lines.append("hidden"); look = search.look; search.look = lambda *a, **k: None
+    with pytest.raises(DeepFailure, match="0 units of layer 2"): search.complete()
+    assert len(lines) == deep.options.barren and f.queries > 0
+
+
 def test_a_missing_unit_shows_before_any_polish():
     net, g = box(DEEP, 4), generator(0, "test/deep/before"); layers = [exact_layer(net, l, 1e-12) for l in range(3)]; last = layers[2]
     short = replace(last, W=last.W[1:], b=last.b[1:], std=last.std[1:])
@@ -406,6 +426,14 @@ def test_a_vague_row_is_polished_from_answers(seed):
     layers, copies, rms = polish_later([*start, _output_fit(start, x, y, *KIND)[0]], stds, x, y, lambda x, y: 1e-14 * (1 + x.norm(dim=1)), *KIND, g)
     row = torch.nn.functional.normalize(torch.cat([layers[2][0][1], layers[2][1][1:2]]), dim=0)
     assert rms < 2 and (row - normalized(net, 2)[1]).norm() < 1e-10
+
+
+def test_where_only_the_output_layer_may_be_polished_it_is():
+    "A last hidden layer too wide to be polished with the outputs left nothing to polish together, and the run broke off."
+    net, g = box(DEEP, 0), generator(0, "test/deep/outputs alone"); x = starts(400, g); y = forward(net, x, *KIND)
+    stds = [torch.full((len(b), W.shape[1] + 1), 1e-13, dtype=W.dtype) for W, b in net[:-1]]; W, b = net[-1]
+    layers, copies, rms = polish_later([*net[:-1], (W + 1e-3, b)], stds, x, y, lambda x, y: 1e-14 * (1 + x.norm(dim=1)), *KIND, g, unknowns=1)
+    assert rms < 2 and (layers[-1][0] - W).abs().max() < 1e-10
 
 
 @pytest.mark.parametrize("seed", (0, 3))
