@@ -17,12 +17,13 @@ from dataclasses import dataclass, field, replace
 import scipy.linalg
 import torch
 from torch import Tensor
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from .core import Layers
 from .nets import ACTIVATIONS, Architecture, forward
 from .sweep import Noise, find_kinks, measure_noise
 from .lift import Basis, d_optimal
 from .certify import Certificate, certify_copies
+from .gather import Gather, Gathered, gather_units, measure_sides, rows_alone
 from .peel import Peeled, crossings, hidden, jacobians, switches
 
 # %% ../nbs/18_deep.ipynb #c005
@@ -96,6 +97,13 @@ class DeepSearch:
     unknowns: int = 2500  # parameters of the last layers that are polished together
     newton: int = 6  # most steps of the null space polish
     draws: int = 12  # networks drawn for the error bars
+    vague: float = 1e-5  # a row as first measured with a larger relative error is put to the test again when it is refined
+    alone: float = .5  # share of the kinks of a line each of which must tell a row, or kinks of several lines are gathered
+    gather: Gather = Gather()  # of kinks of many lines
+    swept: int = 8  # lines of inputs that are swept before kinks are gathered
+    more: int = 4  # and more of them before each further time
+    gathered: int = 20  # times that kinks are gathered for a layer, at most
+    linear: float = .2  # by how much the part of a unit that was found linear may differ from what its sign says
     deepest: int = 12  # hidden layers looked for when their number is not told
 
 @dataclass(frozen=True)
@@ -470,6 +478,7 @@ class Places:
     ok: Float[Tensor, "n"]  # whether it was right
     h: Float[Tensor, "n p"]  # [h | 1] at the kink, of unit length
     std: Float[Tensor, "n"]  # standard deviation of row . h
+    clear: Bool[Tensor, "n"] | None = None  # whether nothing else happens there: else it says neither yes nor no
 
 def measure_places(
     f: Callable,  # points (n, dim) -> answers
@@ -506,7 +515,7 @@ def measure_places(
     t, jump, gap, _, y = _bends(f, x, u, half); error = noise(x, y); miss, jump = (gap - t[:, None] * jump).abs().amax(1), jump.norm(dim=1); spread = 2 * error / jump  # both pieces extrapolate over a third of their length
     ok = (miss < tau * error) & (t.abs() < options.within * half / 4) & (jump * half > 10 * tau * error)
     h = _with_one(hidden(known, x + t[:, None] * u, activation, slope)); size = h.norm(dim=1)
-    return Places(unit, ok, h / size[:, None], torch.hypot(rate * spread, blur) / size)
+    return Places(unit, ok, h / size[:, None], torch.hypot(rate * spread, blur) / size, ok | (miss < tau * error) & ((jump * half < tau * error) | (jump * half > 10 * tau * error)))
 
 def mixed(
     layers: Layers,  # known layers
@@ -948,7 +957,7 @@ def _known_normals(line, known, rows, activation, slope):
 
 def _as_rows(known, P, normal, std, at, mean, jump, activation, slope):
     "Rows behind the known layers of units that switch at P, from the normals of their boundaries, scaled to slope one along a line, and from the jump of that line's slope."
-    inverse = torch.linalg.pinv(jacobians(known, P, activation, slope)) if known else torch.eye(P.shape[1], dtype=P.dtype).expand(len(P), -1, -1); h = hidden(known, P, activation, slope)
+    inverse = torch.linalg.pinv(jacobians(known, P, activation, slope), rtol=0.) if known else torch.eye(P.shape[1], dtype=P.dtype).expand(len(P), -1, -1); h = hidden(known, P, activation, slope)
     w = torch.einsum("ck,ckh->ch", normal, inverse); std = inverse.norm(dim=1) * std
     rows = torch.cat([w, -(w * h).sum(1, keepdim=True)], 1); size = rows.norm(dim=1, keepdim=True); at = torch.hypot((std * h).norm(dim=1), at)
     return Units(rows / size, torch.cat([std, at[:, None]], 1) / size, mean @ inverse, jump / 2 * size)
@@ -1065,6 +1074,17 @@ def _silent(f, known, units, x, y, draw, activation, slope, g, options):
     _, S, Vt = torch.linalg.svd(L * h.norm(dim=1).median() * w.median(), full_matrices=False)
     return Vt[S > options.false * max(residual, error.max())], torch.stack([odd, x[kept][torch.cdist(odd, x[kept]).argmin(1)]], 1)
 
+def _signs_from_answers(known, units, x, y, activation, slope, options):
+    "Signs of the units of the last hidden layer, from what remains linear: one with the wrong sign is itself and a linear map. None when they leave more than that unexplained."
+    h = hidden(known, x, activation, slope); on = _with_one(h) @ units.rows.T > 0
+    if torch.minimum(on.sum(0), (~on).sum(0)).min() < options.sides // 2: return None  # one that is not seen to switch may as well have the other sign
+    A = torch.cat([ACTIVATIONS[activation].fn(_with_one(h) @ units.rows.T, slope), _with_one(h)], 1); w = 1 / (y - y.mean(0)).norm(dim=1, keepdim=True); scale = (A * w).norm(dim=0)
+    V = torch.linalg.lstsq(A * w / scale, y * w, driver="gelsd").solution / scale[:, None]; residual = ((A @ V - y) * w).square().sum(1).mean().sqrt()
+    if not residual < max(options.affine * units.std.norm(dim=1).median(), units.std.norm(dim=1).max()): return None
+    n = len(units.rows); turned = -(1 + slope) * V[:n, :, None] * units.rows[:, None, :-1]
+    wrong = torch.linalg.lstsq(turned.flatten(1).T, V[n:-1].T.reshape(-1, 1)).solution[:, 0]
+    return 1 - 2 * wrong.round() if (wrong - wrong.round()).abs().max() < options.linear else None
+
 def _apart(a, b): return (a.rows[:, None] - (a.rows @ b.rows.T).sign()[:, :, None] * b.rows).norm(dim=2)
 
 def _alike(a, b, tau): return _apart(a, b) < tau * torch.hypot(a.std.norm(dim=1)[:, None], b.std.norm(dim=1))
@@ -1109,6 +1129,10 @@ class _LayerSearch:
     patience: float = 1.  # how much stronger than usual false kinks are taken to be
     lines: list[Line] = field(default_factory=list)  # of hidden vectors
     looked: int = 0  # how often rows that are not fine were measured again
+    deep_down: bool = False  # where one kink tells too little of its unit's row
+    kinks: Gathered | None = None  # of many lines, that have been gathered
+    gone: int = 0  # through so many lines
+    gathered: int = 0  # how often kinks of many lines were
     hardly: bool = False  # units that hardly ever switch seem to be all that is missing
 
     @property
@@ -1126,10 +1150,10 @@ class _LayerSearch:
         return normals, normals[:, 0].isnan().nonzero()[:, 0]
 
     def test(self, units, times=1):
-        "Per unit: kinks found where its row predicts them, and looked for."
+        "Per unit: kinks found where its row predicts them, and places that say whether there is one."
         e, o = self.deep, self.deep.options
         tried = measure_places(e.f, e.known, units.rows, o.caution * units.std, torch.full((len(units.rows),), times * o.trials), e.near(climb=False), e.noise, *e.kind, errors=e.stds, choice=o.choice, options=o)  # climbing leads to one region, in which a deeper unit passes any test
-        return [x.bincount(minlength=len(units.rows)) for x in (tried.unit[tried.ok], tried.unit)]
+        return [x.bincount(minlength=len(units.rows)) for x in (tried.unit[tried.ok], tried.unit[tried.clear])]
 
     def test_all(self):
         "Drop the units that fail a second test: one can be passed by chance, hardly two."
@@ -1164,16 +1188,18 @@ class _LayerSearch:
 
     def agree(self):
         "Whether the units show one slope: one that is missing or false spoils those of the others."
-        return self.units is not None and _agrees(settle_signs(self.units), self.deep.slope, self.deep.options)
+        return self.units is not None and (_agrees(settle_signs(self.units), self.deep.slope, self.deep.options) or self.count == self.told and self.deep.settle(self.units) is not None)
 
     def use(self, line, beside):
         "Judge the kinks of a line of inputs whose normals were measured before."
         kinks = self.unexplained(line, self.deep.known)[1]
-        if len(kinks): self.judge(_candidates(line, beside, kinks, self.deep.known, *self.deep.kind), len(line.t))
+        if not len(kinks): return
+        new = _candidates(line, beside, kinks, self.deep.known, *self.deep.kind); self.deep_down |= (new.std.norm(dim=1) < self.deep.options.rough).double().mean().item() < self.deep.options.alone
+        self.judge(new, len(line.t))
 
     def sharpen(self):
         "Measure rows that are not fine again."
-        e = self.deep; vague = self.units.pick(self.units.std.norm(dim=1) >= e.options.fine); self.looked += 1
+        e = self.deep; vague = self.units.pick(self.units.std.norm(dim=1) >= e.options.fine)
         self.look(_sharpest(e.known, vague, e.near(), e.stds, *e.kind, e.options))
 
     def hidden_line(self):
@@ -1199,17 +1225,58 @@ class _LayerSearch:
         if not len(span): span = torch.eye(len(e.known[-1][1]), dtype=x.dtype)
         return _opposite(e.known, x, draw(len(span)) @ span, *e.kind, o)
 
+    def telling_places(self, n):
+        "Inputs where units switch whose rows are not fine, and others whose hidden vectors do not point where most do, nor where those of lines swept before did: there units switch that hardly ever do."
+        e, o = self.deep, self.deep.options; unit = lambda v: torch.nn.functional.normalize(v, dim=-1); way = lambda x: unit(hidden(e.known, x, *e.kind)); vague = []
+        if self.count > len(self.fine):
+            x = _sharpest(e.known, self.units.pick(self.units.std.norm(dim=1) >= o.fine), e.near(), e.stds, *e.kind, o)[0]
+            vague = list(x[torch.randperm(len(x), generator=e.g)[:n // 2]])
+        h = way(e.far(o.seen)); usual = h.mean(0); size, axes = torch.linalg.eigh(h.T @ h)
+        x = e.far(n * o.lines); r = torch.randn(len(x), len(usual), generator=e.g, dtype=x.dtype) * size.clamp_min(1e-12 * size[-1]).rsqrt() @ axes.T  # rather where hidden vectors hardly point
+        r = unit(r) - unit(usual); silent = _silent(e.f, e.known, self.units, e.x, e.y, e.near(), *e.kind, e.g, o) if self.count else None
+        if silent and len(silent[0]): r[::2] = torch.randn(len(r[::2]), len(silent[0]), generator=e.g, dtype=x.dtype) @ silent[0]  # what remains linear behind the last layer tells where
+        x = _toward(e.known, x, r, *e.kind, o)
+        h, near = way(x), way(torch.stack([usual.new_zeros(e.k), *(line.x0 for line, _ in e.swept)])) @ way(x).T
+        chosen = []
+        for _ in range(n - len(vague)): chosen.append(near.amax(0).argmin()); near = torch.cat([near, h[chosen[-1]][None] @ h.T])
+        return [*vague, *(x[i] for i in chosen)]
+
+    def gather(self):
+        "Judge rows from kinks on all lines of inputs swept so far, and a few more."
+        e, o = self.deep, self.deep.options; old = self.kinks
+        for x in self.telling_places(max(o.more, o.swept - len(e.swept))): e.sweep(x, _directions(1, e.k, e.g)[0])
+        self.gathered += 1
+        if self.gone == len(e.pool) + len(e.swept): return
+        lines = [*e.pool, *e.swept]; left = [self.unexplained(line, e.known)[1] for line, _ in lines]
+        if old is not None: old = old.pick(torch.tensor([bool((left[i] == k).any()) for i, k in old.index.tolist()], dtype=torch.bool))
+        new = [self.kinks_of(i, *lines[i], left[i]) for i in range(self.gone, len(lines))]; new = rows_alone(e.known, Gathered(*(torch.cat(v) for v in zip(*new))), *e.kind, o.gather)
+        self.kinks, self.gone = new if old is None else old.join(new), len(lines); fresh = torch.arange(len(self.kinks.x)) >= len(self.kinks.x) - len(new.x)
+        rows, std = gather_units(e.known, self.kinks, *e.kind, o.gather, new=fresh)
+        if len(rows):
+            half = rows.new_full((len(rows), e.y.shape[1]), torch.nan)  # signs are not seen there
+            self.judge(Units(rows, std, half[:, :, None].expand(-1, -1, rows.shape[1] - 1), half), len(self.kinks.x))
+
+    def kinks_of(self, i, line, beside, k):
+        "Kinks k of line i, as they are gathered."
+        k = k[beside.std[k, 0] > 0]; size = beside.normal[k].norm(dim=1)  # 0: given, not measured
+        return torch.stack([torch.full_like(k, i), k], 1), line.at(line.t[k]), beside.normal[k] / size[:, None], beside.std[k, 0] / size, line.std[k] / size
+
     def complete(self, beyond=0) -> Units:
         "All units of the layer, which are more than some number."
         if not beyond:
             for line, beside in self.deep.pool: self.use(line, beside)
+        asked = lambda: self.deep.run.oracle.queries if self.deep.dear < math.inf else 0
+        dear = asked() + self.deep.dear  # by then other lines have cost as much as those to be gathered would
         for i in range(self.deep.options.tries):
             if i == self.deep.options.barren and not self.count: break
             if self.count == self.told if self.told else self.count > beyond and self.agree():
-                if len(self.fine) < self.count and self.looked < self.deep.options.extra: self.sharpen(); continue
+                if len(self.fine) < self.count and self.looked < self.deep.options.extra: self.looked += 1; self.gather() if self.gathered else self.sharpen(); continue
                 if self.agree(): return self.units
                 self.test_all()
             n, aimed = len(self.fine), self.hardly and i % 4 > 0  # now and then other lines, should that be wrong
+            if self.deep_down or asked() > dear:
+                if self.gathered == self.deep.options.gathered: break
+                self.gather(); dear = asked() + self.deep.dear; continue
             if not aimed: self.hidden_line()
             if len(self.fine) == n: self.input_line(apart=aimed or i % 2 == 0)
         raise DeepFailure(f"{self.count} units of layer {self.deep.depth + 1} were found, expected {self.told or 'no new ones'}" if self.count != self.told else f"the {self.told} units found of layer {self.deep.depth + 1} disagree about their slope")
@@ -1282,7 +1349,8 @@ class _Noise:
 
 def _output_fit(known, x, y, activation, slope):
     "Affine map from hidden vectors to answers, and its relative residual."
-    A = _with_one(hidden(known, x, activation, slope)); w = 1 / y.norm(dim=1, keepdim=True).clamp_min(1e-300)
+    A = _with_one(hidden(known, x, activation, slope)); varies = (y - y[x.norm(dim=1).argmin()]).norm(dim=1, keepdim=True)  # many layers answer with the last one's biases, and vary little
+    w = torch.where(varies > 0, 1 / varies, 0.)
     scale = (A * w).norm(dim=0).clamp_min(1e-300)
     V = torch.linalg.lstsq(A * w / scale, y * w).solution / scale[:, None]
     return (V[:-1].T.contiguous(), V[-1]), ((A @ V - y) * w).square().sum(1).mean().sqrt().item()
@@ -1307,6 +1375,9 @@ class _Deep:
     radii: tuple[float, float] = (0., 0.)  # between which inputs are natural
     layers: list[MeasuredLayer] = field(default_factory=list)
     refined: int = 0  # so many of them
+    dear: float = math.inf  # queries that so many lines of inputs as are gathered would cost
+    vague: Tensor = None  # units of the last layer whose rows were, as first measured
+    swept: list = field(default_factory=list)  # more lines of inputs, and the normals of their kinks
 
     @property
     def depth(self): return len(self.layers)
@@ -1327,6 +1398,10 @@ class _Deep:
         near, far = self.radii; directions = _directions(n, self.k, self.g)
         return directions * near * (far / near) ** torch.rand(n, 1, generator=self.g, dtype=torch.float64)
 
+    def far(self, n):
+        "Points as far out as units of any known layer switch: beyond, biases do not matter."
+        return self.radii[1] * _directions(n, self.k, self.g)
+
     def near(self, depth=None, climb=True):
         "Where places of rows behind so many layers are looked for from; those of units that hardly switch from where climbing leads."
         known = self.known[:depth]
@@ -1345,8 +1420,34 @@ class _Deep:
         if not self.layers and self.run.arch.activation is None:  # the slope is not told, and one row much worse than the others spoils what all units show of it
             self.layers.append(layer); self.even(0); rows = self.rows(0); layer = settle_signs(replace(units, rows=rows, std=self.layers.pop().std))
             if layer.slope > 1e-3: self.slope = written_slope(layer, options=self.options)
-        if not _agrees(layer, self.slope, self.options): raise DeepFailure(f"the units of layer {self.depth + 1} disagree about their slope: one is missing, or it is no {self.activation}")
-        self.layers.append(layer)
+        if not _agrees(layer, self.slope, self.options): layer = self.settle(units) if self.layers else None
+        if layer is None: raise DeepFailure(f"the units of layer {self.depth + 1} disagree about their slope: one is missing, or it is no {self.activation}")
+        self.layers.append(layer); self.vague = layer.std.norm(dim=1) > self.options.vague; self.radii = self.radii[0], max(self.radii[1], self.options.reach[1] * self.switching())
+
+    def switching(self):
+        "Distance from the origin at which units of the last layer typically switch: deep ones, in networks that shrink what they pass on, do it far away."
+        free = [(W, 0 * b) for W, b in self.known[:-1]]; W, b = self.known[-1]
+        return (b.abs().median() / (hidden(free, _directions(self.options.seen, self.k, self.g), *self.kind) @ W.T).abs().median()).item()
+
+    def settle(self, units):
+        "The next layer, all of whose units these are, where they lie too deep for `settle_signs`: from what remains linear in the answers, else from the slopes on their sides. None when these are not seen."
+        o, std = self.options, units.std.norm(dim=1)
+        x = torch.cat([self.natural(math.ceil(o.base * (len(units.rows) + units.rows.shape[1]))), _beside_switches(self.known, units.rows, torch.arange(len(units.rows)).repeat_interleave(o.sides), self.near(), *self.kind, self.g, o)])
+        sign = _signs_from_answers(self.known, units, x, self.f(x), *self.kind, o)
+        if sign is not None: miss = std
+        else:
+            seen = measure_sides(self.f, self.known, units.rows, self.far, *self.kind, o.gather); sign, miss = seen.sign, seen.miss
+            if not (miss < o.gather.sides).all(): return None  # where a unit does not switch, it may as well have the other sign
+        rows = sign[:, None] * units.rows
+        return MeasuredLayer(rows[:, :-1], rows[:, -1], self.slope, miss.median().item(), units.std)
+
+    def sweep(self, x, u):
+        "One more line x + t u of inputs, with the normals of its kinks."
+        line = sweep_line(self.f, x, u, x.norm().item(), self.eps, ends=self.options.ends[:1])
+        if line is None: return
+        known = _known_normals(line, self.known[:-1], self.known[-1], *self.kind)
+        beside = measure_normals(self.f, line, known=known, step=self.options.step, apart=self.options.apart)
+        self.swept.append((line, replace(beside, mean=beside.mean[:0])))  # large, and not wanted
 
     def affine(self):
         "Whether the rest is."
@@ -1376,6 +1477,20 @@ class _Deep:
             layer = self.layers[l]; bad = layer.std.norm(dim=1) > max(self.options.precise, self.options.uneven * layer.error)
             if not bad.any(): break
             self.layers[l] = self.refined_layer(l, only=bad)
+
+    def gather_again(self):
+        "Measure rows of the last layer that could not be refined, or have no kinks where they now say, from kinks of many lines: too many places of a vague row may have been others' kinks."
+        if self.depth == 1: return
+        layer = self.layers[-1]; rows = self.rows(self.depth - 1); bad = layer.std.norm(dim=1) > max(self.options.precise, self.options.uneven * layer.error)
+        tried = measure_places(self.f, self.known[:-1], rows, self.options.caution * layer.std, self.options.trials * self.vague, self.near(self.depth - 1), self.noise, *self.kind, errors=self.stds[:-1], choice=self.options.choice, options=self.options)
+        right, asked = (x.bincount(minlength=len(rows)) for x in (tried.unit[tried.ok], tried.unit[tried.clear])); bad |= self.vague & (2 * right < asked)
+        if not bad.any(): return
+        self.layers.pop(); nan = rows.new_full((len(rows), self.y.shape[1]), torch.nan)
+        search = _LayerSearch(self, len(rows), Units(rows, layer.std, nan[:, :, None].expand(-1, -1, rows.shape[1] - 1), nan).pick(~bad)); search.gather(); new = search.units
+        cosine, best = (rows @ new.rows.T).abs().max(1); new = new.pick(best); better = bad & (2 - 2 * cosine < self.options.same**2)
+        rows = torch.where(better[:, None], new.rows * (rows * new.rows).sum(1, keepdim=True).sign(), rows)
+        self.layers.append(replace(layer, W=rows[:, :-1], b=rows[:, -1], std=torch.where(better[:, None], new.std, layer.std)))
+        if better.any(): self.refined -= 1; self.refine(all_rows=False)
 
     def beside(self, l, unit):
         "Points on either side of where these units of layer l switch."
@@ -1433,9 +1548,9 @@ def _start(run, length, eps, told, options):
     plane = min(d, 2); tri, triples = _first_plane(run, section(plane), plane, told, options.center * length, eps, g, options); h = len(triples)
     k = min(d, max(math.ceil(options.wide * h), h + 4)); f = section(k)
     wide = lambda v: torch.nn.functional.pad(v, (0, k - plane))
-    tri = replace(tri, lines=tuple(replace(l, x0=wide(l.x0), u=wide(l.u)) for l in tri.lines)); line = tri.lines[0]
-    beside = measure_normals(f, line, step=options.step, apart=options.apart)
-    deep = _Deep(run, f, k, length, eps, _Noise(line.noise.near, line.noise.far, eps), [(line, beside)], arch.activation or "leaky_relu", arch.slope, g, options)
+    tri = replace(tri, lines=tuple(replace(l, x0=wide(l.x0), u=wide(l.u)) for l in tri.lines)); line, before = tri.lines[0], run.oracle.queries
+    beside = measure_normals(f, line, step=options.step, apart=options.apart); dear = options.swept * (run.oracle.queries - before)
+    deep = _Deep(run, f, k, length, eps, _Noise(line.noise.near, line.noise.far, eps), [(line, beside)], arch.activation or "leaky_relu", arch.slope, g, options, dear=dear)
     deep.x = deep.around(max(2 * h + 8, math.ceil(options.answers * 3 * h / line.jump.shape[1]))); deep.y = f(deep.x)
     return deep, measure_units(tri, triples, beside), basis, x0
 
@@ -1476,11 +1591,13 @@ def recover_deep(
     if arch.activation not in (None, "leaky_relu", "prelu") or arch.slope <= 0: raise DeepFailure(f"deep networks with {arch.activation} units are not supported yet")
     deep, units, basis, x0 = _start(run, length, eps, width(0), options); search = None
     while True:
-        deep.add(units); straight, residual = deep.affine(); last = deep.depth == (len(told) if told else options.deepest)
+        deep.add(units); straight, residual = deep.affine()
+        if straight and 1 < deep.depth < len(told or ()): deep.refine(); straight, residual = deep.affine()  # vague rows leave much unexplained either way
+        last = deep.depth == (len(told) if told else options.deepest)
         if last and not straight and 1 < deep.depth == len(told or ()) and not told[-1]:  # units of the last layer are missing: the search goes on
             deep.layers.pop(); units = search.complete(beyond=search.count); continue
         if straight or last: break
-        if deep.depth > 1 or deep.y.shape[1] > options.outputs: deep.refine()
+        if deep.depth > 1 or deep.y.shape[1] > options.outputs: deep.refine(); deep.gather_again()
         else: deep.even(0)
         before, search = search, _LayerSearch(deep, width(deep.depth))
         try: units = search.complete()
