@@ -6,9 +6,10 @@ from torch.nn.functional import normalize
 from neurome_nb import reconstruct
 from neurome_nb.canon import parameter_error
 from neurome_nb.core import generator
-from neurome_nb.deep import DeepFailure, _directions, _known_normals, _Noise, _output_fit, measure_normals, sweep_line
+from neurome_nb.deep import DeepFailure, _directions, _known_normals, _Noise, _output_fit, choose_stations, lift_first, measure_normals, sweep_line
+from neurome_nb.lift import Basis
 from neurome_nb.nets import Architecture, forward, init_layers
-from neurome_nb.noisy import NoisySearch, VagueRows, _active_sides, _learn, _most_telling, _refit, _sides_sure, _twisted_bends, gather, grow_rows, polish_all, recover_noisy, sightings
+from neurome_nb.noisy import NoisySearch, VagueRows, _active_sides, _learn, _most_telling, _refit, _sides_sure, _twisted_bends, gather, grow_rows, lift_all, polish_all, recover_noisy, sightings
 from neurome_nb.oracle import Oracle
 from neurome_nb.recipes import Exact
 
@@ -151,3 +152,22 @@ def test_all_layers_are_polished_to_the_noise():
     for l, r in enumerate(rows):  # copies differ as much as it is off, and less than was known before
         spread = torch.stack([torch.cat([c[l][0], c[l][1][:, None]], 1) for c in copies]) - (now := torch.cat([polished[l][0], polished[l][1][:, None]], 1)); spread = spread.square().mean(0).sqrt()
         assert ((now - r).abs() < 4 * spread).double().mean() > .95 and spread.median() < 1e-4
+
+def test_copies_differ_as_residuals_say_whatever_noise_was_expected():
+    "Bars were as wide as the expected noise before, three times what the answers show at 784-128-64-10."
+    g = generator(0, 'noisy/quiet'); box, net = single((12, 8, 6, 4), 'quiet'); x = _directions(1500, 12, g) * 10 ** torch.rand(1500, 1, generator=g, dtype=torch.float64); y = box(x).double()
+    rows = unit_rows(net); stds = [torch.full_like(r, 1e-4) for r in rows]; start = [(r[:, :-1], r[:, -1]) for r in rows]; out, _ = _output_fit(start, x, y, *LEAKY); noise = _Noise(1e-8, 5e-9, EPS / 10)(x, y)
+    def spread(factor):
+        now, copies, _ = polish_all([*start, out], stds, x, y, factor * noise, *LEAKY, generator(1, 'noisy/quiet'))
+        return torch.stack([c[0][0] - now[0][0] for c in copies]).square().mean().sqrt().item()
+    assert .5 < spread(5.) / spread(1.) < 2
+
+def test_long_steps_lift_better_than_short_ones():
+    "And the copies tell how well."
+    g = generator(0, 'noisy/lift'); sizes = (80, 48, 32, 8); box, net = single(sizes, 'lift'); basis, x0 = Basis(80, g), torch.randn(80, generator=g, dtype=torch.float64) / 80**.5
+    U = basis.rows(0, 54); section = [(net[0][0] @ U.T, net[0][1] + net[0][0] @ x0), *net[1:]]; noise = _Noise(2e-8, 1e-8, EPS / 2); far = _directions(500, 54, g) * 10
+    c, _ = choose_stations(section, far, noise, 50, *LEAKY, cover=0); short, _, _ = lift_first(box, x0, basis, section, [], c, noise, *LEAKY, g); asked = box.queries
+    long, copies, _ = lift_all(box, x0, basis, section, [section], far, noise, *LEAKY, g)
+    error = lambda n: (n[0][0] - net[0][0]).square().mean().sqrt().item(); spread = torch.stack([n[0][0] - long[0][0] for n in copies]).square().mean().sqrt().item()
+    assert box.queries - asked < 1.2 * asked and error(long) < error(short) / 3
+    assert .5 < spread / error(long) < 3
