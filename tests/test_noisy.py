@@ -1,4 +1,6 @@
 "Deep networks from single precision answers: rows that know how sure they are, and grow."
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn.functional import normalize
@@ -9,7 +11,7 @@ from neurome_nb.core import generator
 from neurome_nb.deep import DeepFailure, _directions, _known_normals, _Noise, _output_fit, choose_stations, lift_first, measure_normals, sweep_line
 from neurome_nb.lift import Basis
 from neurome_nb.nets import Architecture, forward, init_layers
-from neurome_nb.noisy import NoisySearch, VagueRows, _active_sides, _learn, _most_telling, _refit, _sides_sure, _twisted_bends, gather, grow_rows, lift_all, polish_all, recover_noisy, sightings
+from neurome_nb.noisy import NoisySearch, VagueRows, _active_sides, _learn, _most_telling, _moved, _refit, disproved, _sides_sure, _twisted_bends, gather, grow_rows, lift_all, polish_all, recover_noisy, sightings
 from neurome_nb.oracle import Oracle
 from neurome_nb.recipes import Exact
 
@@ -68,6 +70,26 @@ def test_rows_grow_and_know_their_error():
     assert off(grown).max() < 1e-4 and (off(grown) < 5 * grown.error).all()
     assert off(grown).median() < off(rows)[first].median() / 3
 
+def test_rows_that_are_sure_of_something_wrong_are_disproved():
+    "One wrong place that nothing contradicts left a weak unit's row off by 14 of its standard deviations before."
+    g = generator(0, 'noisy/grow'); box, net = single((20, 12, 8, 4), 'grow'); line, rows, off = first_rows(box, net, g, NoisySearch())
+    natural = lambda like: _directions(len(like), 20, g) * 10 ** torch.rand(len(like), 1, generator=g, dtype=torch.float64); behind = (natural, _Noise(line.noise.near, line.noise.far, EPS), *LEAKY, g)
+    start = rows.pick(off(rows) < 10 * rows.error.clamp_max(.05)); grown, which, _ = grow_rows(box, [], start, *behind)
+    torch.testing.assert_close(grown.row.norm(dim=1), start.row.norm(dim=1)[which])  # their length says how well they are seen
+    wrong = grown.row + 30 * (grown.root @ torch.randn(len(grown.row), 21, 1, generator=g, dtype=torch.float64))[:, :, 0]
+    assert not disproved(box, [], grown, *behind).any()
+    assert disproved(box, [], replace(grown, row=wrong), *behind).double().mean() > .8
+
+def test_learning_from_measurements_much_sharper_than_what_was_known():
+    g = generator(0, 'noisy/sharp'); p = 6; rows = VagueRows(torch.randn(1, p, generator=g, dtype=torch.float64), torch.eye(p, dtype=torch.float64)[None], *(torch.zeros(1, 1, dtype=torch.float64) for _ in range(3)), *(torch.zeros(1, dtype=torch.float64) for _ in range(3)), torch.zeros(1, 1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64))
+    A = 1e10 * torch.randn(1, 30, p - 1, generator=g, dtype=torch.float64) @ torch.randn(1, p - 1, p, generator=g, dtype=torch.float64); new = _learn(rows, A)
+    assert new.row.isfinite().all() and ((A @ new.root).norm(dim=2) < 1 + 1e-6).all()
+
+def test_places_move_to_where_units_show_best():
+    zero = torch.zeros(2, 3, dtype=torch.float64); rows = VagueRows(zero, zero[:, :, None] @ zero[:, None], zero, zero[:, :, None], zero, *(zero[:, 0],) * 3, zero, torch.tensor([1., 2.], dtype=torch.float64))
+    x = torch.arange(12.).double().view(4, 3); new = _moved(rows, torch.tensor([0, 1, 1, 0]), x, -x, torch.tensor([3., 1.5, .5, 2.], dtype=torch.float64))
+    assert torch.equal(new.place, torch.stack([zero[0], x[2]])) and torch.equal(new.strong, torch.stack([zero[0], -x[2]])) and new.best.tolist() == [1., .5]
+
 def test_deeper_rows_do_not_pass_for_first_layer():
     g = generator(1, 'noisy/deeper'); o = NoisySearch()
     box, net = single((20, 12, 8, 4), 'grow')
@@ -114,7 +136,7 @@ def unit_rows(net):
 def test_refit_leaves_out_places_of_other_units():
     g = generator(0, 'noisy/refit'); n, p = 3, 6; o = NoisySearch()
     true = normalize(torch.randn(n, p, generator=g, dtype=torch.float64), dim=1); root = torch.eye(p, dtype=torch.float64) - .99 * true[:, :, None] * true[:, None]  # lengths are known better
-    start = VagueRows(true + .3 * (root @ torch.randn(n, p, 1, generator=g, dtype=torch.float64))[:, :, 0], .3 * root, *(torch.zeros(n, 1, dtype=torch.float64) for _ in range(3)), *(torch.zeros(n, dtype=torch.float64) for _ in range(3)))
+    start = VagueRows(true + .3 * (root @ torch.randn(n, p, 1, generator=g, dtype=torch.float64))[:, :, 0], .3 * root, *(torch.zeros(n, 1, dtype=torch.float64) for _ in range(3)), *(torch.zeros(n, dtype=torch.float64) for _ in range(3)), torch.zeros(n, 1, dtype=torch.float64), torch.zeros(n, dtype=torch.float64))
     A = torch.randn(n, 60, p, generator=g, dtype=torch.float64); A -= (A @ true[:, :, None]) * true[:, None]  # true rows vanish there
     A[:, 0] += .1 * true
     fit, typical, gained = _refit(start, 1e3 * A, o)
