@@ -595,16 +595,23 @@ class _Noisy:
         known = self.known[:depth]
         return lambda rows: mixed(known, self.natural(len(rows)), rows, *self.kind, self.g)
 
+    def where(self, on):
+        "Inputs at which these units of the last known layer are on, and the others off by as much: (n, k), the closest to the origin first."
+        known, (activation, slope) = self.known, self.kind; x = self.natural(len(on)); size = hidden(known, x, *self.kind).abs().median(1, keepdim=True).values * (.5 + torch.rand(on.shape, generator=self.g, dtype=x.dtype))
+        h = ACTIVATIONS[activation].fn(torch.where(on, size, -size), slope); x = torch.stack([Peeled(self.f, known, a, *self.kind).inputs(v[None])[0] for a, v in zip(x, h)])
+        return x[x.norm(dim=1).argsort()]
+
     def through(self, i):
-        "The i-th line x + t u, and over which t units switch often: among natural inputs, through a point where all units of the last known layer are on, so that hidden vectors follow inputs well, or between inputs with hidden vectors that are far apart."
-        o, known = self.options, self.known; u = _directions(1, self.k, self.g)[0]; x = self.natural(o.starts)
-        if not known or i % 3 == 1: return x[0], u, x[0].norm().item()
-        if i % 3 == 2:
-            a, b = _opposite(known, x, torch.randn(len(known[-1][1]), generator=self.g, dtype=x.dtype), *self.kind, DeepSearch())
-            return (a + b) / 2, normalize(b - a, dim=0), (b - a).norm().item()
-        h = hidden(known, x, *self.kind); h = h.abs().median(1, keepdim=True).values * (.5 + torch.rand(h.shape, generator=self.g, dtype=h.dtype))
-        x = torch.stack([Peeled(self.f, known, a, *self.kind).inputs(v[None])[0] for a, v in zip(x, h)]); x = x[x.norm(dim=1).argmin()]
-        return x, u, crossings(known[:-1], known[-1], x, u, *self.kind)[-1].t.abs().median().item()
+        "The i-th line x + t u, and over which t units switch often: among natural inputs; through a point where all units of the last known layer are on, so that hidden vectors follow inputs well; between inputs with hidden vectors that are far apart; or where few of these units are on, since some units of the next layer are on nowhere else."
+        o, known = self.options, self.known; u = _directions(1, self.k, self.g)[0]
+        if not known or i % 4 == 1: x = self.natural(1)[0]; return x, u, x.norm().item()
+        n = len(known[-1][1])
+        if i % 4 == 0:
+            x = self.where(torch.ones(o.starts, n, dtype=torch.bool))[0]
+            return x, u, crossings(known[:-1], known[-1], x, u, *self.kind)[-1].t.abs().median().item()
+        if i % 4 == 2: a, b = _opposite(known, self.natural(o.starts), torch.randn(n, generator=self.g, dtype=u.dtype), *self.kind, DeepSearch())
+        else: a, b = self.where(torch.rand(o.starts, n, generator=self.g) < n ** -torch.rand(o.starts, 1, generator=self.g))[:2]  # one to all of them, their logarithm at random
+        return (a + b) / 2, normalize(b - a, dim=0), (b - a).norm().item()
 
     def line(self, i):
         "Its kinks."

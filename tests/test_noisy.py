@@ -8,11 +8,12 @@ from torch.nn.functional import normalize
 from neurome_nb import reconstruct
 from neurome_nb.canon import parameter_error
 from neurome_nb.core import generator
-from neurome_nb.deep import DeepFailure, _directions, _known_normals, _Noise, _output_fit, choose_stations, lift_first, measure_normals, sweep_line
+from neurome_nb.deep import DeepFailure, MeasuredLayer, _directions, _known_normals, _Noise, _output_fit, choose_stations, lift_first, measure_normals, sweep_line
 from neurome_nb.lift import Basis
 from neurome_nb.nets import Architecture, forward, init_layers
-from neurome_nb.noisy import NoisySearch, VagueRows, _active_sides, _learn, _most_telling, _moved, _refit, disproved, _sides_sure, _twisted_bends, gather, grow_rows, lift_all, polish_all, recover_noisy, sightings
+from neurome_nb.noisy import NoisySearch, VagueRows, _active_sides, _Noisy, _learn, _most_telling, _moved, _refit, disproved, _sides_sure, _twisted_bends, gather, grow_rows, lift_all, polish_all, recover_noisy, sightings
 from neurome_nb.oracle import Oracle
+from neurome_nb.peel import hidden
 from neurome_nb.recipes import Exact
 
 LEAKY, EPS = ('leaky_relu', .01), 1.2e-7
@@ -193,3 +194,13 @@ def test_long_steps_lift_better_than_short_ones():
     error = lambda n: (n[0][0] - net[0][0]).square().mean().sqrt().item(); spread = torch.stack([n[0][0] - long[0][0] for n in copies]).square().mean().sqrt().item()
     assert box.queries - asked < 1.2 * asked and error(long) < error(short) / 3
     assert .5 < spread / error(long) < 3
+
+def test_lines_pass_where_few_units_are_on():
+    "Units that are on nowhere else were met by one line in ten before."
+    g = generator(0, 'noisy/few'); net = init_layers((20, 12, 8, 4), generator=g); deep = _Noisy(None, None, 20, 1., EPS, LEAKY, g, NoisySearch(), radii=(1., 10.))
+    deep.layers = [MeasuredLayer(W, b, .01, 0., torch.full((len(b), W.shape[1] + 1), 1e-6, dtype=W.dtype)) for W, b in net[:2]]
+    on = torch.rand(8, generator=g) < .3
+    assert torch.equal(hidden(deep.known, deep.where(on.expand(5, -1)), *LEAKY) > 0, on.expand(5, -1))
+    for i in range(4):
+        x, u, scale = deep.through(i)
+        assert x.shape == u.shape == (20,) and x.isfinite().all() and abs(u.norm().item() - 1) < 1e-12 and 0 < scale < 1e6
