@@ -625,9 +625,9 @@ class _Noisy:
         for i in range(o.lines):
             line = self.line(i); have = torch.zeros(0, p, dtype=torch.float64) if rows is None else rows.row
             if line is None: continue
-            new = _known_normals(line, known, (have[:, :-1], have[:, -1]), *self.kind)[:, 0].isnan()
+            normals = _known_normals(line, known, (have[:, :-1], have[:, -1]), *self.kind); new = normals[:, 0].isnan()
             if not new.any(): continue  # nothing to learn beside it
-            beside = measure_normals(self.f, line, step=o.step, one_sided=False)
+            beside = measure_normals(self.f, line, known=normals, step=o.step, one_sided=False)
             kinks = (new & (beside.std[:, 0] * self.k**.5 < o.vague * beside.normal.norm(dim=1))).nonzero()[:, 0]; seen = sightings(known, line, beside, kinks, *self.kind)
             pool, ready = (seen, torch.arange(len(kinks))) if pool is None else gather(pool, seen, options=o)
             tried, which, gained = self.grow(pool.pick(ready).rows(o.caution), have); good = (tried.error < o.rough) & (tried.asked >= o.least)
