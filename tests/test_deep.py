@@ -235,13 +235,13 @@ def test_rows_are_refined_from_places_measured_before():
 def test_a_short_piece_tells_its_kink_and_a_row():
     net, g = box(DEEP, 4), generator(0, "test/deep/here"); f = oracle(net); A = normalized(net, 2); known = net[:2]
     at = switches([*known, (A[:, :-1], A[:, -1])], torch.arange(6), starts(6, g), *KIND); there = at.off < 1e-9
-    found = _here(f, known, at.x[there], at.u[there], .9 * at.room[there], NOISE, *KIND, DeepSearch())
+    found = _here(f, at.x[there], at.u[there], .9 * at.room[there], NOISE, DeepSearch())
     units = _rows_beside(f, known, found, NOISE, *KIND, DeepSearch())
     assert len(units.rows) >= int(there.sum()) - 1 > 2
     off = torch.minimum(torch.cdist(units.rows, A), torch.cdist(-units.rows, A)).amin(1)
     assert (off < torch.maximum(20 * units.std.norm(dim=1), torch.full_like(off, 1e-7))).all()
     away = at.x[there] + .5 * at.room[there, None] * at.u[there]
-    assert not len(_here(f, known, away, at.u[there], .3 * at.room[there], NOISE, *KIND, DeepSearch())[0])
+    assert not len(_here(f, away, at.u[there], .3 * at.room[there], NOISE, DeepSearch())[0])
 
 
 def test_a_silent_unit_is_what_remains_linear_and_climbing_wakes_it():
