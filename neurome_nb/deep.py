@@ -22,7 +22,7 @@ from .core import Layers
 from .nets import ACTIVATIONS, Architecture, forward
 from .sweep import Noise, find_kinks, measure_noise
 from .lift import Basis, d_optimal
-from .certify import Certificate, certify_copies
+from .certify import Certificate, certify_copies, worst_bar
 from .gather import Gather, Gathered, gather_units, measure_sides, rows_alone
 from .peel import Peeled, crossings, hidden, jacobians, switches
 
@@ -1167,7 +1167,7 @@ def rare_unit(
     size: Float[Tensor, "n 1"],  # by which misses are measured
     rest: LinearRest,
     options: DeepSearch = DeepSearch(),
-) -> tuple[Tensor, Tensor] | None:  # row [w | b] and its standard deviations, both (1, p); None when too few of the vectors show one unit
+) -> tuple[Tensor, Tensor, Tensor] | None:  # row [w | b] and its standard deviations, both (1, p), and which vectors show it; None when too few show one unit
     "The row of a missing unit: what it adds has one direction, and is a multiple of its pre-activation."
     way = torch.nn.functional.normalize(off, dim=1); alike = 2 - 2 * (way @ way.T).abs() < options.same**2; group = alike[alike.sum(1).argmax()]
     A = torch.cat([h @ rest.span.T, torch.ones_like(size)], 1)[group] / size[group]; p = A.shape[1]
@@ -1176,7 +1176,7 @@ def rare_unit(
     Q, R = torch.linalg.qr(A / scale); inverse = torch.linalg.solve_triangular(R, torch.eye(p, dtype=A.dtype), upper=True); w = inverse @ (Q.T @ z) / scale
     std = inverse.norm(dim=1) / scale * (A @ w - z).norm() / (len(A) - p)**.5; row = torch.cat([w[:-1] @ rest.span, w[-1:]])
     std = torch.cat([(std[:-1].norm().hypot(rest.unsure * w[:-1].norm()) / h.shape[1]**.5).expand(h.shape[1]), std[-1:]])
-    return (row / row.norm())[None], (std / row.norm())[None]
+    return (row / row.norm())[None], (std / row.norm())[None], group
 
 def linear_units(
     rest: LinearRest,
@@ -1239,6 +1239,7 @@ class _LayerSearch:
     gathered: int = 0  # how often kinks of many lines were
     hardly: bool = False  # units that hardly ever switch seem to be all that is missing
     idle: int = 0  # how often in a row gathering found none
+    shown: tuple[Tensor, Tensor] | None = None  # inputs on both sides of units found in what remains linear, and the answers
 
     @property
     def count(self): return 0 if self.units is None else len(self.units.rows)
@@ -1362,24 +1363,32 @@ class _LayerSearch:
             self.judge(Units(rows, std, half[:, :, None].expand(-1, -1, rows.shape[1] - 1), half), len(self.kinks.x))
         if self.count > count: self.idle = 0
 
+    def refine(self):
+        "Better rows of the units found, signs still open, without those that have no kinks where they now say: a vague one may have been fitted to others'. The errors of the others hide a unit's sides."
+        e, u = self.deep, self.units; found = refine_rows(e.f, e.known, MeasuredLayer(u.rows[:, :-1], u.rows[:, -1], e.slope, 0., u.std), e.near(), e.noise, *e.kind, errors=e.stds, options=e.options)
+        self.units = replace(u, rows=torch.cat([found.W, found.b[:, None]], 1), std=found.std); right, asked = self.test(self.units)
+        self.units = self.units.pick((asked < 3) | (4 * right > 3 * asked))
+
     def from_rest(self) -> MeasuredLayer | None:
         "Units of the last hidden layer that gathering does not find, from what remains linear: one that switches somewhere is judged; when none does, the layer is complete without their kinks. None: the search goes on."
-        e, o, self.idle = self.deep, self.deep.options, 0; found = refine_rows(e.f, e.known, MeasuredLayer(self.units.rows[:, :-1], self.units.rows[:, -1], e.slope, 0., self.units.std), e.near(), e.noise, *e.kind, errors=e.stds, options=o)
-        rows = torch.cat([found.W, found.b[:, None]], 1); n = math.ceil(2 * o.base * (len(rows) + rows.shape[1]))
+        self.refine(); e, o, self.idle, rows, error = self.deep, self.deep.options, 0, self.units.rows, self.units.std.norm(dim=1); n = math.ceil(2 * o.base * (len(rows) + rows.shape[1]))
         x = torch.cat([e.natural(n), _beside_switches(e.known, rows, torch.arange(len(rows)).repeat_interleave(o.sides), e.near(), *e.kind, e.g, o)]); way = lambda x: hidden(e.known, x, *e.kind)
-        rest = linear_rest(way(x), e.f(x), rows, max(o.affine * found.error, found.worst), self.told - self.count, *e.kind, o)
+        y = e.f(x); x, y = (torch.cat(v) for v in zip((x, y), self.shown)) if self.shown else (x, y)
+        rest = linear_rest(way(x), y, rows, max(o.affine * error.median().item(), error.max().item()), self.told - self.count, *e.kind, o)
         if rest is None: return None
         x = e.natural(o.climbs) * _farther(o.climbs, e.g, o); x = _toward(e.known, x, torch.randn(len(x), len(rest.span), generator=e.g, dtype=x.dtype) @ rest.span, *e.kind, o)
-        def look(x): h = way(x); told, size = rest.answers(h); off = e.f(x) - told; return [h, off, size, off.norm(dim=1) > o.foreign * rest.residual * size[:, 0]]
-        h, off, size, odd = look(x); e.run.stage("rest", layer=e.depth + 1, linear=len(rest.span), residual=rest.residual, unsure=rest.unsure, odd=int(odd.sum()))
+        def look(x): h = way(x); told, size = rest.answers(h); y = e.f(x); return [x, y, h, y - told, size, (y - told).norm(dim=1) > o.foreign * rest.residual * size[:, 0]]
+        *_, h, off, size, odd = first = look(x); e.run.stage("rest", layer=e.depth + 1, linear=len(rest.span), residual=rest.residual, unsure=rest.unsure, odd=int(odd.sum()))
         if odd.any():
             x = x[odd.nonzero()[torch.arange(o.climbs) % odd.sum(), 0]]; x = x * (e.radii[0] / x.norm(dim=1, keepdim=True)) ** torch.rand(len(x), 1, generator=e.g, dtype=x.dtype)  # and on the way to the origin: far away, biases hardly show
-            h, off, size, odd = (torch.cat(v) for v in zip((h, off, size, odd), look(x)))
+            x, y, h, off, size, odd = (torch.cat(v) for v in zip(first, look(x)))
             unit = rare_unit(h[odd], off[odd], size[odd], rest, o); half = rows.new_full((1, e.y.shape[1]), torch.nan)
-            if unit: self.judge(Units(*unit, half[:, :, None].expand(-1, -1, rows.shape[1] - 1), half), 0); self.idle = o.idle * (self.count > len(found.b))  # then there may be another
+            if unit: self.judge(Units(*unit[:2], half[:, :, None].expand(-1, -1, rows.shape[1] - 1), half), 0)
+            if self.count > len(rows):  # there may be another
+                self.idle, use = o.idle, ~odd; use[odd.nonzero()[unit[2], 0]] = True; self.shown = tuple(torch.cat([*v]) for v in zip(*filter(None, (self.shown, (x[use], y[use])))))
             return None
         more, std = linear_units(rest, torch.cat([h, way(e.natural(o.climbs)), way(e.far(o.climbs))]), o); rows = torch.cat([rest.signs[:, None] * rows, more])
-        return MeasuredLayer(rows[:, :-1], rows[:, -1], e.slope, 0., torch.cat([found.std, std]), len(more))
+        return MeasuredLayer(rows[:, :-1], rows[:, -1], e.slope, 0., torch.cat([self.units.std, std]), len(more))
 
     def complete(self, beyond=0) -> Units | MeasuredLayer:
         "All units of the layer, which are more than some number; the layer itself, when some of them switch nowhere."
@@ -1391,10 +1400,13 @@ class _LayerSearch:
         for i in range(o.tries):
             if i == o.barren and not self.count: break
             if self.count == self.told if self.told else self.count > beyond and self.agree():
-                if len(self.fine) < self.count and self.looked < o.extra: self.looked += 1; self.gather() if self.gathered else self.sharpen(); continue
+                if len(self.fine) < self.count and self.looked < o.extra:
+                    self.looked += 1; (self.refine if self.looked == 1 else self.gather)() if self.gathered else self.sharpen(); continue  # more places cost less than more lines
                 if self.agree(): return self.units
+                if self.gathered: self.refine()
+                if self.gathered and self.count == self.told and self.agree(): return self.units
                 self.test_all()
-            if self.idle >= o.idle and self.told and self.deep.last:
+            if self.idle >= o.idle and self.told and self.count < self.told and self.deep.last:
                 layer = self.from_rest()
                 if layer: return layer
                 continue
@@ -1709,6 +1721,13 @@ def lift_and_certify(
     run.stage("certify", net, residual=cert.residual, bar=cert.relative_bar)
     return net, cert
 
+def _with_linear(cert, layers, n):
+    "The certificate with the last n units of the last hidden layer named, and nothing said about what they leave open."
+    if not n: return cert
+    open = [(torch.zeros_like(W, dtype=torch.bool), torch.zeros_like(b, dtype=torch.bool)) for W, b in layers]; (W, b), (V, c) = open[-2:]; W[-n:] = b[-n:] = V[:, -n:] = c[:] = True
+    bars = lambda value: [(dW.masked_fill(W, value), db.masked_fill(b, value)) for (dW, db), (W, b) in zip(cert.error_bars, open)]; named = range(len(b) - n, len(b))
+    return replace(cert, error_bars=bars(math.inf), relative_bar=worst_bar(bars(0.), layers), unidentifiable=(*cert.unidentifiable, *((len(layers) - 2, i, "it switched at no input asked, so that it adds a linear map to the answers") for i in named)))
+
 def recover_deep(
     run,  # offers ask, generator(name), stage(name, **detail), arch, oracle
     length: float,  # over which the black box bends
@@ -1738,9 +1757,10 @@ def recover_deep(
     if not straight: raise DeepFailure(f"behind {deep.depth} hidden layers the rest is not affine: relative residual {residual:.0e}")
     if told and len(told) != deep.depth: raise DeepFailure(f"the rest is affine behind {deep.depth} hidden layers, where the architecture has {len(told)}")
     outputs = len(deep.layers[-1].b) * deep.y.shape[1]
-    net, copies = deep.explain(search) if deep.depth > 1 and (deep.depth > 2 or outputs > options.unknowns) else _exact(deep)
+    net, copies = deep.explain(search) if deep.depth > 1 and (deep.depth > 2 or outputs > options.unknowns or deep.layers[-1].linear) else _exact(deep)
     m = math.ceil(options.base * len(net[0][1]) / min(len(b) for _, b in net[1:]))  # a Jacobian's rank is that of the narrowest layer
     net, cert = lift_and_certify(run, x0, basis, net, copies, deep.around(options.candidates), m, deep.noise, *deep.kind, length, deep.g, bars=bars)
+    cert = _with_linear(cert, net, deep.layers[-1].linear)
     return net, cert, Architecture((run.oracle.in_features, *(len(b) for _, b in net)), *deep.kind)
 
 def _exact(deep):

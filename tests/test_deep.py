@@ -126,6 +126,14 @@ def beyond_the_answers(net, g, far):
     return rows, std
 
 
+def test_places_looked_at_in_groups_are_those_of_their_rows():
+    "All places of all rows were looked at together, which took 19 GiB for 3072-256-256-256."
+    net, g = box(DEEP, 4), generator(0, "test/deep/groups"); f = oracle(net); A = normalized(net, 0); wanted = torch.full((len(A),), 5); std = torch.full_like(A, 1e-9)
+    found = measure_places(f, [], A, std, wanted, lambda rows: starts(len(rows), g), NOISE, *KIND, choice=2, options=DeepSearch(together=3 * 10 * A.shape[1]))
+    assert found.ok.double().mean() > .9 and (found.unit.bincount() > 3).all() and (found.unit.diff() >= 0).all()
+    assert ((found.h * A[found.unit]).sum(1).abs() < 20 * found.std)[found.ok].all()
+
+
 def test_a_kink_beyond_the_inner_answers_is_not_taken_for_one_at_them():
     net, g = box((12, 10, 8, 6, 3), 4), generator(0, "test/deep/beyond"); rows, std = beyond_the_answers(net, g, 5.)  # at half a place; the inner answers lie at a quarter
     found = measure_places(oracle(net), [], rows, std, torch.full((10,), 40), lambda rows: 5 * torch.randn(len(rows), 12, generator=g, dtype=torch.float64), NOISE, "leaky_relu", .01, options=DeepSearch(bend=1e-9))
