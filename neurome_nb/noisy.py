@@ -48,6 +48,7 @@ class NoisySearch:
     off: float = 4.  # a kink this many standard deviations from where a row says is not its unit's
     sharp: float = 5.  # a bend is worth asking for if it is this many times tau standard deviations deep
     gain: float = 25.  # variance of a prediction over that of its measurement, above which the place is asked
+    alone: int = 32  # sightings that grow by themselves after a line that brought no new unit: rare units are not met twice
     few: float = 3.  # a row that has fewer such places in a round, several times, is as good as it gets
     idle: int = 3  # that many times
     patient: int = 12  # a row that is not known yet is given up after that many
@@ -132,6 +133,7 @@ class Sightings:
     half: Float[Tensor, "n o"]
     reach: Float[Tensor, "n"]
     met: Float[Tensor, "n"]  # kinks put together
+    tried: Float[Tensor, "n"]  # whether they have grown as they are
 
     def pick(self, which): return Sightings(*(x[which] for x in vars(self).values()))
     def join(self, other): return Sightings(*(torch.cat([x, y]) for x, y in zip(vars(self).values(), vars(other).values())))
@@ -163,13 +165,13 @@ def sightings(
     E = torch.cat([M / sd[:, :, None], torch.zeros_like(M[:, :1])], 1); there = _with_one(h) / at[:, None]
     size = normal.norm(dim=1, keepdim=True) / M.norm(dim=(1, 2))[:, None]; size = torch.cat([size.expand_as(h), size * h.norm(dim=1, keepdim=True)], 1)
     return Sightings(E @ E.mT + there[:, :, None] * there[:, None], (E @ (normal / sd)[:, :, None])[:, :, 0], size,
-                     P, beside.mean[kinks] @ torch.linalg.pinv(M), line.jump[kinks] / 2, line.gap[kinks], torch.ones_like(at))
+                     P, beside.mean[kinks] @ torch.linalg.pinv(M), line.jump[kinks] / 2, line.gap[kinks], torch.ones_like(at), torch.zeros_like(at))
 
 # %% ../nbs/18_noisy.ipynb #c010c
 def _fused(a, b, ratio):
     "Sightings of the same units together, where rows b are so many times as long as rows a."
     r = ratio[:, None]
-    return replace(a, precision=a.precision + r[:, :, None].square() * b.precision, told=a.told + r * b.told, met=a.met + b.met)
+    return replace(a, precision=a.precision + r[:, :, None].square() * b.precision, told=a.told + r * b.told, met=a.met + b.met, tried=torch.zeros_like(a.met))
 
 def _alike(a, b, o):
     "Pairs whose entries agree, one by one; and how many times as long the second row is."
@@ -621,7 +623,7 @@ class _Noisy:
 
     def search(self, width):
         "All units of the next layer: kinks that two lines show, and that grow to rows."
-        o, known = self.options, self.known; p = (len(known[-1][1]) if known else self.k) + 1; rows = pool = None
+        o, known = self.options, self.known; p = (len(known[-1][1]) if known else self.k) + 1; rows = pool = None; barren = False
         for i in range(o.lines):
             line = self.line(i); have = torch.zeros(0, p, dtype=torch.float64) if rows is None else rows.row
             if line is None: continue
@@ -630,14 +632,20 @@ class _Noisy:
             beside = measure_normals(self.f, line, known=normals, step=o.step, one_sided=False)
             kinks = (new & (beside.std[:, 0] * self.k**.5 < o.vague * beside.normal.norm(dim=1))).nonzero()[:, 0]; seen = sightings(known, line, beside, kinks, *self.kind)
             pool, ready = (seen, torch.arange(len(kinks))) if pool is None else gather(pool, seen, options=o)
+            if barren: ready = torch.cat([ready, self.promising(pool, ready)])
             tried, which, gained = self.grow(pool.pick(ready).rows(o.caution), have); good = (tried.error < o.rough) & (tried.asked >= o.least)
-            pool = replace(pool, precision=pool.precision.index_add(0, ready[which], gained))
+            pool = replace(pool, precision=pool.precision.index_add(0, ready[which], gained), tried=pool.tried.index_fill(0, ready, 1.))
             if good.any(): good &= tried.error < o.uneven**2 * tried.error[good].median()
             rows = _distinct(tried.pick(good) if rows is None else rows.join(tried.pick(good)), o); pool = pool.pick(~_explained(known, pool, tried.pick(good), *self.kind, o))
-            self.run.stage("line", layer=len(known) + 1, kinks=len(line.t), tried=len(kinks), gathered=len(ready), units=len(rows.row))
+            self.run.stage("line", layer=len(known) + 1, kinks=len(line.t), tried=len(kinks), gathered=len(ready), units=len(rows.row)); barren = len(rows.row) == len(have)
             if len(rows.row) >= width: break
         if rows is None or len(rows.row) != width: raise DeepFailure(f"{0 if rows is None else len(rows.row)} units of layer {len(known) + 1} were found, expected {width}")
         self.add(self.evened(rows))
+
+    def promising(self, pool, ready):
+        "Sightings that have not grown yet: those that say most by themselves."
+        left = pool.tried == 0; left[ready] = False; i = left.nonzero()[:, 0]
+        return i[pool.pick(i).rows().error.argsort()[:self.options.alone]]
 
     def grow(self, rows, others):
         "As `grow_rows`; rows that say they are known are put to the test, and those that fail grow anew, less sure of themselves."

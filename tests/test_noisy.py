@@ -204,3 +204,10 @@ def test_lines_pass_where_few_units_are_on():
     for i in range(4):
         x, u, scale = deep.through(i)
         assert x.shape == u.shape == (20,) and x.isfinite().all() and abs(u.norm().item() - 1) < 1e-12 and 0 < scale < 1e6
+
+def test_sightings_grow_alone_once_those_that_say_most_first():
+    "Units that no two lines met were never tried before."
+    g = generator(0, 'noisy/alone'); box, net = single((20, 12, 8, 4), 'grow'); line, _, _ = first_rows(box, net, g, o := NoisySearch(alone=3))
+    seen = sightings([], line, measure_normals(box, line, step=o.step, one_sided=False), torch.arange(len(line.t)), *LEAKY); deep = _Noisy(None, None, 20, 1., EPS, LEAKY, g, o)
+    seen = replace(seen, tried=seen.tried.index_fill(0, torch.tensor([1, 4]), 1.)); chosen = deep.promising(seen, torch.tensor([0])); error = seen.rows().error
+    assert error[chosen].tolist() == sorted(error[[i for i in range(len(error)) if i not in (0, 1, 4)]].tolist())[:3]
