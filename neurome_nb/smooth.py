@@ -444,10 +444,9 @@ def polish_smooth(
     iterations: int = 600,  # of conjugate gradients in each
     accuracy: float = 1e-3,  # of each step
     gain: float = .8,  # a step that leaves a larger share of the residual is the last one
-    floor: float = 0.,  # residual at which nothing is left to gain
     halvings: int = 4,  # of a step that does not help
 ) -> tuple[Layers, list[float]]:  # layers; root mean square residual before and after each step
-    "All parameters of a tanh network together, to the noise floor."
+    "All parameters of a tanh network together, until the residual stops to fall: what a step leaves lies where parameters matter least, and would be much more of an error than noise of the same size."
     r = y - forward(layers, x, "tanh"); rms = [r.square().mean().sqrt().item()]
     for _ in range(steps):
         move = gauss_newton_step(layers, x, r, iterations=iterations, accuracy=accuracy)
@@ -456,7 +455,7 @@ def polish_smooth(
             if size < rms[-1]: break
         else: break
         layers, r = new, left; rms.append(size)
-        if size > gain * rms[-2] or size < floor: break
+        if size > gain * rms[-2]: break
     return layers, rms
 
 # %% ../nbs/18_smooth.ipynb #c028
@@ -527,7 +526,6 @@ class SmoothSearch:
     sizes: tuple[float, float] = (.5, 8.)  # typical pre-activations of its queries, from and to: near saturation the second layer moves most, and what it does is told from the outgoing weights
     steps: int = 16  # of Gauss-Newton
     iterations: int = 1000  # of conjugate gradients in each: one to three digits of the residual
-    floor: float = 64.  # residual, in roundings of a typical answer, that is left to the arithmetic
     draws: int = 4  # copies for the error bars
     moves: int = 600  # conjugate gradients for each copy, which need no digits
     base: float = 1.5  # equations per unknown in the lift
@@ -635,7 +633,7 @@ def recover_smooth(
     layers = [(chart.W, chart.b), *_second_layer(run, f, chart, space, o, g, options)]
     unknowns = sum(W.numel() + len(b) for W, b in layers)
     x = _polish_points(chart, space, math.ceil(options.surplus * unknowns / o), g, options); y = f(x)
-    layers, rms = polish_smooth(_fit_output(layers, x, y), x, y, steps=options.steps, iterations=options.iterations, floor=options.floor * run.eps * y.square().mean().sqrt().item())
+    layers, rms = polish_smooth(_fit_output(layers, x, y), x, y, steps=options.steps, iterations=options.iterations)
     noise = rms[-1] * (y.numel() / (y.numel() - unknowns))**.5; run.stage("polish", start=rms[0], residual=rms[-1])
     if rms[-1] > options.explained * run.eps * y.abs().max(): raise DeepFailure(f"the layers found do not explain the answers: residual {rms[-1]:.0e}")
     copies = [_add(1., gauss_newton_step(layers, x, noise * torch.randn(y.shape, generator=g, dtype=y.dtype), iterations=options.moves, accuracy=1e-3), layers) for _ in range(options.draws)]

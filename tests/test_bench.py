@@ -43,9 +43,9 @@ def test_rows_are_those_of_the_paper_and_possible():
 
 def test_comments_and_layout_do_not_make_a_result_stale():
     code = tool.code_of('"doc"\nimport a # b\n\ndef f(x, # in\n      y=1):\n  "says"\n  return x+y')
-    assert code == tool.code_of('import a\ndef f(x, y=1): return x + y') == 'import a\n\ndef f(x, y=1):\n    return x + y'
+    assert code == tool.code_of('import a\ndef f(x, y=1): return x + y')
     assert code != tool.code_of('import a\ndef f(x, y=2): return x + y')
-    assert tool.code_of('def f(): "only a docstring"') == 'def f():\n    pass'
+    assert tool.code_of('def f(): "only a docstring"') == tool.code_of('def f(): pass')
 
 def test_targets_do_not_make_a_result_stale_but_the_black_box_does():
     from dataclasses import replace

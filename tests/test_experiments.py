@@ -240,3 +240,11 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(experiments, 'measure', lambda *a, **k: pytest.fail('measured again'))
     assert cli.main(['experiment', 'tiny', '--seeds', '1', '--keep', '--quiet', '--out', str(tmp_path)]) == 0
     assert '2 runs were measured with earlier code' in capsys.readouterr().out
+
+def test_code_reads_the_same_in_later_versions_of_python():
+    import ast
+    class Later(ast.FunctionDef): _fields = (*ast.FunctionDef._fields, 'type_params')
+    Later.__name__ = 'FunctionDef'
+    plain = ast.parse('def f(x: int = None): return f"{x!r:>4}"').body[0]
+    later = Later(**dict(ast.iter_fields(plain)), type_params=[])
+    assert experiments.as_lists(plain) == experiments.as_lists(later) != experiments.as_lists(ast.parse('def f(x: int = 0): return f"{x!r:>4}"').body[0])

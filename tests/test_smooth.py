@@ -4,6 +4,8 @@ import torch
 
 from bare import Bare
 from neurome_nb import Architecture, Oracle, parameter_error, reconstruct
+from neurome_nb.blackbox import black_box
+from neurome_nb.experiments import score
 from neurome_nb.core import generator
 from neurome_nb.deep import DeepFailure
 from neurome_nb.nets import forward, init_layers
@@ -32,6 +34,13 @@ def test_two_hidden_layers_are_recovered(sizes, activation, seed, known):
     assert r.architecture.sizes == sizes and r.queries == f.queries
     error = parameter_error(r.layers, net, activation).max
     assert error < 1e-9 and error < 10 * max(max(W.max(), b.max()) for W, b in r.certificate.error_bars)
+
+
+def test_error_bars_hold_where_two_units_are_nearly_alike():
+    digits = black_box((64, 40, 32, 10), activation="sigmoid", data="digits", seed=0)
+    r = reconstruct(digits.oracle(), digits.architecture, progress=False)
+    assert r.outcome.kind == "recovered", r.outcome
+    assert score(r, digits)["error_over_bar"] < 1
 
 
 @pytest.mark.parametrize("sizes, activation, word", (((20, 8, 12, 4), "tanh", "narrower"), ((6, 10, 4, 3), "tanh", "inputs"), ((30, 12, 8, 6, 4), "tanh", "two hidden layers"), ((30, 12, 6, 4), "gelu", "tanh or sigmoid")))

@@ -92,8 +92,8 @@ PUBLISHED = [((784, 128, 10), 'leaky_relu', 550_000, 'arXiv 2409.19138'),
 
 def code_of(source):
     "The code without comments, docstrings and layout."
-    from neurome_nb.experiments import bare         # here, since it takes torch along, which the rest of the tool leaves to its workers
-    return ast.unparse(bare(source))
+    from neurome_nb.experiments import bare, as_lists   # here, since it takes torch along, which the rest of the tool leaves to its workers
+    return json.dumps(as_lists(bare(source)))
 
 def sources(folder=ROOT/'neurome_nb'):
     "The code of every module that a row exercises; of `recipes` only the options, without those that other modules hold: the rest of it chooses a route."
