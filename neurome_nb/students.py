@@ -31,13 +31,13 @@ def slopes(
     z: Float[Tensor, "p h"],  # pre-activations of the places
     chosen: Float[Tensor, "p h"],  # whether the derivative is wanted
     step: float,
+    weights: tuple[float, ...] = (2 / 3, -1 / 12),  # of differences over one step to either side, over two, and so on: these leave the fourth power of the step, (1 / 2,) the second
 ) -> Float[Tensor, "p h o"]:  # zero where it is not
-    "Derivatives of the answers with respect to pre-activations, by four points each: wrong by the fourth power of the step."
-    place, unit = chosen.nonzero(as_tuple=True)
-    moves = step * z.new_tensor([1., -1., 2., -2.])
-    at = z[place].repeat(4, 1, 1); at[:, torch.arange(len(unit)), unit] += moves[:, None]
-    y = f(chart.at(at.flatten(0, 1))).unflatten(0, (4, len(unit)))
-    out = z.new_zeros(*z.shape, y.shape[-1]); out[place, unit] = (8 * (y[0] - y[1]) - (y[2] - y[3])) / (12 * step)
+    "Derivatives of the answers with respect to pre-activations: two queries each per weight."
+    place, unit = chosen.nonzero(as_tuple=True); w = z.new_tensor(weights); moves = step * torch.arange(1, len(w) + 1)
+    at = z[place].repeat(2 * len(w), 1, 1); at[:, torch.arange(len(unit)), unit] += torch.cat([moves, -moves])[:, None]
+    up, down = f(chart.at(at.flatten(0, 1))).unflatten(0, (2, len(w), len(unit)))
+    out = z.new_zeros(*z.shape, up.shape[-1]); out[place, unit] = torch.einsum("w,wno->no", w, up - down) / step
     return out
 
 def straighten(
@@ -49,12 +49,12 @@ def straighten(
     near: float = .8,  # typical pre-activation of the others
     saturated: float = 20.,  # pre-activation of the saturated ones: their outputs are 1 up to 1e-17
     stride: float = 100.,  # by which one of them is moved on: E times this is small against one
-    step: float = 2e-3,  # of the derivatives
+    step: float = 1e-4,  # of the derivatives, which need four digits only
 ) -> tuple[Chart, float]:  # and the largest entry of E that was taken out
-    "Rows without a share of each other, up to their lengths: six queries per place and pair of units, one saturated and one not."
+    "Rows without a share of each other, up to their lengths: three queries per place and pair of units, one saturated and one not."
     h = len(chart.b); held = torch.rand(places, h, generator=g).argsort(1) < h // 2
     z = torch.where(held, saturated * (2. * torch.randint(0, 2, (places, h), generator=g) - 1), near * torch.randn(places, h, generator=g, dtype=torch.float64))
-    J = slopes(f, chart, z, ~held, step); place, unit = held.nonzero(as_tuple=True)
+    J = slopes(f, chart, z, ~held, step, (1 / 2,)); place, unit = held.nonzero(as_tuple=True)
     move = z[place, unit].sign() * stride; far = z[place]; far[torch.arange(len(unit)), unit] += move
     dy = torch.zeros_like(J); dy[place, unit] = (f(chart.at(far)) - f(chart.at(z))[place]) / move[:, None]
     A = (J.mT * held.T[:, :, None, None]).flatten(1, 2)  # equations of each unit that is moved
@@ -164,8 +164,9 @@ class StudentSearch(SmoothSearch):
     glance: int = 20_000  # queries of the student that is to see the first layer's biases only
     hurried: Training = Training(steps=4000)  # and its training
     typical: float = 1.2  # pre-activation at its queries
-    rounds: int = 2  # of taking rows apart: each leaves the square of what was wrong
-    places: float = 3.2  # for that, answers per unit of the first layer: half of the places say something about a unit
+    rounds: int = 6  # of taking rows apart, at most
+    unmixed: float = 1e-9  # share of other rows whose removal was the last: it leaves a thousandth of that
+    places: float = 4.  # for that, answers per unit of the first layer: half of the places say something about a unit
     fine: float = 2e-3  # step of derivatives by four points: rounding and bending spoil them equally, by 1e-11
     cube: int = 16  # dimension of the cube: many dimensions need many queries, few show little of the second layer
     corner: float = .995  # largest entry of a hidden vector there: a pre-activation of 3
@@ -199,7 +200,9 @@ def _glance(run, f, chart, widths, g, options):
 def _exact_chart(run, f, chart, o, width, g, options):
     "Rows without mixing, then rates and biases from the rank of gradients; and the space of gradients."
     h = len(chart.b)
-    for _ in range(options.rounds): chart, mixing = straighten(f, chart, g, places=math.ceil(options.places * h / o) + 1, near=options.near, step=options.fine)
+    for _ in range(options.rounds):
+        chart, mixing = straighten(f, chart, g, places=math.ceil(options.places * h / o) + 1, near=options.near)
+        if mixing < options.unmixed: break
     z = options.near * torch.randn(math.ceil(options.columns * h / o) + 1, h, generator=g, dtype=torch.float64)
     G = slopes(f, chart, z, torch.ones_like(z), options.fine).mT / _log_sech2(z).exp()[:, None]
     ranked = rank_biases(z, G, width); s = ranked.spectrum
@@ -231,7 +234,7 @@ def _tail(run, ask, widths, k, g, options):
         pruned = prune(wide, c[:options.judged], widths)
         layers, _ = train_student(pruned, c, y, generator=g, training=options.settle)
         n = math.ceil(options.dense * _unknowns(layers) / y.shape[1])
-        polished, rms = polish_smooth(layers, c[:n], y[:n], steps=options.steps, iterations=options.iterations, floor=options.floor * run.eps)
+        polished, rms = polish_smooth(layers, c[:n], y[:n], steps=options.steps, iterations=options.iterations)
         run.stage("student", wide=left(wide), pruned=left(pruned), settled=left(layers), residual=rms[-1])
         if rms[-1] < options.missing: return back(polished)
     raise DeepFailure(f"{options.students} students of the layers behind the first did not find all units: the last one leaves a residual of {rms[-1]:.0e}")
@@ -249,7 +252,7 @@ def _beyond_cube(run, ask, tail, U, g, options):
 def _finished(run, f, x0, basis, chart, space, layers, length, bars, activation, g, options):
     "All layers polished together, lifted to all inputs, with error bars."
     k = chart.W.shape[1]; x = _polish_points(chart, space, math.ceil(options.surplus * _unknowns(layers) / run.oracle.out_features), g, options); y = f(x)
-    layers, rms = polish_smooth(layers, x, y, steps=options.steps, iterations=options.iterations, floor=options.floor * run.eps * _rms(y))
+    layers, rms = polish_smooth(layers, x, y, steps=options.steps, iterations=options.iterations)
     noise = rms[-1] * (y.numel() / (y.numel() - _unknowns(layers)))**.5; run.stage("polish", start=rms[0], residual=rms[-1])
     if rms[-1] > options.explained * run.eps * y.abs().max(): raise DeepFailure(f"the layers found do not explain the answers: residual {rms[-1]:.0e}")
     copies = [_add(1., gauss_newton_step(layers, x, noise * torch.randn(y.shape, generator=g, dtype=y.dtype), iterations=options.moves, accuracy=1e-3), layers) for _ in range(options.draws)]
