@@ -34,7 +34,7 @@ def slopes(
     weights: tuple[float, ...] = (2 / 3, -1 / 12),  # of differences over one step to either side, over two, and so on: these leave the fourth power of the step, (1 / 2,) the second
 ) -> Float[Tensor, "p h o"]:  # zero where it is not
     "Derivatives of the answers with respect to pre-activations: two queries each per weight."
-    place, unit = chosen.nonzero(as_tuple=True); w = z.new_tensor(weights); moves = step * torch.arange(1, len(w) + 1)
+    place, unit = chosen.nonzero(as_tuple=True); w = z.new_tensor(weights); moves = step * torch.arange(1, len(w) + 1, dtype=z.dtype)
     at = z[place].repeat(2 * len(w), 1, 1); at[:, torch.arange(len(unit)), unit] += torch.cat([moves, -moves])[:, None]
     up, down = f(chart.at(at.flatten(0, 1))).unflatten(0, (2, len(w), len(unit)))
     out = z.new_zeros(*z.shape, up.shape[-1]); out[place, unit] = torch.einsum("w,wno->no", w, up - down) / step
@@ -45,15 +45,16 @@ def straighten(
     chart: Chart,  # rows right to about 1e-5, biases within the saturated range
     g: torch.Generator,  # draws the places
     *,
-    places: int,  # each saturates half of the units
+    places: int,  # an even number; each saturates half of the units, and the next one the other half
     near: float = .8,  # typical pre-activation of the others
     saturated: float = 20.,  # pre-activation of the saturated ones: their outputs are 1 up to 1e-17
     stride: float = 100.,  # by which one of them is moved on: E times this is small against one
     step: float = 1e-4,  # of the derivatives, which need four digits only
 ) -> tuple[Chart, float]:  # and the largest entry of E that was taken out
     "Rows without a share of each other, up to their lengths: three queries per place and pair of units, one saturated and one not."
-    h = len(chart.b); held = torch.rand(places, h, generator=g).argsort(1) < h // 2
-    z = torch.where(held, saturated * (2. * torch.randint(0, 2, (places, h), generator=g) - 1), near * torch.randn(places, h, generator=g, dtype=torch.float64))
+    h = len(chart.b); held = torch.rand((places + 1) // 2, h, generator=g).argsort(1) < h // 2
+    held = torch.cat([held, ~held])  # each unit is held equally often
+    z = torch.where(held, saturated * (2. * torch.randint(0, 2, held.shape, generator=g) - 1), near * torch.randn(held.shape, generator=g, dtype=torch.float64))
     J = slopes(f, chart, z, ~held, step, (1 / 2,)); place, unit = held.nonzero(as_tuple=True)
     move = z[place, unit].sign() * stride; far = z[place]; far[torch.arange(len(unit)), unit] += move
     dy = torch.zeros_like(J); dy[place, unit] = (f(chart.at(far)) - f(chart.at(z))[place]) / move[:, None]

@@ -11,7 +11,7 @@ from neurome_nb.deep import DeepFailure
 from neurome_nb.nets import forward, init_layers
 from neurome_nb.recipes import Exact
 from neurome_nb.search import Stop
-from neurome_nb.smooth import Chart, polish_smooth
+from neurome_nb.smooth import Chart, as_sigmoid, polish_smooth
 from neurome_nb.students import Soap, StudentSearch, Training, _joined, _loss_gradients, cube_of, new_student, prune, recover_by_student, slopes, straighten, train_student
 
 TANH = dict(dtype=torch.float64)
@@ -29,7 +29,7 @@ def normal(*shape, name): return torch.randn(*shape, generator=generator(0, f"te
 
 @pytest.mark.parametrize("sizes, activation, seed", (((30, 12, 8, 6, 4), "tanh", 0), ((30, 12, 8, 6, 4), "tanh", 1), ((30, 12, 8, 6, 4), "sigmoid", 0), ((30, 12, 6, 8, 5, 4), "tanh", 2)))
 def test_three_and_more_hidden_layers_are_recovered(sizes, activation, seed):
-    net = box(sizes, seed, 2. if activation == "tanh" else 6.); f = oracle(net, activation)
+    net = box(sizes, seed); net = as_sigmoid(net) if activation == "sigmoid" else net; f = oracle(net, activation)
     r = reconstruct(f, Architecture(sizes, activation), recipe=Exact(saturating=SMALL), seed=seed, progress=False)
     assert r.outcome.kind == "recovered", r.outcome
     assert r.architecture.sizes == sizes and r.queries == f.queries
@@ -61,7 +61,8 @@ def test_what_no_search_covers_is_refused_before_any_question(sizes, activation)
 def test_rows_lose_their_share_of_each_other(sizes):
     net = box(sizes, 0); (W, b), h = net[0], sizes[1]; f = lambda c: forward(net, c, "tanh")
     chart = Chart.of(W + 1e-5 * normal(h, h, name="mixing") @ W, b + .3 * normal(h, name="bias"))  # biases do not matter
-    for _ in range(4): chart, mixing = straighten(f, chart, generator(0, "test/students/straight"), places=4 * h // sizes[-1] + 1)
+    g = generator(0, "test/students/straight")
+    for _ in range(4): chart, mixing = straighten(f, chart, g, places=4 * h // sizes[-1] + 1)
     M = W @ chart.inverse
     assert (M - torch.diag(M.diagonal())).abs().max() < 1e-10 and mixing < 1e-7
 
