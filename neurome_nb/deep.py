@@ -7,8 +7,8 @@ __all__ = ['DeepFailure', 'DeepSearch', 'Line', 'sweep_line', 'Triangle', 'trian
            'central_slopes', 'one_sided_slopes', 'measure_normals', 'MeasuredLayer', 'Units', 'measure_units',
            'settle_signs', 'written_slope', 'measure_layer', 'Places', 'measure_places', 'mixed', 'LineKinks',
            'kinks_on_lines', 'refine_rows', 'Stations', 'choose_stations', 'measure_jacobians', 'NullPolished',
-           'null_space_polish', 'fit_biases', 'lift_first', 'fit_last', 'polish_later', 'lift_and_certify',
-           'recover_deep']
+           'null_space_polish', 'fit_biases', 'lift_first', 'fit_last', 'LinearRest', 'linear_rest', 'rare_unit',
+           'linear_units', 'polish_later', 'lift_and_certify', 'recover_deep']
 
 # %% ../nbs/18_deep.ipynb #c002
 import math
@@ -22,7 +22,7 @@ from .core import Layers
 from .nets import ACTIVATIONS, Architecture, forward
 from .sweep import Noise, find_kinks, measure_noise
 from .lift import Basis, d_optimal
-from .certify import Certificate, certify_copies
+from .certify import Certificate, certify_copies, worst_bar
 from .gather import Gather, Gathered, gather_units, measure_sides, rows_alone
 from .peel import Peeled, crossings, hidden, jacobians, switches
 
@@ -99,11 +99,15 @@ class DeepSearch:
     draws: int = 12  # networks drawn for the error bars
     vague: float = 1e-5  # a row as first measured with a larger relative error is put to the test again when it is refined
     alone: float = .5  # share of the kinks of a line each of which must tell a row, or kinks of several lines are gathered
+    together: int = 2**24  # coordinates of the places that are looked at together, at most: several arrays of so many numbers have to fit into memory
     gather: Gather = Gather()  # of kinks of many lines
     swept: int = 8  # lines of inputs that are swept before kinks are gathered
     more: int = 4  # and more of them before each further time
     gathered: int = 20  # times that kinks are gathered for a layer, at most
     linear: float = .2  # by how much the part of a unit that was found linear may differ from what its sign says
+    idle: int = 2  # times that kinks are gathered in vain before units of the last hidden layer that are missing are looked for in what remains linear
+    climbs: int = 500  # inputs from which they are climbed to
+    clear: float = 1.5  # a unit that never switches gets a bias this many times as large as the inputs asked need, so that it does not
     deepest: int = 12  # hidden layers looked for when their number is not told
 
 @dataclass(frozen=True)
@@ -143,6 +147,7 @@ def sweep_line(
     blur: float = 0.,  # relative error of the slopes, from layers taken off before
     faint: float = 0.,  # error of the answers, from them too
     ends: tuple[float, ...] = DeepSearch.ends,
+    whole: bool = True,  # every kink has to be measured; else those that are not have infinite standard deviations
 ) -> Line | None:  # None when some piece could not be explained
     "Find and measure every kink along a line."
     along = lambda t: f(x0 + (scale * t)[:, None] * u)
@@ -161,7 +166,10 @@ def sweep_line(
     at = mean[:-1] + (miss * jump).sum(1) / jump.square().sum(1)
     var = 1 / sw[:-1] + (at - mean[:-1]).square() / moment[:-1] + 1 / sw[1:] + (at - mean[1:]).square() / moment[1:]
     std = var.sqrt() / jump.norm(dim=1) + eps * at.abs()
-    if not (at.diff() > 0).all() or not std.isfinite().all(): return None
+    if not whole:
+        middle = (t[1:] + t[:-1]) / 2; astray = ~std.isfinite() | (at < torch.cat([t[:1] - far, middle])) | (at > torch.cat([middle, t[-1:] + far]))
+        at, std = torch.where(astray, t, at), torch.where(astray, math.inf, std)
+    elif not (at.diff() > 0).all() or not std.isfinite().all(): return None
     return Line(x0, u, at * scale, jump / scale, std * scale, Noise(quiet.near, quiet.far / scale, quiet.least), blur)
 
 # %% ../nbs/18_deep.ipynb #c007
@@ -300,6 +308,19 @@ def one_sided_slopes(
     if len(left): slope[left], both = central_slopes(f, P[left], torch.minimum(step[left], back * s[left].median(1).values) / 2, noise[left], blur=blur, along=along[left]); s[left] = 2 * both
     return slope, s
 
+def _slopes(
+    f: Callable,  # points (n, dim) -> answers
+    P: Float[Tensor, "m n"],  # places
+    step: Float[Tensor, "m"],  # first step, either way or twice as far one way
+    noise: Float[Tensor, "m"],  # of an answer
+    doubtful: Callable | None,  # as `one_sided_slopes` has it; None: central differences, where outputs contradict nothing
+    **which,  # blur, along
+) -> tuple[Float[Tensor, "m r o"], Float[Tensor, "m r"]]:  # derivatives, and how far apart the answers are that they come from
+    "Jacobians from one answer more per direction where several outputs say which steps cross a kink, else from two."
+    if doubtful: return one_sided_slopes(f, P, 2 * step, noise, doubtful, **which)
+    slope, s = central_slopes(f, P, step, noise, **which)
+    return slope, 2 * s
+
 def _fair(off, error):
     "How much these outputs may disagree: as the noise says, or as they typically do."
     return error * (off / error).median().clamp_min(1.)
@@ -336,11 +357,10 @@ def measure_normals(
         normals, off = solve(slope); error, size = noise[:, None] / s, slope.norm(dim=2)
         crossed = off > disagree * _fair(off, error[:-1].hypot(error[1:])) + n**.5 * line.blur * torch.maximum(size[:-1], size[1:])  # a false kink, where one hidden unit changes sign, is that coordinate's alone
         met = torch.stack([(normals / (t - p)[:, None]).amax(0) for p in at]) * s > reached
-        edge = crossed[:1] | True; blamed = met | torch.cat([edge, crossed]) & torch.cat([crossed, edge])  # both groups beside a place disagree
+        edge = torch.ones_like(crossed[:1]); blamed = met | torch.cat([edge, crossed]) & torch.cat([crossed, edge])  # both groups beside a place disagree
         alone = crossed & ~blamed[:-1] & ~blamed[1:]; blamed[:-1] |= alone; blamed[1:] |= alone
         return blamed
-    if o > 1 and one_sided: slope, s = one_sided_slopes(f, line.at(at), 2 * step * room[piece], noise, doubtful, blur=line.blur)
-    else: slope, s = central_slopes(f, line.at(at), step * room[piece], noise, blur=line.blur); s = 2 * s  # one output contradicts nothing
+    slope, s = _slopes(f, line.at(at), step * room[piece], noise, doubtful if o > 1 and one_sided else None, blur=line.blur)
     error = 2 * noise * s.pow(-2).mean(1).sqrt(); normal, off = solve(slope); miss = []
     for g, (mine, inverse) in enumerate(groups):
         rms = off[g].square().mean().sqrt().clamp_min(error[g:g + 2].norm())
@@ -359,16 +379,27 @@ class MeasuredLayer:
     slope: float  # measured slope of the negative side
     spread: float  # how much the units typically disagree about it; small if none is missing or false: that spoils most of them
     std: Float[Tensor, "h n+1"]  # standard deviation of the entries of [w | b]
+    linear: int = 0  # so many units, the last ones, switch nowhere: their rows span what remains linear, and are as good as any others that do
+
+    @property
+    def switching(self) -> Bool[Tensor, "h"]:
+        "Which units switch somewhere."
+        return torch.arange(len(self.b)) < len(self.b) - self.linear
+
+    @property
+    def off(self) -> Float[Tensor, "m"]:
+        "Relative errors of their rows."
+        return self.std[self.switching].norm(dim=1)
 
     @property
     def error(self) -> float:
         "Typical relative error of a row."
-        return self.std.norm(dim=1).median().item()
+        return self.off.median().item()
 
     @property
     def worst(self) -> float:
         "Largest relative error of a row."
-        return self.std.norm(dim=1).max().item()
+        return self.off.max().item()
 
 def _fit_row(w0, parts):
     "One row from everything measured about it: parts of (u, P, position std, normal or None, normal std)."
@@ -480,6 +511,9 @@ class Places:
     std: Float[Tensor, "n"]  # standard deviation of row . h
     clear: Bool[Tensor, "n"] | None = None  # whether nothing else happens there: else it says neither yes nor no
 
+    @classmethod
+    def joined(cls, parts): return cls(*(torch.cat(v) for v in zip(*(vars(p).values() for p in parts))))
+
 def measure_places(
     f: Callable,  # points (n, dim) -> answers
     known: Layers,  # layers before
@@ -497,7 +531,13 @@ def measure_places(
     beside: Float[Tensor, "units n p"] | None = None,  # places there are already: instead those are asked that together with these fix a row best
     options: DeepSearch = DeepSearch(),
 ) -> Places:  # those that could be asked: where the prediction is sharper than the room around it
-    "Measure the kinks that rows predict; 4 queries per place."
+    "Measure the kinks that rows predict; 4 queries per place. Rows share no measurement, so that many are looked at in groups."
+    some = (rows.shape[1] * choice * wanted.cumsum(0)).div(options.together, rounding_mode="floor").unique_consecutive(return_counts=True)[1].tolist()
+    if len(some) > 1:
+        parts = torch.arange(len(rows)).split(some); layer = rows if others is None else torch.cat([rows, others])
+        rest = [torch.cat([layer[:i[0]], layer[i[-1] + 1:]]) for i in parts]  # the other rows of the layer switch too
+        found = [measure_places(f, known, rows[i], std[i], wanted[i], draw, noise, activation, slope, errors=errors, choice=choice, others=o, beside=None if beside is None else beside[i], options=options) for i, o in zip(parts, rest)]
+        return Places.joined([replace(p, unit=p.unit + i[0]) for p, i in zip(found, parts)])
     unit = torch.arange(len(rows)).repeat_interleave(choice * wanted); tau = options.tau
     layer = rows if others is None else torch.cat([rows, others])
     at = switches([*known, (layer[:, :-1], layer[:, -1])], unit, draw(rows[unit]), activation, slope); at = replace(at, room=torch.minimum(at.room, at.x.norm(dim=1)))
@@ -781,7 +821,7 @@ def null_space_polish(
     layers = [tuple(l) for l in layers]; start = layers; h1, (h2, _) = len(layers[0][1]), layers[1][0].shape
     D, _, _ = _switches(layers, at.x, activation, slope); m, o, k = at.J.shape
     J = (at.J * at.weight[:, None, None]).flatten(0, 1)
-    U, S, Vt = torch.linalg.svd(J, full_matrices=True)
+    U, S, _ = torch.linalg.svd(J, full_matrices=True)
     if len(S) > h1 and S[h1] > 1e-3 * S[h1 - 1]: raise DeepFailure("the Jacobians have a larger rank than the first layer has units")
     N = U[:, h1:].view(m, o, -1) * at.weight[:, None, None]; p = N.shape[2]
     sizes = [W.numel() for W, _ in layers[2:]]
@@ -966,7 +1006,12 @@ def _candidates(line, beside, kinks, known, activation, slope):
     "A row of the next layer for each of these kinks, whatever it belongs to."
     return _as_rows(known, line.at(line.t[kinks]), beside.normal[kinks], beside.std[kinks, :1], line.std[kinks], beside.mean[kinks], line.jump[kinks], activation, slope)
 
-def _here(f, known, x, u, reach, noise, activation, slope, options):
+def _gathered(i, line, beside, k):
+    "Kinks k of line i, as they are gathered."
+    k = k[(beside.std[k, 0] > 0) & line.std[k].isfinite()]; size = beside.normal[k].norm(dim=1)  # 0: given, not measured
+    return torch.stack([torch.full_like(k, i), k], 1), line.at(line.t[k]), beside.normal[k] / size[:, None], beside.std[k, 0] / size, line.std[k] / size
+
+def _here(f, x, u, reach, noise, options):
     "Kinks on short pieces x + t u, |t| <= reach, in which no known unit switches: what `_rows_beside` needs to know of them."
     found = []
     for x, u, reach in zip(x, u, reach.tolist()):
@@ -991,8 +1036,7 @@ def _rows_beside(f, known, at, noise, activation, slope, options):
         "As beside a line: another unit's kink leaves something, its own one a normal such that the step reaches the boundary."
         normal, off = rank_one(J)[2:]; crossed = off > options.disagree * _fair(off, (error[:, None] / s).view(2, len(x), -1).norm(dim=0))
         return crossed.repeat(2, 1) | (torch.cat([normal, -normal]) * s > options.reached * away.repeat(2)[:, None])
-    if jump.shape[1] > 1: J, s = one_sided_slopes(f, P, 2 * step, error, doubtful, along=V.repeat(2, 1, 1))
-    else: J, s = central_slopes(f, P, step, error, along=V.repeat(2, 1, 1)); s = 2 * s
+    J, s = _slopes(f, P, step, error, doubtful if jump.shape[1] > 1 else None, along=V.repeat(2, 1, 1))
     before, after, normal, off = rank_one(J)
     std = torch.maximum(off.square().mean(1).sqrt(), (2 * error / s.median(1).values).view(2, -1).norm(dim=0))[:, None] / size.sqrt()
     return _as_rows(known, x, torch.einsum("cr,crn->cn", normal, V), std, sigma / size[:, 0].sqrt(), torch.einsum("cro,crn->con", (before + after) / 2, V), jump, activation, slope)
@@ -1085,6 +1129,66 @@ def _signs_from_answers(known, units, x, y, activation, slope, options):
     wrong = torch.linalg.lstsq(turned.flatten(1).T, V[n:-1].T.reshape(-1, 1)).solution[:, 0]
     return 1 - 2 * wrong.round() if (wrong - wrong.round()).abs().max() < options.linear else None
 
+@dataclass(frozen=True)
+class LinearRest:
+    "What units of the last hidden layer that are missing add to the answers: a linear map, wherever none of them switches."
+    signs: Float[Tensor, "u"]  # of the units that are not
+    span: Float[Tensor, "v h"]  # orthonormal, of the rows of those that are
+    unsure: float  # relative error of the span
+    residual: float  # typical relative miss
+    answers: Callable  # hidden vectors -> what they are where no missing unit switches, and the size of what varies of them
+
+def linear_rest(
+    h: Float[Tensor, "n h"],  # vectors entering the layer
+    y: Float[Tensor, "n o"],  # answers
+    rows: Float[Tensor, "u p"],  # of the units found [w | b], signs open
+    error: float,  # of these, that the miss may show
+    missing: int,  # so many more
+    activation: str,
+    slope: float,
+    options: DeepSearch = DeepSearch(),
+) -> LinearRest | None:  # None: more than that remains
+    "A unit with the wrong sign is itself and a linear map of rank one; what is left of the linear part when these are taken away is that of missing units."
+    act, n = ACTIVATIONS[activation].fn, len(rows); centre = y.mean(0); size = lambda y: (y - centre).norm(dim=1, keepdim=True)
+    def fit(A):
+        w = 1 / size(y); scale = (A * w).norm(dim=0); V, miss, kept = _trimmed(A * w / scale, y * w, options)
+        return V / scale[:, None], miss[kept].square().mean().sqrt().item()
+    V, _ = fit(torch.cat([act(_with_one(h) @ rows.T, slope), _with_one(h)], 1))
+    turned = -(1 + slope) * V[:n, :, None] * rows[:, None, :-1]; wrong = torch.linalg.lstsq(turned.flatten(1).T, V[n:-1].T.reshape(-1, 1)).solution[:, 0].round()
+    _, S, Vt = torch.linalg.svd(V[n:-1].T - torch.einsum("u,uoh->oh", wrong, turned), full_matrices=False)
+    signs, span = 1 - 2 * wrong, Vt[:missing]; features = lambda h: torch.cat([act(_with_one(h) @ (signs[:, None] * rows).T, slope), h @ span.T, torch.ones_like(h[:, :1])], 1)
+    V, residual = fit(features(h)); told = lambda h: features(h) @ V
+    if not residual < error: return None
+    return LinearRest(signs, span, (S[missing:].sum() / S[missing - 1]).item(), residual, lambda h: (told(h), size(told(h))))
+
+def rare_unit(
+    h: Float[Tensor, "n h"],  # vectors entering the layer, for which some missing unit is as it hardly ever is
+    off: Float[Tensor, "n o"],  # what that adds to the answers
+    size: Float[Tensor, "n 1"],  # by which misses are measured
+    rest: LinearRest,
+    options: DeepSearch = DeepSearch(),
+) -> tuple[Tensor, Tensor, Tensor] | None:  # row [w | b] and its standard deviations, both (1, p), and which vectors show it; None when too few show one unit
+    "The row of a missing unit: what it adds has one direction, and is a multiple of its pre-activation."
+    way = torch.nn.functional.normalize(off, dim=1); alike = 2 - 2 * (way @ way.T).abs() < options.same**2; group = alike[alike.sum(1).argmax()]
+    A = torch.cat([h @ rest.span.T, torch.ones_like(size)], 1)[group] / size[group]; p = A.shape[1]
+    if len(A) < 2 * p: return None
+    z = (off / size)[group] @ torch.linalg.svd((off / size)[group], full_matrices=False)[2][0]; scale = A.norm(dim=0)
+    Q, R = torch.linalg.qr(A / scale); inverse = torch.linalg.solve_triangular(R, torch.eye(p, dtype=A.dtype), upper=True); w = inverse @ (Q.T @ z) / scale
+    std = inverse.norm(dim=1) / scale * (A @ w - z).norm() / (len(A) - p)**.5; row = torch.cat([w[:-1] @ rest.span, w[-1:]])
+    std = torch.cat([(std[:-1].norm().hypot(rest.unsure * w[:-1].norm()) / h.shape[1]**.5).expand(h.shape[1]), std[-1:]])
+    return (row / row.norm())[None], (std / row.norm())[None], group
+
+def linear_units(
+    rest: LinearRest,
+    h: Float[Tensor, "n h"],  # vectors entering the layer for which none of the units missing switches
+    options: DeepSearch = DeepSearch(),
+) -> tuple[Float[Tensor, "v p"], Float[Tensor, "v p"]]:  # rows [w | b] and their standard deviations
+    "Units that span the same linear map, and are on for all these vectors."
+    p = h @ rest.span.T; way = torch.nn.functional.normalize(p, dim=1); middle = torch.nn.functional.normalize(way.mean(0), dim=0); aside = torch.linalg.qr(torch.cat([middle[:, None], torch.eye(len(middle), dtype=h.dtype)], 1))[0][:, 1:].T
+    w = torch.cat([middle[None], middle + (way @ middle).amin().clamp_min(options.accident) / 2 * aside]); low = (p @ w.T).amin(0)
+    rows = torch.cat([w @ rest.span, options.clear * (-low).clamp_min(0.)[:, None]], 1); size = rows.norm(dim=1, keepdim=True)
+    return rows / size, (rest.unsure / h.shape[1]**.5 * w.norm(dim=1, keepdim=True) / size).expand_as(rows).clone()
+
 def _apart(a, b): return (a.rows[:, None] - (a.rows @ b.rows.T).sign()[:, :, None] * b.rows).norm(dim=2)
 
 def _alike(a, b, tau): return _apart(a, b) < tau * torch.hypot(a.std.norm(dim=1)[:, None], b.std.norm(dim=1))
@@ -1134,6 +1238,8 @@ class _LayerSearch:
     gone: int = 0  # through so many lines
     gathered: int = 0  # how often kinks of many lines were
     hardly: bool = False  # units that hardly ever switch seem to be all that is missing
+    idle: int = 0  # how often in a row gathering found none
+    shown: tuple[Tensor, Tensor] | None = None  # inputs on both sides of units found in what remains linear, and the answers
 
     @property
     def count(self): return 0 if self.units is None else len(self.units.rows)
@@ -1183,7 +1289,7 @@ class _LayerSearch:
 
     def look(self, at, kinks=0):
         "Judge the kinks on short pieces."
-        e = self.deep; at = _here(e.f, e.known, *at, e.noise, *e.kind, e.options)
+        e = self.deep; at = _here(e.f, *at, e.noise, e.options)
         if at is not None and len(at[0]): self.judge(_rows_beside(e.f, e.known, at, e.noise, *e.kind, e.options), kinks)
 
     def agree(self):
@@ -1245,37 +1351,68 @@ class _LayerSearch:
         "Judge rows from kinks on all lines of inputs swept so far, and a few more."
         e, o = self.deep, self.deep.options; old = self.kinks
         for x in self.telling_places(max(o.more, o.swept - len(e.swept))): e.sweep(x, _directions(1, e.k, e.g)[0])
-        self.gathered += 1
+        self.gathered += 1; self.idle += 1; count = self.count
         if self.gone == len(e.pool) + len(e.swept): return
         lines = [*e.pool, *e.swept]; left = [self.unexplained(line, e.known)[1] for line, _ in lines]
         if old is not None: old = old.pick(torch.tensor([bool((left[i] == k).any()) for i, k in old.index.tolist()], dtype=torch.bool))
-        new = [self.kinks_of(i, *lines[i], left[i]) for i in range(self.gone, len(lines))]; new = rows_alone(e.known, Gathered(*(torch.cat(v) for v in zip(*new))), *e.kind, o.gather)
+        new = [_gathered(i, *lines[i], left[i]) for i in range(self.gone, len(lines))]; new = rows_alone(e.known, Gathered(*(torch.cat(v) for v in zip(*new))), *e.kind, o.gather)
         self.kinks, self.gone = new if old is None else old.join(new), len(lines); fresh = torch.arange(len(self.kinks.x)) >= len(self.kinks.x) - len(new.x)
         rows, std = gather_units(e.known, self.kinks, *e.kind, o.gather, new=fresh)
         if len(rows):
             half = rows.new_full((len(rows), e.y.shape[1]), torch.nan)  # signs are not seen there
             self.judge(Units(rows, std, half[:, :, None].expand(-1, -1, rows.shape[1] - 1), half), len(self.kinks.x))
+        if self.count > count: self.idle = 0
 
-    def kinks_of(self, i, line, beside, k):
-        "Kinks k of line i, as they are gathered."
-        k = k[beside.std[k, 0] > 0]; size = beside.normal[k].norm(dim=1)  # 0: given, not measured
-        return torch.stack([torch.full_like(k, i), k], 1), line.at(line.t[k]), beside.normal[k] / size[:, None], beside.std[k, 0] / size, line.std[k] / size
+    def refine(self):
+        "Better rows of the units found, signs still open, without those that have no kinks where they now say: a vague one may have been fitted to others'. The errors of the others hide a unit's sides."
+        e, u = self.deep, self.units; found = refine_rows(e.f, e.known, MeasuredLayer(u.rows[:, :-1], u.rows[:, -1], e.slope, 0., u.std), e.near(), e.noise, *e.kind, errors=e.stds, options=e.options)
+        self.units = replace(u, rows=torch.cat([found.W, found.b[:, None]], 1), std=found.std); right, asked = self.test(self.units)
+        self.units = self.units.pick((asked < 3) | (4 * right > 3 * asked))
 
-    def complete(self, beyond=0) -> Units:
-        "All units of the layer, which are more than some number."
+    def from_rest(self) -> MeasuredLayer | None:
+        "Units of the last hidden layer that gathering does not find, from what remains linear: one that switches somewhere is judged; when none does, the layer is complete without their kinks. None: the search goes on."
+        self.refine(); e, o, self.idle, rows, error = self.deep, self.deep.options, 0, self.units.rows, self.units.std.norm(dim=1); n = math.ceil(2 * o.base * (len(rows) + rows.shape[1]))
+        x = torch.cat([e.natural(n), _beside_switches(e.known, rows, torch.arange(len(rows)).repeat_interleave(o.sides), e.near(), *e.kind, e.g, o)]); way = lambda x: hidden(e.known, x, *e.kind)
+        y = e.f(x); x, y = (torch.cat(v) for v in zip((x, y), self.shown)) if self.shown else (x, y)
+        rest = linear_rest(way(x), y, rows, max(o.affine * error.median().item(), error.max().item()), self.told - self.count, *e.kind, o)
+        if rest is None: return None
+        x = e.natural(o.climbs) * _farther(o.climbs, e.g, o); x = _toward(e.known, x, torch.randn(len(x), len(rest.span), generator=e.g, dtype=x.dtype) @ rest.span, *e.kind, o)
+        def look(x): h = way(x); told, size = rest.answers(h); y = e.f(x); return [x, y, h, y - told, size, (y - told).norm(dim=1) > o.foreign * rest.residual * size[:, 0]]
+        *_, h, off, size, odd = first = look(x); e.run.stage("rest", layer=e.depth + 1, linear=len(rest.span), residual=rest.residual, unsure=rest.unsure, odd=int(odd.sum()))
+        if odd.any():
+            x = x[odd.nonzero()[torch.arange(o.climbs) % odd.sum(), 0]]; x = x * (e.radii[0] / x.norm(dim=1, keepdim=True)) ** torch.rand(len(x), 1, generator=e.g, dtype=x.dtype)  # and on the way to the origin: far away, biases hardly show
+            x, y, h, off, size, odd = (torch.cat(v) for v in zip(first, look(x)))
+            unit = rare_unit(h[odd], off[odd], size[odd], rest, o); half = rows.new_full((1, e.y.shape[1]), torch.nan)
+            if unit: self.judge(Units(*unit[:2], half[:, :, None].expand(-1, -1, rows.shape[1] - 1), half), 0)
+            if self.count > len(rows):  # there may be another
+                self.idle, use = o.idle, ~odd; use[odd.nonzero()[unit[2], 0]] = True; self.shown = tuple(torch.cat([*v]) for v in zip(*filter(None, (self.shown, (x[use], y[use])))))
+            return None
+        more, std = linear_units(rest, torch.cat([h, way(e.natural(o.climbs)), way(e.far(o.climbs))]), o); rows = torch.cat([rest.signs[:, None] * rows, more])
+        return MeasuredLayer(rows[:, :-1], rows[:, -1], e.slope, 0., torch.cat([self.units.std, std]), len(more))
+
+    def complete(self, beyond=0) -> Units | MeasuredLayer:
+        "All units of the layer, which are more than some number; the layer itself, when some of them switch nowhere."
         if not beyond:
             for line, beside in self.deep.pool: self.use(line, beside)
         asked = lambda: self.deep.run.oracle.queries if self.deep.dear < math.inf else 0
         dear = asked() + self.deep.dear  # by then other lines have cost as much as those to be gathered would
-        for i in range(self.deep.options.tries):
-            if i == self.deep.options.barren and not self.count: break
+        o = self.deep.options
+        for i in range(o.tries):
+            if i == o.barren and not self.count: break
             if self.count == self.told if self.told else self.count > beyond and self.agree():
-                if len(self.fine) < self.count and self.looked < self.deep.options.extra: self.looked += 1; self.gather() if self.gathered else self.sharpen(); continue
+                if len(self.fine) < self.count and self.looked < o.extra:
+                    self.looked += 1; (self.refine if self.looked == 1 else self.gather)() if self.gathered else self.sharpen(); continue  # more places cost less than more lines
                 if self.agree(): return self.units
+                if self.gathered: self.refine()
+                if self.gathered and self.count == self.told and self.agree(): return self.units
                 self.test_all()
+            if self.idle >= o.idle and self.told and self.count < self.told and self.deep.last:
+                layer = self.from_rest()
+                if layer: return layer
+                continue
             n, aimed = len(self.fine), self.hardly and i % 4 > 0  # now and then other lines, should that be wrong
             if self.deep_down or asked() > dear:
-                if self.gathered == self.deep.options.gathered: break
+                if self.gathered == o.gathered: break
                 self.gather(); dear = asked() + self.deep.dear; continue
             if not aimed: self.hidden_line()
             if len(self.fine) == n: self.input_line(apart=aimed or i % 2 == 0)
@@ -1313,7 +1450,7 @@ def polish_later(
     start = p = torch.cat([torch.cat([W, b[:, None]], 1).flatten() for W, b in free])
     known = torch.cat([start[:0], *(s.flatten() for s in stds[first:])]); prior = torch.cat([known, known.new_full((len(p) - len(known),), math.inf)])
     lengths = torch.block_diag(*(r[None] for W, b in free[:-1] for r in torch.cat([W, b[:, None]], 1)), start.new_zeros(0, sizes[-1]))  # of the hidden rows: they are not at stake, and stay as they are
-    def split(p): return [(q[:, :-1], q[:, -1]) for q in (v.view(len(b), -1) for v, (W, b) in zip(p.split(sizes[first:]), free))]
+    def split(p): return [(q[:, :-1], q[:, -1]) for q in (v.view(len(b), -1) for v, (_, b) in zip(p.split(sizes[first:]), free))]
     def derivative(layers):
         h, D, inputs, parts, back = hidden(fixed, x, activation, slope), [], [], [], torch.eye(o, dtype=x.dtype).expand(n, o, o)
         for W, b in layers:
@@ -1386,6 +1523,10 @@ class _Deep:
     @property
     def stds(self): return [l.std for l in self.layers]
     @property
+    def last(self):
+        "Whether the layer that is searched is known to be the last hidden one."
+        return self.run.arch.sizes is not None and self.depth == len(self.run.arch.sizes) - 3
+    @property
     def kind(self): return self.activation, self.slope
     def rows(self, l): return torch.cat([self.layers[l].W, self.layers[l].b[:, None]], 1)
 
@@ -1415,6 +1556,7 @@ class _Deep:
 
     def add(self, units):
         "The next layer is complete."
+        if isinstance(units, MeasuredLayer): self.layers.append(units); self.vague = units.off > self.options.vague; return
         layer = settle_signs(units)
         if not self.layers: self.radii = tuple(v * self.k**.5 * layer.b.abs().median() for v in self.options.reach)
         if not self.layers and self.run.arch.activation is None:  # the slope is not told, and one row much worse than the others spoils what all units show of it
@@ -1443,7 +1585,7 @@ class _Deep:
 
     def sweep(self, x, u):
         "One more line x + t u of inputs, with the normals of its kinks."
-        line = sweep_line(self.f, x, u, x.norm().item(), self.eps, ends=self.options.ends[:1])
+        line = sweep_line(self.f, x, u, x.norm().item(), self.eps, ends=self.options.ends[:1], whole=False)
         if line is None: return
         known = _known_normals(line, self.known[:-1], self.known[-1], *self.kind)
         beside = measure_normals(self.f, line, known=known, step=self.options.step, apart=self.options.apart)
@@ -1467,14 +1609,15 @@ class _Deep:
             self.run.stage("refine", layer=l + 1, error=self.layers[l].error, worst=self.layers[l].worst)
         self.refined = self.depth
 
-    def refined_layer(self, l, **which):
+    def refined_layer(self, l, only=None, **which):
         "Layer l with better rows, but those that are precise already."
-        return refine_rows(self.f, self.known[:l], self.layers[l], self.near(l), self.noise, *self.kind, errors=self.stds[:l], options=self.options, precise=self.options.precise, **which)
+        layer = self.layers[l]
+        return refine_rows(self.f, self.known[:l], layer, self.near(l), self.noise, *self.kind, errors=self.stds[:l], options=self.options, precise=self.options.precise, only=layer.switching if only is None else only, **which)
 
     def even(self, l):
         "Refine the rows of layer l that are much worse than is typical: every row behind inherits the errors of all."
         for _ in range(self.options.passes - 1):
-            layer = self.layers[l]; bad = layer.std.norm(dim=1) > max(self.options.precise, self.options.uneven * layer.error)
+            layer = self.layers[l]; bad = layer.switching & (layer.std.norm(dim=1) > max(self.options.precise, self.options.uneven * layer.error))
             if not bad.any(): break
             self.layers[l] = self.refined_layer(l, only=bad)
 
@@ -1499,7 +1642,7 @@ class _Deep:
     def telling(self):
         "Points that tell much about the last layers."
         o = self.options; m = math.ceil(o.base * min(o.unknowns, sum(l.std.numel() for l in self.layers[1:])) / self.y.shape[1] / self.depth)
-        weak = (self.layers[-1].std.norm(dim=1) > o.sharp).nonzero()[:, 0].repeat_interleave(math.ceil(o.doubtful * self.layers[-1].std.shape[1] / 2))
+        weak = (self.layers[-1].off > o.sharp).nonzero()[:, 0].repeat_interleave(math.ceil(o.doubtful * self.layers[-1].std.shape[1] / 2))
         before, rows = self.known[:-1], self.rows(self.depth - 1)[weak]
         rare = _rare_side(before, self.natural(len(weak)), rows, _on(before, rows, self.natural(o.seen), *self.kind), *self.kind, self.g, o)
         return torch.cat([*(self.beside(l, torch.randint(len(b), (m,), generator=self.g)) for l, (_, b) in enumerate(self.known)), self.beside(self.depth - 1, weak), rare])
@@ -1578,6 +1721,13 @@ def lift_and_certify(
     run.stage("certify", net, residual=cert.residual, bar=cert.relative_bar)
     return net, cert
 
+def _with_linear(cert, layers, n):
+    "The certificate with the last n units of the last hidden layer named, and nothing said about what they leave open."
+    if not n: return cert
+    open = [(torch.zeros_like(W, dtype=torch.bool), torch.zeros_like(b, dtype=torch.bool)) for W, b in layers]; (W, b), (V, c) = open[-2:]; W[-n:] = b[-n:] = V[:, -n:] = c[:] = True
+    bars = lambda value: [(dW.masked_fill(W, value), db.masked_fill(b, value)) for (dW, db), (W, b) in zip(cert.error_bars, open)]; named = range(len(b) - n, len(b))
+    return replace(cert, error_bars=bars(math.inf), relative_bar=worst_bar(bars(0.), layers), unidentifiable=(*cert.unidentifiable, *((len(layers) - 2, i, "it switched at no input asked, so that it adds a linear map to the answers") for i in named)))
+
 def recover_deep(
     run,  # offers ask, generator(name), stage(name, **detail), arch, oracle
     length: float,  # over which the black box bends
@@ -1607,9 +1757,10 @@ def recover_deep(
     if not straight: raise DeepFailure(f"behind {deep.depth} hidden layers the rest is not affine: relative residual {residual:.0e}")
     if told and len(told) != deep.depth: raise DeepFailure(f"the rest is affine behind {deep.depth} hidden layers, where the architecture has {len(told)}")
     outputs = len(deep.layers[-1].b) * deep.y.shape[1]
-    net, copies = deep.explain(search) if deep.depth > 1 and (deep.depth > 2 or outputs > options.unknowns) else _exact(deep)
+    net, copies = deep.explain(search) if deep.depth > 1 and (deep.depth > 2 or outputs > options.unknowns or deep.layers[-1].linear) else _exact(deep)
     m = math.ceil(options.base * len(net[0][1]) / min(len(b) for _, b in net[1:]))  # a Jacobian's rank is that of the narrowest layer
     net, cert = lift_and_certify(run, x0, basis, net, copies, deep.around(options.candidates), m, deep.noise, *deep.kind, length, deep.g, bars=bars)
+    cert = _with_linear(cert, net, deep.layers[-1].linear)
     return net, cert, Architecture((run.oracle.in_features, *(len(b) for _, b in net)), *deep.kind)
 
 def _exact(deep):

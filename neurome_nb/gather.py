@@ -23,6 +23,7 @@ class Gather:
     "Options of the search among the kinks of many lines."
     alike: float = .9  # cosine of the rows of two kinks of one unit, over the one expected from how much of each is known
     partners: int = 3  # kinks compared with each, the most alike
+    same: float = .1  # rows of pairs that share a kink are one unit's when they are closer than this
     seen: float = .2  # share of a row's directions that two kinks must know together to be compared
     rounds: int = 3  # in which kinks left over are gathered again
     explained: float = 6.  # largest residual of kinks of one unit, in units of their standard deviations
@@ -119,8 +120,8 @@ def kink_pairs(
 ) -> tuple[Int[Tensor, "m 2"], Float[Tensor, "m p"]]:  # pairs of kinks, and the row of both
     "Pairs of kinks, on different lines, that one row explains."
     i = torch.arange(len(kinks.x)) if new is None else new.nonzero()[:, 0]; seen = (1 - kinks.open).clamp_min(0.).sqrt(); both = seen[i, None] * seen
-    C = torch.where((both > options.seen) & (kinks.index[i, None, 0] != kinks.index[:, 0]), (kinks.row[i] @ kinks.row.T).abs() / both, 0.)
-    best = C.topk(min(options.partners, C.shape[1]), dim=1); a, k = (best.values > options.alike).nonzero(as_tuple=True); i, j = i[a], best.indices[a, k]
+    C = (kinks.row[i] @ kinks.row.T).abs(); ready = (both > options.seen) & (kinks.index[i, None, 0] != kinks.index[:, 0]) & (C > options.alike * both)
+    best = torch.where(ready, C, 0.).topk(min(options.partners, C.shape[1]), dim=1); a, k = (best.values > 0).nonzero(as_tuple=True); i, j = i[a], best.indices[a, k]
     pairs = torch.stack([torch.minimum(i, j), torch.maximum(i, j)], 1).unique(dim=0); p = kinks.row.shape[1] + 1
     if not len(pairs): return pairs, kinks.x.new_zeros(0, p)
     first = kinks.row[pairs[:, 0]]; start = torch.cat([first, -(first * hidden(known, kinks.x[pairs[:, 0]], activation, slope)).sum(1, keepdim=True)], 1)
@@ -129,11 +130,11 @@ def kink_pairs(
     return pairs[good], rows[good]
 
 # %% ../nbs/17_gather.ipynb #c018
-def _members(label, order, units, most):
-    "The first kinks of every unit, in this order: (units, most), -1 where there are fewer."
-    order = order[label[order] >= 0]; order = order[label[order].argsort(stable=True)]; count = label[order].bincount(minlength=units)
-    rank = torch.arange(len(order)) - (count.cumsum(0) - count)[label[order]]; out = torch.full((units, most), -1); use = rank < most
-    out[label[order][use], rank[use]] = order[use]
+def _members(unit, kink, std, units, most):
+    "The best measured kinks of every unit, one entry each: (units, most), -1 where there are fewer."
+    order = std[kink].argsort(); order = order[unit[order].argsort(stable=True)]; unit, kink = unit[order], kink[order]; count = unit.bincount(minlength=units)
+    rank = torch.arange(len(unit)) - (count.cumsum(0) - count)[unit]; out = torch.full((units, most), -1); use = rank < most
+    out[unit[use], rank[use]] = kink[use]
     return out
 
 def _gradient(known, x, w, activation, slope):
@@ -151,9 +152,11 @@ def _whose(known, kinks, rows, activation, slope, options):
     best, label = near.min(1)
     return torch.where(best < options.near, label, -1)
 
-def _components(pairs, n):
-    "The connected parts of a graph: a number for every node."
-    graph = scipy.sparse.coo_matrix((torch.ones(len(pairs)).numpy(), tuple(pairs.T.numpy())), shape=(n, n))
+def _groups(pairs, rows, same):
+    "Pairs that share a kink, and have one row, in groups: a number for every pair. A kink of two units' pairs, one of them false, does not link the units."
+    ends = pairs.flatten(); has = scipy.sparse.coo_matrix((torch.ones(len(ends)).numpy(), ((torch.arange(len(ends)) // 2).numpy(), ends.numpy()))).tocsr()
+    a, b = (torch.from_numpy(i).long() for i in (has @ has.T).nonzero()); rows = normalize(rows, dim=1); near = 2 - 2 * (rows[a] * rows[b]).sum(1).abs() < same**2
+    graph = scipy.sparse.coo_matrix((torch.ones(int(near.sum())).numpy(), (a[near].numpy(), b[near].numpy())), shape=(len(pairs), len(pairs)))
     return torch.from_numpy(scipy.sparse.csgraph.connected_components(graph, directed=False)[1]).long()
 
 def gather_units(
@@ -166,18 +169,17 @@ def gather_units(
     new: Bool[Tensor, "n"] | None = None,  # the others have been gathered before; None: none has
 ) -> tuple[Float[Tensor, "u p"], Float[Tensor, "u p"]]:  # rows [w | b] of unit length, signs open, and their standard deviations
     "The units of the next layer that have kinks enough among these."
-    pairs, start = kink_pairs(known, kinks, activation, slope, options, new=new); order = kinks.std.argsort(); found = [(start[:0], start[:0])]; free = torch.ones(len(kinks.x), dtype=torch.bool)
+    pairs, start = kink_pairs(known, kinks, activation, slope, options, new=new); found = [(start[:0], start[:0])]; free = torch.ones(len(kinks.x), dtype=torch.bool)
     for _ in range(options.rounds):
         both = free[pairs].all(1); pairs, start = pairs[both], start[both]
         if not len(pairs): break
-        label = _components(pairs, len(kinks.x)); part, index = label[pairs[:, 0]].unique(return_inverse=True); first = torch.stack([(index == i).nonzero()[0, 0] for i in range(len(part))])
-        number = torch.full((int(label.max()) + 1,), -1); number[part] = torch.arange(len(part)); label = number[label]; label[pairs[first].flatten()] = -1
-        members = torch.cat([pairs[first], _members(label, order, len(part), options.most - 2)], 1)  # a part may hold kinks of several units: those of its first pair count
-        rows, std, residual = _fit(known, kinks, members, start[first], activation, slope, options, options.explained)
+        group = _groups(pairs, start, options.same); parts = int(group.max()) + 1; first = torch.empty(parts, dtype=torch.long); first[group.flip(0)] = torch.arange(len(group)).flip(0)
+        unit, kink = torch.stack([group.repeat_interleave(2), pairs.flatten()], 1).unique(dim=0).T
+        rows, std, residual = _fit(known, kinks, _members(unit, kink, kinks.std, parts, options.most), start[first], activation, slope, options, options.explained)
         rows = rows[residual < options.explained]
         if not len(rows): break
-        label = _whose(known, kinks, rows, activation, slope, options); some = label[label >= 0].bincount(minlength=len(rows)) >= options.least
-        rows, std, residual = _fit(known, kinks, _members(label, order, len(rows), options.most), rows, activation, slope, options, options.explained)
+        label = _whose(known, kinks, rows, activation, slope, options); kink = (label >= 0).nonzero()[:, 0]; some = label[kink].bincount(minlength=len(rows)) >= options.least
+        rows, std, residual = _fit(known, kinks, _members(label[kink], kink, kinks.std, len(rows), options.most), rows, activation, slope, options, options.explained)
         some &= residual < options.explained; free &= ~(label[:, None] == some.nonzero()[:, 0]).any(1); found.append((rows[some], std[some]))
     return tuple(torch.cat(v) for v in zip(*found))
 

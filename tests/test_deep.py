@@ -126,6 +126,14 @@ def beyond_the_answers(net, g, far):
     return rows, std
 
 
+def test_places_looked_at_in_groups_are_those_of_their_rows():
+    "All places of all rows were looked at together, which took 19 GiB for 3072-256-256-256."
+    net, g = box(DEEP, 4), generator(0, "test/deep/groups"); f = oracle(net); A = normalized(net, 0); wanted = torch.full((len(A),), 5); std = torch.full_like(A, 1e-9)
+    found = measure_places(f, [], A, std, wanted, lambda rows: starts(len(rows), g), NOISE, *KIND, choice=2, options=DeepSearch(together=3 * 10 * A.shape[1]))
+    assert found.ok.double().mean() > .9 and (found.unit.bincount() > 3).all() and (found.unit.diff() >= 0).all()
+    assert ((found.h * A[found.unit]).sum(1).abs() < 20 * found.std)[found.ok].all()
+
+
 def test_a_kink_beyond_the_inner_answers_is_not_taken_for_one_at_them():
     net, g = box((12, 10, 8, 6, 3), 4), generator(0, "test/deep/beyond"); rows, std = beyond_the_answers(net, g, 5.)  # at half a place; the inner answers lie at a quarter
     found = measure_places(oracle(net), [], rows, std, torch.full((10,), 40), lambda rows: 5 * torch.randn(len(rows), 12, generator=g, dtype=torch.float64), NOISE, "leaky_relu", .01, options=DeepSearch(bend=1e-9))
@@ -235,13 +243,13 @@ def test_rows_are_refined_from_places_measured_before():
 def test_a_short_piece_tells_its_kink_and_a_row():
     net, g = box(DEEP, 4), generator(0, "test/deep/here"); f = oracle(net); A = normalized(net, 2); known = net[:2]
     at = switches([*known, (A[:, :-1], A[:, -1])], torch.arange(6), starts(6, g), *KIND); there = at.off < 1e-9
-    found = _here(f, known, at.x[there], at.u[there], .9 * at.room[there], NOISE, *KIND, DeepSearch())
+    found = _here(f, at.x[there], at.u[there], .9 * at.room[there], NOISE, DeepSearch())
     units = _rows_beside(f, known, found, NOISE, *KIND, DeepSearch())
     assert len(units.rows) >= int(there.sum()) - 1 > 2
     off = torch.minimum(torch.cdist(units.rows, A), torch.cdist(-units.rows, A)).amin(1)
     assert (off < torch.maximum(20 * units.std.norm(dim=1), torch.full_like(off, 1e-7))).all()
     away = at.x[there] + .5 * at.room[there, None] * at.u[there]
-    assert not len(_here(f, known, away, at.u[there], .3 * at.room[there], NOISE, *KIND, DeepSearch())[0])
+    assert not len(_here(f, away, at.u[there], .3 * at.room[there], NOISE, DeepSearch())[0])
 
 
 def test_a_silent_unit_is_what_remains_linear_and_climbing_wakes_it():
