@@ -12,7 +12,7 @@ from neurome_nb.nets import forward, init_layers
 from neurome_nb.recipes import Exact
 from neurome_nb.search import Stop
 from neurome_nb.smooth import Chart, as_sigmoid, polish_smooth
-from neurome_nb.students import Soap, StudentSearch, Training, _joined, _loss_gradients, cube_of, new_student, prune, recover_by_student, slopes, straighten, train_student
+from neurome_nb.students import Soap, StudentSearch, Training, _joined, _loss_gradients, cube_of, new_student, prune, recover_by_student, settle, slopes, straighten, train_student
 
 TANH = dict(dtype=torch.float64)
 SMALL = StudentSearch(glance=4000, hurried=Training(steps=1500), study=6000, patient=Training(steps=3000), settle=Training(steps=1000, rate=2e-3), cube=8)
@@ -119,3 +119,21 @@ def test_shifts_of_the_inputs_are_found():
 def test_a_cube_moves_every_unit():
     U = cube_of(10, 4, generator(0, "test/students/cube"))
     assert torch.equal(U.abs().sum(1), torch.ones(10, **TANH)) and sorted(U.abs().sum(0).tolist()) == [2, 2, 3, 3]
+
+
+def test_settling_finds_rates_and_shifts_with_all_layers_behind():
+    tail = box((10, 7, 5, 4), 0); U = cube_of(10, 4, generator(0, "test/students/settle")); c = .95 * torch.sin(3 * normal(600, 4, name="c")); rate, shift = 1 + 1e-5 * normal(10, name="rate"), 1e-5 * normal(10, name="shift")
+    y = forward(tail, (rate * (c @ U.T).atanh() + shift).tanh(), "tanh") + 1e-12 * normal(600, 4, name="noise")
+    start = [(W + (1e-5 * normal(*W.shape, name=f"W{l}") if l else 0.), b) for l, (W, b) in enumerate(tail)]
+    at = settle(start, U, c, y, steps=5, batch=100)
+    assert .8e-12 < at.noise < 1.2e-12 and at.residuals[0] > 1e-6
+    draws = [at.draw(at.noise, generator(i, "test/students/draw")) for i in range(20)]
+    flat = lambda rate, shift, layers: torch.cat([rate, shift, (layers[0][0] @ U).flatten(), layers[0][1], *(t.flatten() for W, b in layers[1:] for t in (W, b))])
+    off = flat(at.rate, at.shift, at.tail) - flat(rate, shift, tail); spread = torch.stack([flat(*d) for d in draws]) - flat(at.rate, at.shift, at.tail)
+    ratio = off / spread.square().mean(0).sqrt()
+    assert off.abs().max() < 1e-8 and .5 < ratio.square().mean().sqrt() < 2  # as far off as other noise would have made it
+
+
+def test_units_that_do_not_matter_cannot_be_settled():
+    tail = box((6, 5, 4, 3), 0); tail[1] = (tail[1][0].clone(), tail[1][1]); tail[1][0][:, 0] = 0.; U = cube_of(6, 3, generator(0, "test/students/settle")); c = .9 * torch.sin(3 * normal(200, 3, name="c"))
+    with pytest.raises(DeepFailure, match="matter"): settle(tail, U, c, forward(tail, c @ U.T, "tanh"), steps=2, batch=100)
