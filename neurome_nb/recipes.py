@@ -30,6 +30,7 @@ from .walks import WalkSearch, recover_relu
 from .columns import ColumnSearch, recover_by_columns
 from .noisy import NoisySearch, recover_noisy
 from .smooth import SmoothSearch, recover_smooth
+from .students import recover_by_student
 from .certify import Certificate, judge, undetermined, with_silent
 from .inside import NotExplained, allowed_region, certify_inside, clipped_inputs, solve_inside
 
@@ -344,7 +345,7 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
     attempts = min(opt.attempts, opt.afar.attempts if coarse else opt.noisy.attempts if noisy else opt.attempts)
     for run.attempt in range(attempts):
         try:
-            if deep and smooth: layers, cert, arch_found = recover_smooth(run, length, bars=opt.bars, options=opt.saturating)
+            if deep and smooth: layers, cert, arch_found = (recover_by_student if len(arch.sizes) > 4 else recover_smooth)(run, length, bars=opt.bars, options=opt.saturating)
             elif deep and _expands(arch) and not (walked and run.attempt % 2): layers, cert, arch_found = recover_by_columns(run, length, run.eps, bars=opt.bars, options=opt.columns)
             elif walked: layers, cert, arch_found = recover_relu(run, length, run.eps, bars=opt.bars, options=opt.walks)
             elif deep and run.eps > opt.precise: layers, cert, arch_found = recover_noisy(run, length, run.eps, bars=opt.bars, options=opt.noisy)

@@ -30,7 +30,7 @@ def bench(tmp_path, monkeypatch):
 ROW = tool.ROWS[0]
 
 def test_rows_are_those_of_the_paper_and_possible():
-    assert len({r.name for r in tool.ROWS}) == len({r.title for r in tool.ROWS}) == len(tool.ROWS) == 46
+    assert len({r.name for r in tool.ROWS}) == len({r.title for r in tool.ROWS}) == len(tool.ROWS) == 47
     from neurome_nb.blackbox import DATASETS, PRESETS
     from neurome_nb.nets import INIT_LAWS, Architecture
     presets = [{'epochs': 25, 'data': None, **p} for p in PRESETS.values()]
@@ -53,6 +53,9 @@ def test_targets_do_not_make_a_result_stale_but_the_black_box_does():
     for change in (dict(dtype='float32'), dict(search='committee'), dict(known=False), dict(activation='tanh')): assert tool.digest(ROW, {}) != tool.digest(replace(ROW, **change), {})
     assert tool.digest(ROW, {'core': 'x'}) != tool.digest(ROW, {'core': 'y'})
     assert len(ROW.sizes) == 3 and tool.digest(ROW, {'deep': 'x'}) == tool.digest(ROW, {'deep': 'y'}) and tool.digest(ROW, {'shallow': 'x'}) != tool.digest(ROW, {'shallow': 'y'})
+    two, three = (next(r for r in tool.ROWS if r.name == name) for name in ('deep_tanh_784_128_64_10', 'deep_tanh_784_128_80_40_32_16_10'))
+    depends = lambda row, module: tool.digest(row, {module: 'x'}) != tool.digest(row, {module: 'y'})
+    assert depends(three, 'students') and depends(three, 'smooth') and depends(three, 'consensus') and depends(two, 'smooth') and not depends(two, 'students') and not depends(ROW, 'students')
 
 def test_resumes(bench, capsys):
     bench.main(['--rows', 'mnist_relu', '--seeds', '0-1'])

@@ -43,7 +43,7 @@ def test_error_bars_hold_where_two_units_are_nearly_alike():
     assert score(r, digits)["error_over_bar"] < 1
 
 
-@pytest.mark.parametrize("sizes, activation, word", (((20, 8, 12, 4), "tanh", "narrower"), ((6, 10, 4, 3), "tanh", "inputs"), ((30, 12, 8, 6, 4), "tanh", "two hidden layers"), ((30, 12, 6, 4), "gelu", "tanh or sigmoid")))
+@pytest.mark.parametrize("sizes, activation, word", (((20, 8, 12, 4), "tanh", "narrower"), ((6, 10, 4, 3), "tanh", "inputs"), ((30, 12, 6, 4), "gelu", "tanh or sigmoid")))
 def test_what_is_out_of_reach_is_said(sizes, activation, word):
     r = reconstruct(oracle(box(sizes, 0), activation), Architecture(sizes, activation), recipe=Exact(attempts=1), progress=False)
     assert r.outcome.kind == "not_converged" and word in r.outcome.message, r.outcome

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT/'nbs'/'bench'
 TABLE, IMAGES = RESULTS/'table.md', ROOT/'nbs'/'images'
 SHARED = 'core nets oracle symmetry sweep lift search certify'.split()       # modules that every row exercises
-SHALLOW, DEEP, WALKS, SMOOTH, NOISY = 'polish consensus committee disagree shallow'.split(), 'peel gather deep'.split(), 'walks columns'.split(), ['smooth'], ['noisy']   # and those with one hidden layer, with more, with more of ReLU units or wider than the input, with more of saturating units, with more and few digits
+SHALLOW, DEEP, WALKS, SMOOTH, STUDENTS, NOISY = 'polish consensus committee disagree shallow'.split(), 'peel gather deep'.split(), 'walks columns'.split(), ['smooth'], ['students'], ['noisy']   # and those with one hidden layer, with more, with more of ReLU units or wider than the input, with more of saturating units, with more than two of those, with more and few digits
 OTHER = 100             # the second series: black box seed s, reconstruction seed s + OTHER
 BUSY = 1.25             # a load above this many times the threads means that others share the cores
 SLOPE = 1e-6            # an unknown slope may be off by this much
@@ -77,6 +77,7 @@ ROWS = [
     *(Row('deep_float32_' + '_'.join(map(str, sizes)), '-'.join(map(str, sizes)) + ' leaky_relu, float32 outputs', sizes, 'leaky_relu', 'mnist', float('inf'), 1e-3, .7, 600, dtype='float32', series='deep, float32')
       for sizes in ((784, 128, 64, 10), (784, 128, 80, 40, 32, 16, 10))),
     *(Row(f'deep_{a}_784_128_64_10', f'784-128-64-10 {a}', (784, 128, 64, 10), a, 'mnist', 27.4, 1e-8, .8, 300, series='deep, saturating') for a in ('tanh', 'sigmoid')),
+    Row('deep_tanh_784_128_80_40_32_16_10', '784-128-80-40-32-16-10 tanh', (784, 128, 80, 40, 32, 16, 10), 'tanh', 'mnist', float('inf'), 1e-5, .5, 900, series='deep, saturating'),
     *(Row('deep_relu_' + '_'.join(map(str, sizes)), '-'.join(map(str, sizes)) + ' relu', sizes, 'relu', 'mnist' if sizes[0] == 784 else None, ratio, error, need, seconds, series='deep ReLU')
       for sizes, ratio, error, need, seconds in (      # ratio: the published queries, or those allowed, over the counting bound
           ((10, 10, 10, 1), 310., 2**-30, .8, 60), ((10, 20, 20, 1), 226., 2**-30, .8, 60), ((40, 20, 10, 10, 1), 205., 2**-30, .8, 60), ((80, 40, 20, 1), 92., 2**-30, .8, 60),
@@ -97,7 +98,7 @@ def code_of(source):
 
 def sources(folder=ROOT/'neurome_nb'):
     "The code of every module that a row exercises; of `recipes` only the options, without those that other modules hold: the rest of it chooses a route."
-    code = {m: code_of((folder/f'{m}.py').read_text()) for m in SHARED + SHALLOW + DEEP + WALKS + SMOOTH + NOISY}
+    code = {m: code_of((folder/f'{m}.py').read_text()) for m in SHARED + SHALLOW + DEEP + WALKS + SMOOTH + STUDENTS + NOISY}
     recipes = ast.parse((folder/'recipes.py').read_text())
     options = next(n for n in recipes.body if isinstance(n, ast.ClassDef) and n.name == 'Exact')
     options.body = [f for f in options.body if not (isinstance(f, ast.AnnAssign) and isinstance(f.value, ast.Call))]
@@ -107,8 +108,9 @@ def digest(row, code):
     "Of the modules it exercises, and of everything about the run but its targets and texts."
     walks = len(row.sizes) > 3 and (row.activation == 'relu' or len(row.sizes) == 4 and row.sizes[1] > row.sizes[0] and row.sizes[-1] > 1)
     smooth = len(row.sizes) > 3 and row.activation in ('tanh', 'sigmoid')
+    student = smooth and len(row.sizes) > 4             # which uses tools of the shallow searches too
     noisy = len(row.sizes) > 3 and row.dtype != 'float64'
-    other = (SHALLOW if len(row.sizes) > 3 else DEEP) + ([] if walks else WALKS) + ([] if smooth else SMOOTH) + ([] if noisy else NOISY)
+    other = ([] if student else SHALLOW if len(row.sizes) > 3 else DEEP) + ([] if student else STUDENTS) + ([] if walks else WALKS) + ([] if smooth else SMOOTH) + ([] if noisy else NOISY)
     asked = {k: v for k, v in asdict(row).items() if k in ('sizes', 'activation', 'data', 'dtype', 'search', 'init', 'known')}
     code = {m: text for m, text in code.items() if m not in other}
     return hashlib.blake2b(json.dumps([code, asked], sort_keys=True).encode(), digest_size=8).hexdigest()
