@@ -21,7 +21,7 @@ from .consensus import eliminate
 from .certify import Certificate, certify_copies
 from .search import Stop
 from .deep import DeepFailure
-from .smooth import SmoothSearch, Chart, as_sigmoid, base_places, lift_rows, polish_smooth, rank_biases
+from .smooth import SmoothSearch, Chart, as_sigmoid, base_places, find_stairs, lift_rows, polish_smooth, rank_biases
 from .smooth import _add, _first_chart, _jacobian, _lifted, _log_sech2, _polish_points, _sensitivities, _values
 
 # %% ../nbs/18_students.ipynb #c005
@@ -229,6 +229,7 @@ def _factored(at, K):
 @dataclass(frozen=True)
 class StudentSearch(SmoothSearch):
     "Options of the search in networks with more than two hidden layers of saturating units."
+    widths: float = 5e5  # distance of the far line, in widths of a typical step: what `far` comes to in networks with two hidden layers
     wider: float = 1.5  # units of a student per unit of the black box, in every hidden layer: fewer stop at wrong answers, more cost time
     glance: int = 20_000  # queries of the student that is to see the first layer's biases only
     hurried: Training = Training(steps=4000)  # and its training
@@ -263,6 +264,14 @@ def _scaled(y):
 def _sizes(k, widths, o, options): return (k, *(math.ceil(options.wider * w) for w in widths), o)
 def _unknowns(layers): return sum(W.numel() + len(b) for W, b in layers)
 def _rms(r): return r.square().mean().sqrt().item()
+
+def _first_length(run, length, options):
+    "The length over which the first layer bends: the black box itself bends over a shorter one, the more layers the shorter. From the steps on a far line, some of which may be taken for one."
+    basis = Basis(run.oracle.in_features, run.generator("student/length")); R = options.far * length
+    at, u = R * basis.rows(1, 2)[0], basis.rows(0, 1)[0]; sigma = 2 * run.eps * run.ask(at[None]).abs().max().item()
+    width = find_stairs(lambda t: run.ask(at + t[:, None] * u), sigma, reach=options.reach * R, scale=.1 * R).width
+    if not len(width): raise DeepFailure("no unit of layer 1 switches on a far line")
+    return options.widths / options.far * width.median().item()
 
 def _glance(run, f, chart, widths, g, options):
     "The chart with the biases that help a hurried student."
@@ -367,7 +376,7 @@ def recover_by_student(
     if not isinstance(options, StudentSearch): options = StudentSearch(**asdict(options))
     h, *widths = arch.sizes[1:-1]
     if not widths[0] < h: raise DeepFailure(f"layer 2 has {widths[0]} units and layer 1 has {h}: only networks that become narrower there give away their biases")
-    basis, x0 = Basis(d, g), torch.randn(d, generator=g, dtype=torch.float64) * (length / d**.5)
+    length = _first_length(run, length, options); basis, x0 = Basis(d, g), torch.randn(d, generator=g, dtype=torch.float64) * (length / d**.5)
     section = lambda k: (lambda c: run.ask(x0 + c @ basis.rows(0, k)))
     chart, k = _first_chart(run, section, x0, basis, length, h, options); f = section(k)
     chart = _glance(run, f, chart, widths, g, options)
