@@ -68,7 +68,7 @@ def straighten(
 @dataclass(frozen=True)
 class Training:
     "How a student is trained."
-    steps: int = 20_000  # half as many already find all units of 784-128-80-40-32-16-10
+    steps: int = 20_000  # half as many already find the second layer's units of 784-128-80-40-32-16-10
     batch: int = 512  # queries per step
     rate: float = 1e-2  # largest rate; a parameter moves by about as much in one step
     warmup: float = .05  # share of the steps during which the rate rises; then it falls to zero like a cosine
