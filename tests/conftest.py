@@ -1,5 +1,6 @@
 "Strict by default: our own warnings are errors, slow tests are asked for, and CI accepts no skipped skip."
 import os
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: children of a process that has started more threads hang
 from fnmatch import fnmatch
 from pathlib import Path
 
