@@ -248,6 +248,8 @@ class _Looks:
     plain: Bool[Tensor, "n"]  # whether the kink would be seen even if it were much weaker than where the row was met
     V: Float[Tensor, "units looks p"]  # what asking there would tell; zero where nothing can be asked
 
+    def pick(self, i): return replace(self, **{k: v[i] for k, v in vars(self).items() if k != "V"})
+
 def _look(known, rows, draw, noise, activation, slope, errors, others, g, o):
     unit = torch.arange(len(rows.row)).repeat_interleave(o.looks); start = draw(rows.row[unit]); far = o.beyond * rows.place.norm(dim=1)
     away = rows.reach * (far / rows.reach) ** torch.rand(o.looks, len(far), generator=g, dtype=start.dtype)  # every other one, as far as it may be sure, or farther
@@ -339,7 +341,7 @@ def grow_rows(
         at = _look(known, rows, draw, noise, activation, slope, errors, others, g, o); chosen, gain = _most_telling(at.V, o.places); ask = gain > o.gain
         idle = torch.where(ask.sum(1) < o.few, idle + 1, 0.); i = (chosen + o.looks * torch.arange(len(chosen))[:, None])[ask]; slot = (ask.cumsum(1) - 1)[ask]
         if not len(i): continue
-        at = _Looks(*(v[i] for v in list(vars(at).values())[:-1]), at.V); new = _ask(f, known, rows, at, gaps, noise, activation, slope, g, o); gaps = new.gaps
+        at = at.pick(i); new = _ask(f, known, rows, at, gaps, noise, activation, slope, g, o); gaps = new.gaps
         unit, there = at.unit, new.there; count = lambda some: torch.zeros_like(rows.met).index_add(0, unit, some.to(rows.met))
         rows = replace(rows, met=rows.met + count(there), asked=rows.asked + count(there | new.wrong))
         h = _with_one(hidden(known, new.x, activation, slope)); rows = _moved(rows, unit[there], new.x[there], new.half[there], (new.std / h.norm(dim=1))[there])
@@ -373,7 +375,7 @@ def disproved(
     o = options; others = rows.row[:0] if others is None else others; at = _look(known, rows, draw, noise, activation, slope, errors, others, g, o)
     some = (at.V != 0).any(2); i = (some & (some.cumsum(1) <= o.checks)).flatten().nonzero()[:, 0]
     if not len(i): return rows.met < 0
-    at = _Looks(*(v[i] for v in list(vars(at).values())[:-1]), at.V); new = _ask(f, known, rows, at, rows.half[:0], noise, activation, slope, g, o)
+    at = at.pick(i); new = _ask(f, known, rows, at, rows.half[:0], noise, activation, slope, g, o)
     count = lambda some: torch.zeros_like(rows.met).index_add(0, at.unit, some.to(rows.met)); return _contradicted(count(new.there), count(new.there | new.wrong), o)
 
 
@@ -677,7 +679,7 @@ class _Noisy:
 
     def polish(self):
         "All layers from answers near and far, and on both sides of where units switch: network, copies within the noise, residual."
-        o, known = self.options, self.known; n = math.ceil(o.answers * sum(l.std.numel() for l in self.layers) / len(self.f(self.natural(1))[0]) / (len(known) + 1))
+        o, known = self.options, self.known; n = math.ceil(o.answers * sum(l.std.numel() for l in self.layers) / self.run.oracle.out_features / (len(known) + 1))
         sure = lambda x: x[_sides_sure(known, self.stds, x, *self.kind).topk(n).indices]; x = [sure(self.natural(o.sided * n))]
         for l, layer in enumerate(self.layers):
             unit = torch.randint(len(layer.b), (o.sided * n,), generator=self.g)

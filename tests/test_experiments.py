@@ -9,7 +9,7 @@ import pytest
 
 from neurome_nb import cli, experiments
 from neurome_nb.blackbox import OPTIMIZERS
-from neurome_nb.experiments import EXPERIMENTS, FULL, Experiment, Row, draw_curves, draw_errors, draw_max_and_mean, rates, report, results, run, succeeded, table, tidy
+from neurome_nb.experiments import EXPERIMENTS, FULL, Experiment, Row, draw_curves, draw_errors, draw_max_and_mean, rates, report, results, run, succeeded, tidy
 from neurome_nb.nets import INIT_LAWS
 from neurome_nb.population import Committee
 

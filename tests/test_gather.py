@@ -1,5 +1,4 @@
 "Units many layers down, from kinks of many lines."
-from types import SimpleNamespace
 
 import pytest
 import torch

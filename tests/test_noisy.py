@@ -14,7 +14,6 @@ from neurome_nb.nets import Architecture, forward, init_layers
 from neurome_nb.noisy import NoisySearch, VagueRows, _active_sides, _Noisy, _learn, _most_telling, _moved, _refit, disproved, _sides_sure, _twisted_bends, gather, grow_rows, lift_all, polish_all, recover_noisy, sightings
 from neurome_nb.oracle import Oracle
 from neurome_nb.peel import hidden
-from neurome_nb.recipes import Exact
 
 LEAKY, EPS = ('leaky_relu', .01), 1.2e-7
 
