@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CODE', 'ANSWERS', 'CHANGES', 'SAME', 'COLUMNS', 'SMALL', 'SMALL_MNIST', 'EXPERIMENTS', 'FULL', 'bare', 'as_lists',
-           'code_of', 'Row', 'score', 'curve', 'machine', 'measure', 'Experiment', 'results', 'current', 'run', 'tidy',
-           'succeeded', 'draw_errors', 'draw_curves', 'draw_budgets', 'draw_max_and_mean', 'draw_dials', 'rates',
-           'table', 'report', 'folder_name', 'stored']
+           'code_of', 'Row', 'switching', 'identifiable', 'score', 'curve', 'machine', 'measure', 'Experiment',
+           'results', 'current', 'run', 'tidy', 'succeeded', 'draw_errors', 'draw_curves', 'draw_budgets',
+           'draw_max_and_mean', 'draw_dials', 'rates', 'table', 'report', 'folder_name', 'stored']
 
 # %% ../nbs/40_experiments.ipynb #c002
 import ast
@@ -27,11 +27,11 @@ import torch
 from matplotlib.axes import Axes
 from .audit import bounded, noise, rounding
 from .blackbox import DATASETS, BlackBox, black_box
-from .canon import function_error, parameter_error
-from .core import generator, progress_bar
-from .nets import Architecture, counting_bound
+from .canon import function_error, match, parameter_error
+from .core import Layers, generator, progress_bar
+from .nets import Architecture, counting_bound, preactivations
 from .oracle import Oracle
-from .plots import COLOURS, error_and_bar, new_axes
+from .plots import COLOURS, determined, error_and_bar, new_axes
 from .population import SAMPLING, Committee
 from .recipes import Exact, Reconstruction, reconstruct
 
@@ -167,6 +167,40 @@ class Row:
         if options.get("sampling") in ("training", "expanded"): options["data"] = DATASETS[self.box["data"]].load(0)[0]
         return Committee(**options)
 
+def switching(
+    layers: Layers,  # the truth
+    units: Sequence[tuple[int, int]],  # (hidden layer, unit)
+    activation: str,
+    slope: float,
+    g: torch.Generator,
+    *,
+    inputs: int = 10**6,  # how many are tried
+    decades: tuple[float, float] = (-2., 3.),  # their lengths, as powers of ten: uniform
+    batch: int = 10**4,  # at once
+) -> list[tuple[int, int]]:
+    "Those of the units whose pre-activation changes its sign over wide-range inputs: no certificate may call them undetermined."
+    low = torch.full((len(units),), math.inf, dtype=torch.float64); high = -low
+    for _ in range(0, inputs if units else 0, batch):
+        x = torch.randn(batch, layers[0][0].shape[1], generator=g, dtype=torch.float64)
+        lengths = 10**(decades[0] + (decades[1] - decades[0]) * torch.rand(batch, 1, generator=g, dtype=torch.float64))
+        z = preactivations(layers, torch.nn.functional.normalize(x, dim=1) * lengths, activation, slope)
+        z = torch.stack([z[l][:, j] for l, j in units], 1)
+        low, high = torch.minimum(low, z.amin(0)), torch.maximum(high, z.amax(0))
+    return [u for u, lo, hi in zip(units, low, high) if lo < 0 < hi]
+
+def identifiable(
+    result: Reconstruction,  # with a certificate
+    box: BlackBox,  # of the same shape
+    g: torch.Generator,
+) -> dict:  # nothing when the certificate leaves nothing open
+    "The largest error over what the certificate does not leave open, and whether what it leaves open is so: how many units it names, and how many of them switch."
+    arch, named = box.architecture, result.certificate.unidentifiable
+    if not any(t.isinf().any() for layer in result.certificate.error_bars for t in layer): return {}
+    partner = match(result.layers, box.layers, arch.activation, arch.slope).permutations
+    units = [(l, (partner[l] == j).nonzero().item()) for l, j, _ in named]
+    return dict(identifiable_max=parameter_error(*determined(result, box.layers), arch.activation, arch.slope).max, excluded=len(units),
+                excluded_switching=len(switching(box.layers, units, arch.activation, arch.slope, g)))
+
 def score(
     result: Reconstruction,  # of that black box
     box: BlackBox,  # the truth
@@ -185,9 +219,11 @@ def score(
     for s in result.history: stages[s.name] += s.seconds  # a stage may be repeated
     bars = dict.fromkeys(("error_over_bar", "bar", "within", "bar_over_error"))
     if same and result.certificate:
+        bars |= identifiable(result, box, generator(seed, "score/switching"))
         error, bar = (torch.cat(t) for t in zip(*error_and_bar(result, box.layers)))
+        error, bar = error[bar.isfinite()], bar[bar.isfinite()]
         tiny = torch.finfo(bar.dtype).tiny
-        bars = dict(error_over_bar=(error / bar.clamp_min(tiny)).max().item(), bar=bar.max().item(), within=(error <= bar).double().mean().item(), bar_over_error=(bar / error.clamp_min(tiny)).median().item())
+        if len(bar): bars |= dict(error_over_bar=(error / bar.clamp_min(tiny)).max().item(), bar=bar.max().item(), within=(error <= bar).double().mean().item(), bar_over_error=(bar / error.clamp_min(tiny)).median().item())
     return dict(outcome=result.outcome.kind, queries=result.queries, bound=counting_bound(arch), ratio=result.queries / counting_bound(arch), seconds=result.seconds,
                 stages={name: round(t, 4) for name, t in stages.items()}, **found, **bars)
 

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'FLOOR', 'MARKERS', 'COSTS', 'styled', 'new_axes', 'section_error', 'stage_errors', 'plot_weights',
-           'plot_errors', 'plot_stages', 'error_and_bar', 'worst_violation', 'plot_error_bars', 'Run', 'plot_queries',
-           'plot_costs', 'plot_losses', 'plot_disagreement', 'plot_agreement', 'plot_gallery', 'plot_section',
-           'plot_hyperplanes']
+           'plot_errors', 'plot_stages', 'determined', 'error_and_bar', 'worst_violation', 'plot_error_bars', 'Run',
+           'plot_queries', 'plot_costs', 'plot_losses', 'plot_disagreement', 'plot_agreement', 'plot_gallery',
+           'plot_section', 'plot_hyperplanes']
 
 # %% ../nbs/30_plots.ipynb #c002
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
 from torch import Tensor
 from jaxtyping import Float
-from .canon import ErrorSummary, align, canonicalize, parameter_error
+from .canon import ErrorSummary, align, canonicalize, match, parameter_error
 from .core import Layers
 from .nets import ACTIVATIONS
 
@@ -154,15 +154,28 @@ def plot_stages(
     return ax
 
 # %% ../nbs/30_plots.ipynb #c022
+def determined(
+    result,  # a `Reconstruction` with a certificate
+    true_layers: Layers,  # the black box, of the same shape
+) -> tuple[Layers, Layers]:  # each in its own order and gauge
+    "The result and the black box without the parameters that the certificate leaves open (infinite bars): they are zero in both, so that no scale depends on them."
+    left_open = [(dW.isinf(), db.isinf()) for dW, db in result.certificate.error_bars]
+    if not any(t.any() for layer in left_open for t in layer): return result.layers, true_layers
+    arch = result.architecture
+    at = [torch.arange(arch.sizes[0]), *match(result.layers, true_layers, arch.activation, arch.slope).permutations, torch.arange(arch.sizes[-1])]
+    without = lambda layers, masks: [(W.masked_fill(M, 0), b.masked_fill(m, 0)) for (W, b), (M, m) in zip(layers, masks)]
+    return without(result.layers, left_open), without(true_layers, [(M[rows][:, columns], m[rows]) for (M, m), columns, rows in zip(left_open, at, at[1:])])
+
 def error_and_bar(
     result,  # a `Reconstruction` with a certificate
     true_layers: Layers,  # the black box, of the same shape
 ) -> list[tuple[Float[Tensor, "p"], Float[Tensor, "p"]]]:  # per layer: |error| and bar of every parameter
     "What the certificate claims, and what is so, in the gauge of the result."
     arch = result.architecture
-    truth = align(true_layers, result.layers, arch.activation, arch.slope)
+    layers, truth = determined(result, true_layers)
+    truth = align(truth, layers, arch.activation, arch.slope)
     flat = lambda layer: torch.cat([t.double().flatten() for t in layer])
-    return [((flat(l) - flat(t)).abs(), flat(b)) for l, t, b in zip(result.layers, truth, result.certificate.error_bars)]
+    return [((flat(l) - flat(t)).abs(), flat(b)) for l, t, b in zip(layers, truth, result.certificate.error_bars)]
 
 def worst_violation(
     result,  # a `Reconstruction` with a certificate

@@ -306,6 +306,13 @@ def _looks(run: Run, found: Probe, coarse: bool) -> tuple[float | None, bool | N
     if affine is None: stay_near(run, close, opt); return length or near(close)[0], True
     return (None if affine else 1., False) if run.far else near(found)
 
+def _but_for(outcome: Outcome, cert: Certificate, arch: Architecture, share: float = .02) -> Outcome:
+    "A deep network is recovered when all but a few of its hidden units are, and those are named: at most this share. Hardly any is without a unit that never switches."
+    named, hidden = len(cert.unidentifiable), sum(arch.sizes[1:-1])
+    if outcome.kind != "unidentifiable" or named > share * hidden: return outcome
+    return Outcome("recovered", f"every error bar is within {cert.relative_bar:.1e} of its layer's largest weight, but for {named} of {hidden} hidden units that no answer determines: {'; '.join(dict.fromkeys(reason for *_, reason in cert.unidentifiable))}.",
+                   "See certificate.unidentifiable; what depends on them has no bar.")
+
 def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]:
     "The recipe `exact`."
     arch, opt = run.arch, run.options
@@ -352,6 +359,7 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
             elif deep: layers, cert, arch_found = recover_deep(run, length, run.eps, bars=opt.bars, options=opt.deep)
             else: layers, cert, arch_found = recover_shallow(run, smooth, length)
             outcome = judge(cert, tol)
+            if deep: outcome = _but_for(outcome, cert, arch_found)
             unseen = arch.sizes[1] - arch_found.sizes[1] if not deep and arch.sizes and arch.sizes[1] else 0
             if unseen and outcome.kind in ("recovered", "unidentifiable"):
                 outcome = Outcome("unidentifiable", f"{arch_found.sizes[1]} units explain every answer; the other {unseen} of {arch} have no effect.", "See certificate.unidentifiable, or correct arch.sizes.")

@@ -110,3 +110,10 @@ def test_arguments():
     assert [r.name for r in tool.selected('parity,tanh_unknown')] == ['parity_32_relu', 'parity_128_relu', 'mnist_tanh_unknown']
     with pytest.raises(SystemExit, match='none of'): tool.main(['--rows', 'nothing'])
     assert tool.limit_of(ROW, None) == 300 and tool.limit_of(ROW, 5.) == 5
+
+def test_units_left_open_must_be_few_and_never_switch():
+    row, bad = next(r for r in tool.ROWS if r.name == 'deep_relu_784_128_80_40_32_16_10'), dict(GOOD, balanced_max=3.)
+    assert not tool.success(row, bad)
+    assert tool.success(row, dict(bad, identifiable_max=1e-10, excluded=5, excluded_switching=0))      # 2 % of 296
+    assert not tool.success(row, dict(bad, identifiable_max=1e-10, excluded=6, excluded_switching=0)) and not tool.success(row, dict(bad, identifiable_max=1e-10, excluded=5, excluded_switching=1))
+    assert not tool.success(row, dict(bad, identifiable_max=1e-7, excluded=5, excluded_switching=0))

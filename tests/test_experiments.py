@@ -1,17 +1,21 @@
 "Sweeps: resumable, tidy, honest about what is missing."
-import csv, json
+import csv, json, math
 from dataclasses import replace
 
 import matplotlib
 matplotlib.use('agg')
 import matplotlib.pyplot as plt
 import pytest
+import torch
 
 from neurome_nb import cli, experiments
-from neurome_nb.blackbox import OPTIMIZERS
-from neurome_nb.experiments import EXPERIMENTS, FULL, Experiment, Row, draw_curves, draw_errors, draw_max_and_mean, rates, report, results, run, succeeded, tidy
+from neurome_nb.blackbox import OPTIMIZERS, black_box
+from neurome_nb.certify import Certificate
+from neurome_nb.core import Outcome
+from neurome_nb.experiments import EXPERIMENTS, FULL, Experiment, Row, draw_curves, draw_errors, draw_max_and_mean, rates, report, results, run, score, succeeded, tidy
 from neurome_nb.nets import INIT_LAWS
 from neurome_nb.population import Committee
+from neurome_nb.recipes import Reconstruction
 
 QUICK = dict(members=3, rounds=3, queries=30, epochs=3, query_epochs=5)
 BOX = dict(sizes=(4, 3, 2), activation='tanh')
@@ -248,3 +252,20 @@ def test_code_reads_the_same_in_later_versions_of_python():
     plain = ast.parse('def f(x: int = None): return f"{x!r:>4}"').body[0]
     later = Later(**dict(ast.iter_fields(plain)), type_params=[])
     assert experiments.as_lists(plain) == experiments.as_lists(later) != experiments.as_lists(ast.parse('def f(x: int = 0): return f"{x!r:>4}"').body[0])
+
+def test_a_score_leaves_out_what_never_switches_and_says_so():
+    "Of two units named one switches; errors count where the certificate says something."
+    box = black_box((6, 5, 4, 3), 'relu', seed=0)
+    layers = [(W.clone(), b.clone()) for W, b in box.layers]
+    layers[1][1][2] = -1e9                                              # so far down that no input of the truth-side test lifts it
+    box = replace(box, layers=layers)
+    found, bars = [(W.clone(), b.clone()) for W, b in layers], [tuple(torch.full_like(t, 1e-6) for t in layer) for layer in layers]
+    for l, unit in ((0, 1), (1, 2)):
+        bars[l][0][unit], bars[l][1][unit], bars[l + 1][0][:, unit] = math.inf, math.inf, math.inf
+        found[l][0][unit] *= -2
+    cert = Certificate(bars, ((0, 1, 'a reason'), (1, 2, 'a reason')), 0., 0., {}, 1., (), 0, 1e-6)
+    result = Reconstruction(found, box.architecture, 100, 1., (), Outcome('recovered', 'x'), cert)
+    s = score(result, box)
+    assert s['excluded'] == 2 and s['excluded_switching'] == 1 and s['identifiable_max'] < 1e-12 < s['balanced_max'] and s['error_over_bar'] < 1e-3 and math.isfinite(s['bar'])
+    plain = score(replace(result, certificate=replace(cert, unidentifiable=(), error_bars=[tuple(torch.full_like(t, 1e-6) for t in layer) for layer in layers])), box)
+    assert 'identifiable_max' not in plain and plain['error_over_bar'] > 1

@@ -1,4 +1,5 @@
 "Pictures say what the numbers say."
+import math
 from types import SimpleNamespace
 
 import matplotlib
@@ -8,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from neurome_nb.canon import ErrorSummary, parameter_error
+from neurome_nb.canon import ErrorSummary, match, parameter_error
 from neurome_nb.core import generator
 from neurome_nb.nets import Architecture, init_layers
-from neurome_nb.plots import (FLOOR, Run, error_and_bar, plot_agreement, plot_disagreement, plot_error_bars, plot_errors, plot_gallery, plot_hyperplanes, plot_losses,
+from neurome_nb.plots import (FLOOR, Run, determined, error_and_bar, plot_agreement, plot_disagreement, plot_error_bars, plot_errors, plot_gallery, plot_hyperplanes, plot_losses,
                               plot_costs, plot_queries, plot_section, plot_stages, plot_weights, section_error, stage_errors, worst_violation)
 from neurome_nb.symmetry import apply, random_transform
 
@@ -226,3 +227,23 @@ def test_names_of_stages_stay_inside():
     frame, boxes = ax.figure.bbox, [t.get_window_extent() for t in ax.texts]
     assert all(frame.x0 <= b.x0 and b.x1 <= frame.x1 and frame.y0 <= b.y0 and b.y1 <= frame.y1 for b in boxes)
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+def test_what_the_certificate_leaves_open_is_taken_out_of_both_networks():
+    sizes, activation = (9, 6, 5, 2), 'relu'
+    truth = init_layers(sizes, generator=generator(0, 'test/plots'))
+    truth[0] = (truth[0][0].index_fill(0, torch.tensor(3), 0.), truth[0][1].index_fill(0, torch.tensor(3), -1.))     # a unit that is never on
+    bars = [tuple(torch.full_like(t, 1e-8) for t in layer) for layer in truth]
+    bars[0][0][3] = bars[0][1][3] = math.inf; bars[1][0][:, 3] = math.inf
+    mine = [(W.clone(), b.clone()) for W, b in truth]
+    mine[1][0][:, 3] = 7.                                      # what the answers do not say, and what every scale of the balanced gauge depends on
+    found = apply(random_transform(mine, activation, 0.1, generator=generator(0, 'test/twin')), mine)
+    order = match(found, mine, activation).permutations        # where each unit went
+    where = [torch.arange(9), *order, torch.arange(2)]
+    moved = [(W[rows.argsort()][:, columns.argsort()], b[rows.argsort()]) for (W, b), columns, rows in zip(bars, where, where[1:])]
+    result = SimpleNamespace(layers=found, architecture=Architecture(sizes, activation), certificate=SimpleNamespace(error_bars=moved))
+    assert parameter_error(found, truth, activation).max > .1
+    a, b = determined(result, truth)
+    assert parameter_error(a, b, activation).max < 1e-12 and worst_violation(result, truth) < 1e-3
+    unit = (moved[0][1] == math.inf).nonzero().item()
+    assert a[0][0][unit].abs().max() == 0 and a[1][0][:, unit].abs().max() == 0 and b[0][1][3] == 0 and b[1][0][:, 3].abs().max() == 0
+    assert sum(int((t == 0).sum()) for layer in b for t in layer) == 9 + 1 + 5        # and nothing else

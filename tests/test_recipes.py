@@ -1,13 +1,15 @@
 "`reconstruct`: bad black boxes and bad arguments, small networks of every kind, the error bars' honesty, repeatability, files."
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
 from neurome_nb import Architecture, Oracle, Reconstruction, parameter_error, reconstruct
 from neurome_nb.audit import noise
+from neurome_nb.certify import Certificate, judge
 from neurome_nb.core import OracleError, generator
 from neurome_nb.nets import forward, init_layers
-from neurome_nb.recipes import Exact
+from neurome_nb.recipes import Exact, _but_for
 
 NAMES = "leaky_relu relu tanh sigmoid gelu silu elu softplus".split()
 FEW = 600  # "at most a few hundred queries wasted"
@@ -498,3 +500,12 @@ def test_one_output_and_a_pair_whose_kinks_cancel_ends_soon():
     W[1], b[1], V[:, 1] = -W[0], -b[0], -V[:, 0]
     r = run(answers([(W, b), (V, c)], "relu"), Architecture((20, 10, 1), "relu"))
     assert r.outcome.kind == "not_converged" and "kinks cancel" in r.outcome.message and r.queries < 5000, (r.outcome, r.queries)
+
+def test_a_few_units_that_no_answer_determines_are_named_and_the_rest_is_recovered():
+    cert = Certificate([], ((1, 3, "it never switches"),), 0., 0., {}, 1., (), 0, 1e-9)
+    outcome = judge(cert, 1e-6)
+    assert outcome.kind == "unidentifiable"
+    few, many = (_but_for(outcome, cert, Architecture((9, h, h, 2), "relu")) for h in (30, 20))       # 1 of 60, 1 of 40: at most 2 %
+    assert few.kind == "recovered" and "1 of 60 hidden units" in str(few) and "never switches" in str(few) and many == outcome
+    partial = judge(replace(cert, relative_bar=1e-3), 1e-6)
+    assert _but_for(partial, cert, Architecture((9, 30, 30, 2), "relu")) == partial
