@@ -254,9 +254,9 @@ def _reconstruct(args):
     if not Path(args.out).parent.is_dir(): raise ValueError(f"--out: the folder of {args.out} does not exist")
     oracle = model_oracle(args.model, args.inputs or (args.sizes[0] if args.sizes else None), outputs=args.outputs, framework=args.framework, bounds=args.bounds, http=Http(rate=args.rate), budget=args.budget)
     arch = Architecture(args.sizes, args.activation, args.slope)
-    result = reconstruct(oracle, arch, recipe=Exact(search=args.search), seed=args.seed, progress=not args.quiet, checkpoint=args.checkpoint)
+    result = reconstruct(oracle, arch, recipe=Exact(search=args.search, varying=args.varying), seed=args.seed, progress=not args.quiet, checkpoint=args.checkpoint)
     print(summary(result))
-    if not result.layers: return 1
+    if not result.layers: print(f"not written: {args.out}, since no network was found"); return 1
     result.save(args.out)
     print(f"written: {args.out}")
     return int(result.outcome.kind != "recovered")
@@ -298,6 +298,7 @@ def _parser():
     r.add_argument("--activation", choices=sorted(ACTIVATIONS), metavar="NAME", help="activation if known: " + ", ".join(ACTIVATIONS))
     r.add_argument("--slope", type=float, default=0.01, help="negative slope of leaky_relu (default: 0.01)")
     r.add_argument("--search", choices=("auto", "sweep", "committee"), default="auto", help="how hidden units are found (default: auto)")
+    r.add_argument("--varying", action="store_true", help="the same input may get different answers: their differences are taken for noise")
     a = command("audit", _audit, "how many queries give the weights away, with and without defences")
     a.add_argument("model", metavar="MODEL", help="as for reconstruct")
     a.add_argument("--html", metavar="FILE", help="write a page too")

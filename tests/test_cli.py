@@ -125,6 +125,15 @@ def test_reconstruct_a_file_and_report(tmp_path, capsys):
     assert said.count('10-5-3 leaky_relu') == 2 and said.count('recovered: ') == 2 and 'unidentifiable  none' in said
     assert parameter_error(Reconstruction.load(str(tmp_path/'r.safetensors')).layers, BOX.layers).max < 1e-10
 
+def test_a_network_that_was_not_found_is_not_written_and_varying_answers_may_be_allowed(tmp_path, capsys):
+    (tmp_path/'shaky.py').write_text('import torch\nfrom neurome_nb.nets import forward, init_layers\nlayers, g = init_layers((6, 3, 2), generator=torch.Generator().manual_seed(0)), torch.Generator().manual_seed(1)\n'
+                                     'def f(x): y = forward(layers, x.double(), "leaky_relu"); return y + 1e-9*torch.randn(y.shape, generator=g, dtype=y.dtype)\n')
+    command = ['reconstruct', f'{tmp_path/"shaky.py"}:f', '--inputs', '6', '--out', str(tmp_path/'r.safetensors'), '--quiet']
+    assert cli.main(command) == 1
+    assert 'oracle_failed' in (said := capsys.readouterr().out) and 'not written' in said and not (tmp_path/'r.safetensors').exists()
+    cli.main([*command, '--varying', '--sizes', '6-3-2', '--activation', 'leaky_relu'])
+    assert 'oracle_failed' not in capsys.readouterr().out and (tmp_path/'r.safetensors').exists()
+
 MODELS = """
 import numpy as np, torch
 W, b, V = torch.ones(4, 6).triu().double() - .3, torch.tensor([.1, -.2, .3, .4]).double(), torch.eye(4)[:3].double() + .1

@@ -9,6 +9,7 @@ from neurome_nb.audit import noise
 from neurome_nb.certify import Certificate, judge
 from neurome_nb.core import OracleError, generator
 from neurome_nb.nets import forward, init_layers
+from neurome_nb import recipes
 from neurome_nb.recipes import Exact, _but_for
 
 NAMES = "leaky_relu relu tanh sigmoid gelu silu elu softplus".split()
@@ -509,3 +510,28 @@ def test_a_few_units_that_no_answer_determines_are_named_and_the_rest_is_recover
     assert few.kind == "recovered" and "1 of 60 hidden units" in str(few) and "never switches" in str(few) and many == outcome
     partial = judge(replace(cert, relative_bar=1e-3), 1e-6)
     assert _but_for(partial, cert, Architecture((9, 30, 30, 2), "relu")) == partial
+
+def _fails_first(monkeypatch, times):
+    "The search for one hidden layer fails so often; how often it was tried is the length of what is returned."
+    tried, search = [], recipes.recover_shallow
+    def once_more(*a, **k):
+        tried.append(1)
+        if len(tried) <= times: raise recipes.Retry("it was told to")
+        return search(*a, **k)
+    monkeypatch.setattr(recipes, "recover_shallow", once_more)
+    return tried
+
+def test_from_single_precision_a_network_of_unknown_depth_is_tried_again_as_a_shallow_one(monkeypatch):
+    "Two failures made it a deep network, which single precision needs sizes for: six attempts failed at once, with a message about LeakyReLU."
+    tried, layers = _fails_first(monkeypatch, 3), init_layers((12, 5, 4), generator=generator(0, "test/few"))
+    f = lambda x: forward([(W.float(), b.float()) for W, b in layers], x, "leaky_relu")
+    r = reconstruct(Oracle(f, 12, dtype=torch.float32), progress=False)
+    assert len(tried) == 4 and r.outcome.kind == "recovered" and parameter_error(r.layers, layers).max < 1e-3
+    tried = _fails_first(monkeypatch, 99)
+    r = reconstruct(Oracle(f, 12, dtype=torch.float32), progress=False)
+    assert r.outcome.kind == "not_converged" and "sizes and activation are given" in str(r.outcome) and len(tried) > 4
+
+def test_smooth_units_of_no_kind_that_is_looked_for_are_given_up_soon(monkeypatch):
+    tried, layers = _fails_first(monkeypatch, 99), init_layers((8, 3, 3), generator=generator(0, "test/odd"))
+    r = reconstruct(Oracle(lambda x: forward(layers, x, "tanh"), 8), progress=False)
+    assert len(tried) == 3 and r.outcome.kind == "not_converged" and "softplus" in str(r.outcome) and "not supported" in str(r.outcome)

@@ -199,7 +199,7 @@ def summary(row, code):
     same, other = ([r for r in use if (r['seed'] == r['reconstruction_seed']) is flag] for flag in (True, False))
     done = {(r['seed'], r['reconstruction_seed']) for r in current}
     left = sum(k not in done for k in wanted(row, None, False))
-    state = 'not measured' if not use else 'stale' if not current else f'{left} seeds to go' if left else 'current'
+    state = 'not measured' if not use else 'stale' if not current else f'{left} seed{"s"*(left > 1)} to go' if left else 'current'
     return same, other, state
 
 def shortfalls(row, same, other):
@@ -211,18 +211,22 @@ def shortfalls(row, same, other):
     if row.memory and any(r['memory'] > row.memory for r in good): yield 'memory'
     if not all(honest(r) for r in same + other): yield 'honesty'
 
+def number(x):
+    "Three digits, without powers of ten where they can be avoided."
+    return '2⁻³⁰' if x == 2**-30 else f'{x:,.0f}' if 1000 <= x < 1e6 else f'{x:.3g}'
+
 def line(row, code):
     "One line of the table."
     same, other, state = summary(row, code)
-    limit = lambda x: f' (≤ {x:.3g})' if x not in (None, float('inf')) else ''
+    limit = lambda x: f' (≤ {number(x)})' if x not in (None, float('inf')) else ''
     cells, good = [row.title], [r for r in same if success(row, r)]
     if good:
         worst = lambda k: max(r[k] for r in good)
         mid = lambda k: median(r[k] for r in good)
         cells += [f'{mid("queries"):,.0f}', f'{mid("ratio"):.2f}, {worst("ratio"):.2f}{limit(row.ratio)}', f'{max(map(error, good)):.0e}{limit(row.error)}', f'{worst("truth_max"):.0e}', f'{worst("function_max"):.0e}']
     else: cells += ['-', f'-{limit(row.ratio)}', f'-{limit(row.error)}', '-', '-']
-    cells += [f'{len(good)}/{len(same)}' + (f', {sum(success(row, r) for r in other)}/{len(other)}' if other else '')]
-    cells += [f'{mid("seconds"):.3g}{limit(row.seconds)}', f'{worst("memory"):.1f}{limit(row.memory)}'] if good else [f'-{limit(row.seconds)}', f'-{limit(row.memory)}']
+    cells += [f'{len(good)}/{len(same)}' + f' (≥ {row.need:.0%})'*(row.need > 0) + (f', {sum(success(row, r) for r in other)}/{len(other)}' if other else '')]
+    cells += [f'{number(mid("seconds"))}{limit(row.seconds)}', f'{worst("memory"):.1f}{limit(row.memory)}'] if good else [f'-{limit(row.seconds)}', f'-{limit(row.memory)}']
     short = list(shortfalls(row, same, other)) if same else []
     notes = ([] if state == 'current' else [state]) + short
     return '| ' + ' | '.join(cells + [', '.join(notes) or 'met']) + ' |'
@@ -231,15 +235,16 @@ HEAD = ['black box', 'queries', 'times the bound: median, worst', 'largest error
 
 def table(code):
     "The whole table, and what it was measured on."
-    lines = ['| ' + ' | '.join(HEAD) + ' |', '|' + '---|'*len(HEAD), *(line(r, code) for r in ROWS)]
+    lines = ['| ' + ' | '.join(HEAD) + ' |', '|' + '---|'*len(HEAD), *(line(r, code) for r in ROWS if any(summary(r, code)[:2]))]
     runs = [r for row in ROWS for side in summary(row, code)[:2] for r in side]
     if not runs: return '\n'.join(lines) + '\n'
     on = sorted({f'{r["machine"]}, {r["threads"]} threads' for r in runs})
     dates = sorted({r['date'] for r in runs})
+    failed, missing = [r for row in ROWS for side in summary(row, code)[:2] for r in side if not success(row, r)], [row.title for row in ROWS if not any(summary(row, code)[:2])]
     wrong, busy = sum(not honest(r) for r in runs), sum((r.get('load') or 0) > BUSY*r['threads'] for r in runs)
     notes = ['', f'{len(runs)} runs, {" to ".join(dict.fromkeys((dates[0], dates[-1])))}; {"; ".join(on)}. In brackets: what was aimed at. Queries and seconds are medians over the recovered runs, errors and memory the worst of them. '
              f'A second fraction counts runs in which black box and reconstruction have different seeds. *Recovered* means: the run said so itself, the largest error is within the limit, no error is above {OVER_BAR} error bars, and at most {EXCLUDED:.0%} of the hidden units are left open, which truly never switch. '
-             f'Runs that called themselves recovered with an error above that: {wrong}.' + (f' While {busy} of the runs started, the machine was busy with other work: their seconds are too many.' if busy else '')]
+             f'Runs that called themselves recovered with an error above that: {wrong}. Runs that were not recovered: {len(failed)}' + (f', after up to {max(r.get("queries", 0) for r in failed):,} queries' if failed else '') + '.' + (f' Not measured: {"; ".join(missing)}.' if missing else '') + (f' While {busy} of the runs started, the machine was busy with other work: their seconds are too many.' if busy else '')]
     return '\n'.join(lines + notes) + '\n'
 
 def figures(code):
