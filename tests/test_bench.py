@@ -101,9 +101,11 @@ def test_shortfalls(changes, expected): assert list(tool.shortfalls(ROW, [dict(G
 def test_table(bench):
     for seed in range(10): bench.measure(ROW, seed, seed, 1, 60, {})
     table = bench.table({}).splitlines()
-    assert len({l.count('|') for l in table[:2 + len(bench.ROWS)]}) == 1
-    assert table[2] == '| 784-128-10 leaky_relu | 12,000 | 1.20, 1.20 (≤ 1.5) | 1e-12 (≤ 1e-10) | 1e-12 | 1e-11 | 10/10 | 1 (≤ 3) | 0.4 | met |'
-    assert 'not measured' in table[3] and '10 runs' in table[-1]
+    assert len({l.count('|') for l in table[:3]}) == 1 and not table[3]             # a row without runs has no line
+    assert table[2] == '| 784-128-10 leaky_relu | 12,000 | 1.20, 1.20 (≤ 1.5) | 1e-12 (≤ 1e-10) | 1e-12 | 1e-11 | 10/10 (≥ 100%) | 1 (≤ 3) | 0.4 | met |'
+    assert table[-1].startswith('10 runs') and 'not recovered: 0.' in table[-1] and 'Not measured: 784-128-10 leaky_relu, by committee; ' in table[-1]
+    bench.says(f'print({json.dumps(dict(GOOD, outcome="not_converged", queries=54321))!r})'); bench.measure(ROW, 3, 3, 1, 60, {})
+    assert 'not recovered: 1, after up to 54,321 queries' in bench.table({}) and [tool.number(x) for x in (2**-30, 1949.4, 7.5, 1e-9)] == ['2⁻³⁰', '1,949', '7.5', '1e-09']
 
 def test_arguments():
     assert tool.seeds_of('0-2,7') == {0, 1, 2, 7}
