@@ -378,10 +378,11 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
                     raise Stop("not_converged", f"{found.out_features} output{'s' if found.out_features > 1 else ''} did not tell a linear map beside the units from that of their signs, on two lines: units with opposite rows whose kinks cancel make such a map.",
                                "Answers with more outputs than such pairs would tell them; or correct arch.sizes.")
             deep = deep or arch.sizes is None and not smooth and not few and run.attempt > 0  # one hidden layer did not explain the answers, twice
-    if coarse or noisy: raise Stop("not_converged", f"{attempts} attempts failed; the last one because {reasons[-1]}. Answers carry an error of {run.eps:.0e} of what they vary by.", "Ask for answers with more digits, or for a search with another seed.")
-    if few and arch.sizes is None: raise Stop("not_converged", f"{attempts} attempts failed; the last one because {reasons[-1]}.", "If the black box is deeper: from answers of so few digits it is reconstructed only if sizes and activation are given, as in Architecture((30, 20, 15, 5), 'leaky_relu'). Else another seed may help.")
-    if smooth and not arch.activation: raise Stop("not_converged", f"{attempts} attempts failed; the last one because {reasons[-1]}.", f"Its units may bend like none that are looked for. If they are known, give the activation in arch: one of {', '.join(ACTIVATIONS)}; others are not supported.")
-    raise Stop("not_converged", f"{attempts} attempts failed; the last one because {reasons[-1]}.", "Another seed, search='committee', or a deeper architecture may be needed.")
+    failed = f"{attempts} attempts failed; the last one because {reasons[-1]}."
+    if coarse or noisy: raise Stop("not_converged", f"{failed} Answers carry an error of {run.eps:.0e} of what they vary by.", "Ask for answers with more digits, or for a search with another seed.")
+    if few and arch.sizes is None: raise Stop("not_converged", failed, "If the black box is deeper: from answers of so few digits it is reconstructed only if sizes and activation are given, as in Architecture((30, 20, 15, 5), 'leaky_relu'). Else another seed may help.")
+    if smooth and not arch.activation: raise Stop("not_converged", failed, f"Its units may bend like none that are looked for. If they are known, give the activation in arch: one of {', '.join(ACTIVATIONS)}; others are not supported.")
+    raise Stop("not_converged", failed, "Another seed, search='committee', or a deeper architecture may be needed.")
 
 # %% ../nbs/21_recipes.ipynb #c011
 RECIPES = {"exact": Exact, "committee": Committee}

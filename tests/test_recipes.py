@@ -408,15 +408,20 @@ def test_malformed_files(tmp_path):
     refused(path.read_bytes())
     with pytest.raises(FileNotFoundError): Reconstruction.load(tmp_path / "none")
 
+def _fails_first(monkeypatch, times, error=recipes.Retry("it was told to")):
+    "The search for one hidden layer fails so often; the attempts at which it was tried."
+    tried, search = [], recipes.recover_shallow
+    def once_more(run, *args):
+        tried.append(run.attempt)
+        if len(tried) <= times: raise error
+        return search(run, *args)
+    monkeypatch.setattr(recipes, "recover_shallow", once_more)
+    return tried
+
 def test_equations_without_a_solution_are_a_failed_attempt(monkeypatch):
     "A matrix that cannot be factored ends the attempt, not the run: what was paid for is kept, and the next attempt is made."
-    from neurome_nb import recipes
-    layers = init_layers((12, 6, 3), generator=generator(0, "test/singular")); tried = []
-    def first_fails(run, *args):
-        tried.append(run.attempt)
-        if not run.attempt: raise torch.linalg.LinAlgError("linalg.cholesky: the input is not positive-definite")
-        return recover_shallow(run, *args)
-    recover_shallow = recipes.recover_shallow; monkeypatch.setattr(recipes, "recover_shallow", first_fails)
+    layers = init_layers((12, 6, 3), generator=generator(0, "test/singular"))
+    tried = _fails_first(monkeypatch, 1, torch.linalg.LinAlgError("linalg.cholesky: the input is not positive-definite"))
     r = reconstruct(Oracle(lambda x: forward(layers, x, "leaky_relu"), 12), Architecture((12, 6, 3), "leaky_relu"), progress=False)
     assert r.outcome.kind == "recovered" and tried == [0, 1] and any(s.name == "retry" for s in r.history)
 
@@ -510,16 +515,6 @@ def test_a_few_units_that_no_answer_determines_are_named_and_the_rest_is_recover
     assert few.kind == "recovered" and "1 of 60 hidden units" in str(few) and "never switches" in str(few) and many == outcome
     partial = judge(replace(cert, relative_bar=1e-3), 1e-6)
     assert _but_for(partial, cert, Architecture((9, 30, 30, 2), "relu")) == partial
-
-def _fails_first(monkeypatch, times):
-    "The search for one hidden layer fails so often; how often it was tried is the length of what is returned."
-    tried, search = [], recipes.recover_shallow
-    def once_more(*a, **k):
-        tried.append(1)
-        if len(tried) <= times: raise recipes.Retry("it was told to")
-        return search(*a, **k)
-    monkeypatch.setattr(recipes, "recover_shallow", once_more)
-    return tried
 
 def test_from_single_precision_a_network_of_unknown_depth_is_tried_again_as_a_shallow_one(monkeypatch):
     "Two failures made it a deep network, which single precision needs sizes for: six attempts failed at once, with a message about LeakyReLU."

@@ -235,12 +235,13 @@ HEAD = ['black box', 'queries', 'times the bound: median, worst', 'largest error
 
 def table(code):
     "The whole table, and what it was measured on."
-    lines = ['| ' + ' | '.join(HEAD) + ' |', '|' + '---|'*len(HEAD), *(line(r, code) for r in ROWS if any(summary(r, code)[:2]))]
-    runs = [r for row in ROWS for side in summary(row, code)[:2] for r in side]
+    measured = [(row, same + other) for row in ROWS for same, other, _ in (summary(row, code),)]
+    lines = ['| ' + ' | '.join(HEAD) + ' |', '|' + '---|'*len(HEAD), *(line(row, code) for row, rs in measured if rs)]
+    runs = [r for _, rs in measured for r in rs]
     if not runs: return '\n'.join(lines) + '\n'
     on = sorted({f'{r["machine"]}, {r["threads"]} threads' for r in runs})
     dates = sorted({r['date'] for r in runs})
-    failed, missing = [r for row in ROWS for side in summary(row, code)[:2] for r in side if not success(row, r)], [row.title for row in ROWS if not any(summary(row, code)[:2])]
+    failed, missing = [r for row, rs in measured for r in rs if not success(row, r)], [row.title for row, rs in measured if not rs]
     wrong, busy = sum(not honest(r) for r in runs), sum((r.get('load') or 0) > BUSY*r['threads'] for r in runs)
     notes = ['', f'{len(runs)} runs, {" to ".join(dict.fromkeys((dates[0], dates[-1])))}; {"; ".join(on)}. In brackets: what was aimed at. Queries and seconds are medians over the recovered runs, errors and memory the worst of them. '
              f'A second fraction counts runs in which black box and reconstruction have different seeds. *Recovered* means: the run said so itself, the largest error is within the limit, no error is above {OVER_BAR} error bars, and at most {EXCLUDED:.0%} of the hidden units are left open, which truly never switch. '
