@@ -275,6 +275,7 @@ def _learn(rows, A):
     step = rows.root @ torch.cholesky_solve(-V.mT @ (A @ rows.row[:, :, None]), R)
     return replace(rows, row=rows.row + step[:, :, 0], root=torch.linalg.solve_triangular(R.mT, rows.root, upper=True, left=False))
 
+# %% ../nbs/18_noisy.ipynb #c012b
 def _twisted_bends(f, x, u, v, half):
     "As `_bends`, from 6 answers each; and by how much the change of the slope grows on the way along v: not at all, if that is along the boundary."
     at = torch.tensor([[-1., 0.], [-.25, 0.], [.25, 0.], [1., 0.], [-1., 1.], [1., 1.]], dtype=x.dtype)
@@ -335,6 +336,7 @@ def _ask(f, known, rows, at, gaps, noise, activation, slope, g, o):
     there &= twist < 2 * o.tau * error + o.off * sway * bend * at.half
     return _Asked(at.x + t[:, None] * at.u, torch.hypot(at.rate * spread, at.blur), there, ~there & at.plain & (single | (bend * at.half < o.tau * error)), jump / (2 * at.rate[:, None]), gaps)
 
+# %% ../nbs/18_noisy.ipynb #c012d
 def _side_by_side(row, equations, n):
     "Equations of n rows, those of each row beside each other; zeros follow."
     row, order = row.sort(stable=True); count = row.bincount(minlength=n); rank = torch.arange(len(row)) - (count.cumsum(0) - count)[row]
@@ -423,7 +425,6 @@ def disproved(
     if not len(i): return rows.met < 0
     at = at.pick(i); new = _ask(f, known, rows, at, rows.half[:0], noise, activation, slope, g, o)
     count = lambda some: torch.zeros_like(rows.met).index_add(0, at.unit, some.to(rows.met)); return _contradicted(count(new.there), count(new.there | new.wrong), o)
-
 
 # %% ../nbs/18_noisy.ipynb #c016c
 def _rows(net): return [torch.cat([W, b[:, None]], 1) for W, b in net]
@@ -617,6 +618,7 @@ def _sides_sure(layers, stds, x, activation, slope):
         var = act.derivative(z, slope).square() * v; x = act.fn(z, slope)
     return least
 
+# %% ../nbs/18_noisy.ipynb #c018b
 @dataclass
 class _Noisy:
     "A network on a section of the inputs, layer by layer as it becomes known."
@@ -737,6 +739,7 @@ class _Noisy:
         self.run.stage("polish", rest=rest, residual=rms)
         return net, copies, rms
 
+# %% ../nbs/18_noisy.ipynb #c018d
 def recover_noisy(
     run,  # offers ask, generator(name), stage(name, **detail), arch, oracle
     length: float,  # over which the black box bends
