@@ -300,7 +300,7 @@ class SlopePlaces:
     slopes: Float[Tensor, "n d o"]
     z: Float[Tensor, "n h"]  # pre-activations of the rows without signs; at a facet of one of them, just beside it
     dim: Bool[Tensor, "n h"]  # an entry that is not seen counts there
-    on: Int[Tensor, "n"]  # units before that are on
+    sent: Bool[Tensor, "n p"]  # units before that are on
     order: list  # the places of use, those first where most units before are on
 
 def sign_votes(
@@ -312,11 +312,12 @@ def sign_votes(
     "Along directions in which no unit but one changes, answers change only where that one is on."
     o, open_ = options, (layer.sign == 0).nonzero()[:, 0]; votes, count, used = torch.zeros(2, len(layer), dtype=torch.float64).unbind(0) + (0,)
     for q in at.order:
-        other = (layer.sign == 0) | (at.z[q] * layer.sign > 0); need = open_[~at.dim[q, open_] & (count[open_] < o.sign_votes)]
-        if not len(need) or int(at.on[q]) <= int(other.sum()) or at.dim[q, other].any(): continue
+        dim = at.dim[q]; other = (layer.sign == 0) | (at.z[q] * layer.sign > 0) | dim; need = open_[~dim[open_] & (count[open_] < o.sign_votes)]
+        still = (at.sent[q] & (~layer.seen[dim, :-1]).any(0)).nonzero()[:, 0]  # what entries that are not seen would multiply must not change either
+        if not len(need) or int(at.sent[q].sum()) <= int(other.sum()) + len(still): continue
         if used >= o.sign_places: break
         used += 1; J = jacobians(known, at.x[q:q + 1], "relu", 0.)[0]; B = torch.linalg.svd(J, full_matrices=False); B = B[2][B[1] > o.facets.independent * B[1][0]]
-        G = normalize(layer.rows[other][:, :-1] @ J, dim=1) @ B.T; i = other.nonzero()[:, 0]; keep = G.norm(dim=1) > .5; G, i = G[keep], i[keep]
+        G = normalize(torch.cat([layer.rows[other][:, :-1] @ J, J[still]]), dim=1) @ B.T; i = torch.cat([other.nonzero()[:, 0], torch.full((len(still),), -1)]); keep = G.norm(dim=1) > .5; G, i = G[keep], i[keep]
         if len(G) >= len(B) or torch.linalg.svdvals(G)[-1] < o.sign_clear: continue
         T = at.slopes[q].T @ B.T; T = T / T.norm(); R = T @ torch.linalg.svd(G)[2][len(G):].T; rank = lambda M: int((torch.linalg.svdvals(M) > o.sign_tol).sum()); base = rank(R)  # what no unit explains
         if base > min(T.shape[0] - 2, R.shape[1] - 2): continue
@@ -460,7 +461,7 @@ class Growth:
         X, D = torch.cat([x, P.x.repeat_interleave(2, 0)]), torch.cat([D, P.slopes.flatten(0, 1)]); own = torch.cat([torch.full((n,), -1), torch.where(owner >= 0, owner, -2).repeat_interleave(2)])  # -2: of a unit that is not known
         h = sent(known, X); z = _with_one(h) @ layer.rows.T; dim = (h > 0).to(h.dtype) @ (~layer.seen[:, :-1]).to(h.dtype).T > 0; c = (own >= 0).nonzero()[:, 0]; k, r = (c - n) // 2, own[c]
         same = ((layer.partial[k] * layer.rows[r]) * (layer.shows[k] & layer.seen[r])).sum(1).sign(); z[c, r] = torch.where((c - n) % 2 > 0, 1., -1.) * same * 1e-3 * h[c].norm(dim=1)
-        on, dark = (h > 0).sum(1), self.blind(l, X); return SlopePlaces(X, D, z, dim, on, [q for q in on.argsort(descending=True).tolist() if own[q] != -2 and not dark[q]])
+        on, dark = h > 0, self.blind(l, X); return SlopePlaces(X, D, z, dim, on, [q for q in on.sum(1).argsort(descending=True).tolist() if own[q] != -2 and not dark[q]])
 
     def signs(self, l) -> int:
         "Signs of the rows, from the sides of facets that were chased, and from slopes. How many are open."
@@ -544,7 +545,7 @@ class Growth:
         self.update(l); self.search(l, looked); layer = self.layers[l]
         if not len(layer): raise DeepFailure(f"no unit of layer {l + 2} was found")
         layer.sign, layer.done = torch.where(layer.sign == 0, -1., layer.sign), True; self.refine(l)
-        x, q = self.survey(l, o.survey[0], o.count[1]); missing = (q > 0).double().mean().item() if len(q) else 0.
+        x = self.testable(l, o.survey[0]); q = self.count(l, x[~self.blind(l + 1, x)], o.count[1]); missing = (q > 0).double().mean().item() if len(q) else 0.
         self.stage("layer", layer=l + 2, units=len(layer), expected=self.told[l], open=int((~layer.seen).sum()), missing=missing)
         if missing > o.incomplete: raise DeepFailure(f"units of layer {l + 2} are missing at {missing:.0%} of the places looked at: {len(layer)} of {self.told[l]} were found")
 
