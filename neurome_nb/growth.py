@@ -544,9 +544,10 @@ class Growth:
             looked = len(self.lines)
         self.update(l); self.search(l, looked); layer = self.layers[l]
         if not len(layer): raise DeepFailure(f"no unit of layer {l + 2} was found")
-        layer.sign, layer.done = torch.where(layer.sign == 0, -1., layer.sign), True; self.refine(l)
+        layer.done = True; self.refine(l); open_ = self.signs(l)  # better rows tell more signs
+        layer.sign = torch.where(layer.sign == 0, -1., layer.sign)
         x = self.testable(l, o.survey[0]); q = self.count(l, x[~self.blind(l + 1, x)], o.count[1]); missing = (q > 0).double().mean().item() if len(q) else 0.
-        self.stage("layer", layer=l + 2, units=len(layer), expected=self.told[l], open=int((~layer.seen).sum()), missing=missing)
+        self.stage("layer", layer=l + 2, units=len(layer), expected=self.told[l], unseen=int((~layer.seen).sum()), signs=open_, missing=missing)
         if missing > o.incomplete: raise DeepFailure(f"units of layer {l + 2} are missing at {missing:.0%} of the places looked at: {len(layer)} of {self.told[l]} were found")
 
     def search(self, l, looked):
