@@ -64,9 +64,9 @@ class FacetSearch:
     slanted: float = 1e-4  # squared sine of the angle of two boundaries that meet in a corner, at least
     apart: tuple[float, float] = (.5, .15)  # of the room at a corner: how far behind it the boundary is looked for, twice
     wide: float = 12.  # half the length over which it is looked for there, in units of where a typical entry would put it
-    fold: float = 1e-3  # by this much of that the two places may point past the corner
-    sharp: tuple[float, float] = (1e-7, 1e-4)  # standard deviation of an entry that counts, in units of a typical one: in the first rounds, and later
-    early: int = 10  # rounds of the first kind
+    fold: tuple[float, float] = (1e-3, 1e-2)  # by this much of that the two places may point past the corner: in the first rounds, and later, where rows may not be precise yet
+    sharp: tuple[float, float] = (1e-7, 1e-4)  # standard deviation of an entry that counts, in units of a typical one, likewise
+    early: int = 4  # rounds of the first kind
     sketch: int = 8  # entries of a row of the second layer by which it is told whether it is one
     sketch_step: float = .3  # first step of their differences, as a share of half the piece
     steep: float = 1e-4  # the second singular value of their jump may be this much of the first
@@ -440,7 +440,7 @@ def entries_at(
     f: Callable,  # points (n, d) -> answers
     at: Corners,
     noise: Callable,  # (points, answers) -> standard deviation of an answer
-    sharp: float,  # largest standard deviation of an entry, in units of a typical one
+    later: bool = False,  # less precise entries count too
     options: FacetSearch = FacetSearch(),
     tries: int = 4,  # each closer to the corner, or over a longer way
 ) -> Float[Tensor, "n"]:
@@ -457,7 +457,7 @@ def entries_at(
             return -t * c.rate, s * c.gain, one & (t.abs() < .24 * half) & (size * half > o.visible * o.tau * e), 2 * e / size * c.rate.abs(), one & (t.abs() >= .24 * half)
         (p1, h1, ok1, e1, beyond), (p2, h2, ok2, e2, _) = ask(o.apart[0]), ask(o.apart[1])
         w = (p1 - p2) / (h1 - h2); past = p1 - w * h1; std = (e1 + e2) / (h1 - h2)
-        good = ok1 & ok2 & (past.abs() < o.fold * c.typical * h2 + o.tau * std * h1) & (std < sharp * c.typical)
+        good = ok1 & ok2 & (past.abs() < o.fold[later] * c.typical * h2 + o.tau * std * h1) & (std < o.sharp[later] * c.typical)
         out[left[good]] = w[good]; wide[left[beyond]] *= 4; shrink[left[~good]] /= 3; left = left[~good]
     return out
 
@@ -498,7 +498,7 @@ def corner_entries(
         p = x[q] + o.jitter * (r % 10) * x[q].norm(dim=1, keepdim=True) * normalize(torch.randn(len(q), x.shape[1], generator=g, dtype=x.dtype), dim=1)
         at = corners_of(known, rows, seen, i, j, p, blind, o)
         if not len(at.x): continue
-        entry = entries_at(f, at, noise, o.sharp[int(r >= o.early)], o); ok = ~entry.isnan(); rows[at.i[ok], at.j[ok]] = entry[ok]; seen[at.i[ok], at.j[ok]] = True
+        entry = entries_at(f, at, noise, r >= o.early, o); ok = ~entry.isnan(); rows[at.i[ok], at.j[ok]] = entry[ok]; seen[at.i[ok], at.j[ok]] = True
         fails.index_add_(0, at.i[~ok], torch.ones_like(at.i[~ok])); fails[at.i[ok]] = 0; barren = 0 if ok.any() else barren + 1
     return normalize(rows, dim=1), seen
 

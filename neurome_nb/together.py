@@ -160,9 +160,10 @@ def fit_together(
             new = [*rows[:first], *(r + d[0] / o.halvings[1]**h for r, d in zip(rows[first:], D))]; e = misses(new)
             if e.median() < miss.median() or judge(e) < judge(miss): break
         else: break
-        stds = [*stds[:first], *(s * torch.where((pull := ((r - k) / s).square().mean(1, keepdim=True).sqrt()) > 1, o.pulled * pull, 1.) for s, r, k in zip(stds[first:], new[first:], known[first:]))]
+        pulls = [((r - k) / s).square().mean(1, keepdim=True).sqrt() for s, r, k in zip(stds[first:], new[first:], known[first:])]; loose = any((p > 1).any() for p in pulls)
+        stds = [*stds[:first], *(s * torch.where(p > 1, o.pulled * p, 1.) for s, p in zip(stds[first:], pulls))]
         rows, miss = new, e; now = miss.median() if steep else miss.quantile(o.quantile)
-        if now < o.noise * (sigma / size).median() or now > o.gain * last: break
+        if now < o.noise * (sigma / size).median() or now > o.gain * last and not loose: break
         last = now
     return as_layers(rows), miss
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WholeSearch', 'refined_first', 'switched_on', 'together_in', 'both_on', 'Whole', 'fit_outputs', 'some', 'opened',
-           'mended', 'with_answers', 'fitted', 'probe_inputs', 'first_whole', 'untold', 'settled', 'without_untold',
-           'with_open', 'recover_deep_relu']
+           'mended', 'with_answers', 'fitted', 'probe_inputs', 'whole_of', 'kept', 'reached', 'completed', 'untold',
+           'settled', 'without_untold', 'with_open', 'recover_deep_relu']
 
 # %% ../nbs/19_whole.ipynb #c002
 import math
@@ -21,7 +21,7 @@ from .lift import Basis
 from .certify import Certificate, with_silent
 from .deep import DeepFailure, MeasuredLayer, _Noise, _with_one, lift_and_certify, refine_rows
 from .walks import Section, _settled, first_layer
-from .facets import sent
+from .facets import facets_between, sent
 from .growth import Crowd, Growth, GrowthSearch, ascend
 from .together import TogetherFit, as_rows, fit_entries, fit_together, posterior_copies, unit_rows
 
@@ -31,9 +31,11 @@ class WholeSearch:
     "Options of the reconstruction of deep ReLU networks."
     growth: GrowthSearch = GrowthSearch()  # of the layers behind the first
     fit: TogetherFit = TogetherFit(rounds=4)  # of all layers together
+    again: TogetherFit = TogetherFit(rounds=6)  # and once their open entries are known
     last: TogetherFit = TogetherFit(rounds=5, iterations=400)  # and at the end
     first: float = 1e-12  # rows of the first layer that are less precise are refined: all others err as they do
     reach: tuple[float, float] = (10., 100.)  # between these distances, in units of the length over which the black box bends
+    rounds: int = 6  # of answers, fits of all layers, and looking for units that are missing where answers are not explained
     probes: int = 100  # answers of every kind, where all layers are fitted to them
     between: int = 150  # and on the ways between inputs of all kinds
     each: int = 6  # of them in which every two units of neighbouring layers are on together, where such inputs are found
@@ -42,7 +44,7 @@ class WholeSearch:
     ascents: int = 1500  # at once, at most
     loud: float = 1e-6  # answers smaller than this, relative to the distance from the origin, tell nothing
     output: int = 40  # rounds of the fit of the last layer
-    unlike: float = 20.  # an answer that is off by so many medians is not explained
+    unlike: float = 30.  # an answer that is off by so many medians is not explained
     share: float = .3  # units, and pairs of units, that have a smaller share of the answers in which they are on explained are suspects
     least: int = 3  # if there are so many such answers
     suspects: tuple[int, int] = (800, 300)  # answers in which suspects are on to which their weights are fitted, and others
@@ -54,6 +56,10 @@ class WholeSearch:
     explained: float = 1e-8  # relative residual of an answer that is explained
     roughly: float = 1e-6  # and of one that the last fit looks at
     rest: float = 1e-7  # median relative residual of the answers above which the attempt is given up
+    odd: float = 1e-4  # and above which a fit does not look at it
+    chases: int = 16  # answers that are not explained from which ways to explained ones are halved, in a round
+    halvings: int = 36  # of each
+    widths: tuple[float, ...] = (1e-4, 1e-5, 1e-3)  # of the rest of them, relative to the distance from the origin: there a missing unit switches
     more: int = 400  # answers asked before the last fit, at most
     enough: int = 2  # explained answers in which both units are on tell the weight between them
     most: int = 3500  # answers of the last fit
@@ -110,6 +116,7 @@ class Whole:
     std: tuple[Float[Tensor, "h p"], ...]  # of the rows of hidden layers behind it, as they were refined; else infinite
     told: tuple[Bool[Tensor, "h p"], ...]  # entries of them that facets showed
     seen: tuple[Bool[Tensor, "h p"], ...]  # or corners, or answers
+    levers: tuple[Float[Tensor, "h"], ...]  # how much less sure than its weights the bias of each row is
     x: Float[Tensor, "n d"]
     y: Float[Tensor, "n o"]
 
@@ -121,8 +128,8 @@ class Whole:
     def deviations(self, options: WholeSearch) -> list[Float[Tensor, "h p"]]:
         "How far the rows of every layer may be off: as refined, else entries that facets showed, that corners or answers told, that nothing told."
         o, out = options, [torch.zeros_like(as_rows(self.net[:1])[0])]
-        for l, (std, told, seen) in enumerate(zip(self.std, self.told, self.seen)):
-            root = std.shape[1]**.5; rough = torch.where(told, o.level[min(l, len(o.level) - 1)], torch.where(seen, o.corner, o.open * root)) / root
+        for l, (std, told, seen, lever) in enumerate(zip(self.std, self.told, self.seen, self.levers)):
+            root = std.shape[1]**.5; rough = torch.where(told, o.level[min(l, len(o.level) - 1)], torch.where(seen, o.corner, o.open * root)) / root; rough[:, -1] *= lever
             out.append(torch.where(std < o.growth.refined, std, rough))
         W, b = self.net[-1]; out.append(torch.full((len(b), W.shape[1] + 1), o.outputs * W.abs().max().item(), dtype=W.dtype)); return out
 
@@ -190,25 +197,60 @@ def fitted(whole: Whole, noise: Callable, steep: float, fit: TogetherFit, option
     x, y = (whole.x, whole.y) if which is None else (whole.x[which], whole.y[which])
     return replace(whole, net=unit_rows(fit_together(whole.net, whole.deviations(options), x, y, noise(x, y), first=1, steep=steep, options=fit)[0]))
 
-def probe_inputs(crowd: Crowd, net: Layers, g: torch.Generator, options: WholeSearch = WholeSearch()) -> Float[Tensor, "n d"]:
-    "Inputs of all kinds for all hidden layers, and such that every two units of neighbouring layers are on together."
-    o, L, few = options, len(net) - 2, options.probes // 3; x = [crowd.wide(o.probes, -1., 2.)]
-    for l in range(1, L + 1): k = net[:l + 1]; x += [crowd.centred(k, few), crowd.alone(k, few), crowd.few(k, few), crowd.few(k, o.probes)]
-    x = torch.cat(x + [crowd.between(net[:l + 1], o.between) for l in range(1, L)])
-    more = [both_on(net, l, q, lambda n: crowd.wide(n, 1., 3.), o.tries[0], g, o) for l, n in enumerate(together_in(net, x)) if len(q := (n < o.each).nonzero())]
+def probe_inputs(
+    crowd: Crowd,
+    known: Layers,  # all hidden layers
+    old: Float[Tensor, "m d"],  # inputs whose answers are explained
+    rare: bool,  # also where what is hardly ever on is on
+    g: torch.Generator,
+    options: WholeSearch = WholeSearch(),
+) -> Float[Tensor, "n d"]:
+    "Inputs of all kinds for all hidden layers, and such that, with the old ones, every two units of neighbouring layers are on together."
+    o, few = options, options.probes // 3; x, net = [crowd.wide(o.probes, -1., 2.)], [*known, known[-1]]
+    for l in range(2, len(known) + 1): k = known[:l]; x += [crowd.centred(k, few), crowd.alone(k, few), crowd.few(k, few), crowd.rare(k, 2 * o.probes) if rare else crowd.few(k, o.probes)]
+    x = torch.cat(x + [crowd.between(known[:l], o.between) for l in range(2, len(known))])
+    more = [both_on(net, l, q, lambda n: crowd.wide(n, 1., 3.), o.tries[0], g, o) for l, n in enumerate(together_in(net, torch.cat([old, x]))) if len(q := (n < o.each).nonzero())]
     return torch.cat([x, *more])
 
-def first_whole(grown: Growth, noise: Callable, options: WholeSearch = WholeSearch()) -> Whole:
-    "The layers that were grown, with the last one, fitted to answers. Raises DeepFailure when they do not explain them."
-    o, g, known = options, grown.g, grown.known(len(grown.layers)); told = tuple(layer.told() if l else layer.seen for l, layer in enumerate(grown.layers)); last = (torch.zeros(0, len(known[-1][1]), dtype=torch.float64), torch.zeros(0, dtype=torch.float64))  # not known yet
-    x = probe_inputs(grown.crowd, [*known, last], g, o); y = grown.f(x); ok = y.norm(dim=1) > o.loud * x.norm(dim=1)
-    whole = Whole([*known, last], tuple(layer.std for layer in grown.layers), told, tuple(layer.seen for layer in grown.layers), x[ok], y[ok]); clear = whole.clear; whole = replace(whole, net=[*known, fit_outputs(known, whole.x[clear], whole.y[clear], o.output)])
-    start = whole.miss[whole.clear].median().item(); whole = mended(opened(fitted(whole, noise, 1., o.fit, o, whole.clear), g, o), g, o); whole = fitted(whole, noise, 1., o.fit, o, whole.clear)
-    fine = whole.explained(o.explained, o); both = together_in(whole.net, whole.x[fine]); seen = [s.clone() for s in whole.seen]
-    for s, n in zip(seen[1:], both[1:]): s[:, :-1] |= n.T >= o.least
-    grown.stage("together", answers=len(x), start=start, residual=whole.miss.median().item(), unexplained=int((~fine).sum()), open=sum(int((~s).sum()) for s in seen))
-    if whole.miss.median() > o.rest: raise DeepFailure(f"all layers together do not explain the answers: half of them are off by more than {whole.miss.median():.0e}")
-    return replace(whole, seen=tuple(seen))
+def whole_of(grown: Growth, x: Float[Tensor, "n d"], y: Float[Tensor, "n o"], options: WholeSearch = WholeSearch()) -> Whole:
+    "The layers that were grown, with the last one from answers in which nothing is open."
+    for l in range(len(grown.layers)): grown.read(l)
+    layers, known = grown.layers, grown.known(len(grown.layers)); ones = lambda layer: torch.ones(len(layer), dtype=torch.float64)
+    whole = Whole([*known, known[-1]], tuple(layer.std for layer in layers), tuple(layer.told() if l else layer.seen for l, layer in enumerate(layers)), tuple(layer.seen for layer in layers), tuple(grown.levers(l) if l else ones(layer) for l, layer in enumerate(layers)), x, y)
+    clear = whole.clear; return replace(whole, net=[*known, fit_outputs(known, x[clear], y[clear], options.output)])
+
+def kept(grown: Growth, whole: Whole):
+    "Give the rows back to the layers that were grown: they may lack units."
+    for layer, (W, b), seen in zip(grown.layers, whole.net[1:], whole.seen): layer.rows, layer.seen = torch.cat([W, b[:, None]], 1) * layer.sign[:, None], seen.clone()
+    grown._tables = {}
+
+def reached(grown: Growth, whole: Whole, options: WholeSearch = WholeSearch()) -> bool:
+    "From inputs whose answers are not explained to the nearest where they are: what changes that is a unit that is missing. Whether one was found, or an entry of a row."
+    o, g, fine = options, grown.g, whole.explained(options.explained, options); tol = max(o.explained, o.unlike * whole.miss.median().item()); off = lambda x: with_answers(replace(whole, x=x[:0], y=whole.y[:0]), grown.f, x, replace(o, loud=-1.)).miss > tol
+    b, good = whole.x[some(~fine, o.chases, g)], whole.x[fine]; near = good[(normalize(b, dim=1) @ normalize(good, dim=1).T).argmax(1)]; a = near * (b.norm(dim=1) / near.norm(dim=1))[:, None]; a = torch.where(off(a)[:, None], near, a); u = normalize(b - a, dim=1)
+    for _ in range(o.halvings): m = (a + b) / 2; hi = off(m)[:, None]; a, b = torch.where(hi, a, m), torch.where(hi, m, b)
+    found, left = None, torch.arange(len(b))
+    for width in o.widths:
+        if not len(left): break
+        step = width * b[left].norm(dim=1, keepdim=True) * u[left]; new, ok = facets_between(grown.f, b[left] - step, b[left] + step, grown.given, grown.noise, o.growth.facets); left = left[~ok]
+        if len(new): found = new if found is None else found.join(new)
+    return found is not None and grown.found_by(found)
+
+def completed(grown: Growth, noise: Callable, options: WholeSearch = WholeSearch()) -> Whole:
+    "All layers, fitted to answers, until all of these are explained or nothing new is found. Raises DeepFailure when most are not."
+    o, g = options, grown.g; whole = fine = None; before = []
+    for r in range(o.rounds):
+        known = grown.known(len(grown.layers)); empty = torch.zeros(0, known[0][0].shape[1], dtype=torch.float64); x = probe_inputs(grown.crowd, known, whole.x[fine] if whole else empty, r > 0, g, o); y = grown.f(x); ok = y.norm(dim=1) > o.loud * x.norm(dim=1)
+        whole = whole_of(grown, torch.cat([whole.x, x[ok]]) if whole else x[ok], torch.cat([whole.y, y[ok]]) if whole else y[ok], o); start = whole.miss[whole.clear].median().item()
+        whole = mended(opened(fitted(whole, noise, 1., o.fit, o, whole.clear), g, o), g, o); whole = fitted(whole, noise, 0., o.again, o, whole.clear & (whole.miss < o.odd)); fine = whole.explained(o.explained, o)
+        seen = [s.clone() for s in whole.seen]
+        for s, n in zip(seen[1:], together_in(whole.net, whole.x[fine])[1:]): s[:, :-1] |= n.T >= o.least
+        whole = replace(whole, seen=tuple(seen)); kept(grown, whole); units = [len(layer) for layer in grown.layers]
+        grown.stage("together", answers=len(whole.x), start=start, residual=whole.miss.median().item(), unexplained=int((~fine).sum()), open=sum(int((~s).sum()) for s in seen), units=sum(units))
+        if whole.miss.median() > o.rest: raise DeepFailure(f"all layers together do not explain the answers: half of them are off by more than {whole.miss.median():.0e}")
+        if fine.all() or r == o.rounds - 1 or not reached(grown, whole, o) and units == before: break
+        before = units
+    return whole
 
 def untold(whole: Whole, options: WholeSearch = WholeSearch()) -> list[Bool[Tensor, "a b"]]:
     "Weights between hidden layers, [from, to], that too few explained answers tell."
@@ -250,7 +292,7 @@ def recover_deep_relu(
     section = Section(f, refined_first(f, _settled(units, 1, walks.deep), noise, length, g, o), length, noise, g, walks); run.stage("layer", layer=1, units=h, error=section.first.error)
     grown = Growth(lambda v: section.f(section.at(v)), h, list(sizes[2:-1]), walks.center * length, section.size, eps, g, run.stage, o.growth)
     for l in range(len(grown.told)): grown.grow(l)
-    at = lambda v, y: noise(section.at(v), y); whole = settled(first_whole(grown, at, o), grown, at, o); left = untold(whole, o); whole = without_untold(whole, left)
+    at = lambda v, y: noise(section.at(v), y); whole = settled(completed(grown, at, o), grown, at, o); left = untold(whole, o); whole = without_untold(whole, left)
     x, first = section.at(whole.x), section.first; net = [(first.W, first.b), *whole.net[1:]]; stds = [first.std, *whole.deviations(o)[1:]]
     copies = posterior_copies(net, stds, x, whole.y, noise(x, whole.y), g, first=1, options=o.fit); run.stage("copies")
     candidates = torch.cat([section.mixed(o.pool), section.at(grown.crowd.between(whole.net[:-1], o.pool))])
