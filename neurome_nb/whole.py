@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WholeSearch', 'refined_first', 'switched_on', 'together_in', 'both_on', 'Whole', 'fit_outputs', 'some', 'opened',
-           'mended', 'with_answers', 'fitted', 'probe_inputs', 'whole_of', 'kept', 'reached', 'completed', 'untold',
-           'settled', 'without_untold', 'with_open', 'recover_deep_relu']
+           'mended', 'with_answers', 'fitted', 'probe_inputs', 'whole_of', 'united', 'kept', 'reached', 'completed',
+           'untold', 'settled', 'without_untold', 'with_open', 'recover_deep_relu']
 
 # %% ../nbs/19_whole.ipynb #c002
 import math
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize, one_hot
+from torch.nn.functional import normalize, one_hot, pad
 from jaxtyping import Bool, Float, Int
 from .core import Layers
 from .nets import Architecture, forward
@@ -21,8 +21,8 @@ from .lift import Basis
 from .certify import Certificate, with_silent
 from .deep import DeepFailure, MeasuredLayer, _Noise, _with_one, lift_and_certify, refine_rows
 from .walks import Section, _settled, first_layer
-from .facets import facets_between, sent
-from .growth import Crowd, Growth, GrowthSearch, ascend
+from .facets import differences, facets_between, sent
+from .growth import Crowd, Growth, GrowthSearch, ascend, open_entries_matter
 from .together import TogetherFit, as_rows, fit_entries, fit_together, posterior_copies, unit_rows
 
 # %% ../nbs/19_whole.ipynb #c004
@@ -33,8 +33,9 @@ class WholeSearch:
     fit: TogetherFit = TogetherFit(rounds=4)  # of all layers together
     again: TogetherFit = TogetherFit(rounds=6)  # and once their open entries are known
     last: TogetherFit = TogetherFit(rounds=5, iterations=400)  # and at the end
+    away: float = 32.  # layers are looked for so many times further out than over which the black box bends: units are told by their directions there, and biases matter less
     first: float = 1e-12  # rows of the first layer that are less precise are refined: all others err as they do
-    reach: tuple[float, float] = (10., 100.)  # between these distances, in units of the length over which the black box bends
+    reach: tuple[float, float] = (10., 100.)  # between these distances, in units of that
     rounds: int = 6  # of answers, fits of all layers, and looking for units that are missing where answers are not explained
     probes: int = 100  # answers of every kind, where all layers are fitted to them
     between: int = 150  # and on the ways between inputs of all kinds
@@ -49,6 +50,7 @@ class WholeSearch:
     least: int = 3  # if there are so many such answers
     suspects: tuple[int, int] = (800, 300)  # answers in which suspects are on to which their weights are fitted, and others
     dark: int = 1500  # answers in which entries matter that nothing has told yet, to which these are fitted, at most
+    exact: float = 1e-11  # a layer all of whose rows are refined better than this, with those before, is left as it is by the fits
     level: tuple[float, ...] = (1e-9, 1e-7, 3e-7, 1e-6)  # standard deviations of rows that were not refined, for the second layer and so on; the last also for those behind
     corner: float = 1e-3  # of entries that corners told
     open: float = .03  # of entries that nothing told, in units of the row
@@ -133,6 +135,10 @@ class Whole:
             out.append(torch.where(std < o.growth.refined, std, rough))
         W, b = self.net[-1]; out.append(torch.full((len(b), W.shape[1] + 1), o.outputs * W.abs().max().item(), dtype=W.dtype)); return out
 
+    def first(self, options: WholeSearch) -> int:
+        "The first layer whose rows are fitted: those before it are refined to rounding."
+        exact = [bool((std.norm(dim=1) < options.exact).all()) for std in self.std]; return 1 + (exact + [False]).index(False)
+
     def sure(self, options: WholeSearch) -> list[Bool[Tensor, "h p"]]:
         "Entries of hidden layers behind the first that facets showed, or that their refinement tells."
         return [told | (std < options.growth.refined) for told, std in zip(self.told, self.std)]
@@ -140,8 +146,10 @@ class Whole:
     @property
     def clear(self) -> Bool[Tensor, "n"]:
         "Answers in which no entry matters that nothing has told yet."
-        dark = torch.zeros(len(self.x), dtype=torch.bool)
-        for on, seen in zip(switched_on(self.net, self.x), self.seen): dark |= (on & (~seen[:, :-1]).any(0)).any(1)
+        dark, h = torch.zeros(len(self.x), dtype=torch.bool), self.x.clamp_min(0)
+        for (W, b), seen in zip(self.net[1:], self.seen):
+            if not seen.all(): dark |= open_entries_matter(h, W, b, seen)
+            h = (h @ W.T + b).clamp_min(0)
         return ~dark
 
     def explained(self, level: float, options: WholeSearch) -> Bool[Tensor, "n"]:
@@ -193,9 +201,9 @@ def with_answers(whole: Whole, f: Callable, x: Float[Tensor, "m d"], options: Wh
     y = f(x); ok = y.norm(dim=1) > options.loud * x.norm(dim=1); return replace(whole, x=torch.cat([whole.x, x[ok]]), y=torch.cat([whole.y, y[ok]]))
 
 def fitted(whole: Whole, noise: Callable, steep: float, fit: TogetherFit, options: WholeSearch, which: Tensor | None = None) -> Whole:
-    "All layers behind the first together."
+    "All layers together, but those in front that are refined to rounding."
     x, y = (whole.x, whole.y) if which is None else (whole.x[which], whole.y[which])
-    return replace(whole, net=unit_rows(fit_together(whole.net, whole.deviations(options), x, y, noise(x, y), first=1, steep=steep, options=fit)[0]))
+    return replace(whole, net=unit_rows(fit_together(whole.net, whole.deviations(options), x, y, noise(x, y), first=whole.first(options), steep=steep, options=fit)[0]))
 
 def probe_inputs(
     crowd: Crowd,
@@ -212,16 +220,38 @@ def probe_inputs(
     more = [both_on(net, l, q, lambda n: crowd.wide(n, 1., 3.), o.tries[0], g, o) for l, n in enumerate(together_in(net, torch.cat([old, x]))) if len(q := (n < o.each).nonzero())]
     return torch.cat([x, *more])
 
-def whole_of(grown: Growth, x: Float[Tensor, "n d"], y: Float[Tensor, "n o"], options: WholeSearch = WholeSearch()) -> Whole:
-    "The layers that were grown, with the last one from answers in which nothing is open."
+def whole_of(grown: Growth, before: Whole | None, x: Float[Tensor, "n d"], y: Float[Tensor, "n o"], options: WholeSearch = WholeSearch()) -> Whole:
+    "The layers that were grown, with the last one as it was before, or else from answers in which nothing is open."
     for l in range(len(grown.layers)): grown.read(l)
     layers, known = grown.layers, grown.known(len(grown.layers)); ones = lambda layer: torch.ones(len(layer), dtype=torch.float64)
     whole = Whole([*known, known[-1]], tuple(layer.std for layer in layers), tuple(layer.told() if l else layer.seen for l, layer in enumerate(layers)), tuple(layer.seen for layer in layers), tuple(grown.levers(l) if l else ones(layer) for l, layer in enumerate(layers)), x, y)
+    if before: return replace(whole, net=unit_rows([known[0], *(_as_before(new, old, seen) for new, old, seen in zip(known[1:], before.net[1:], before.seen)), (pad(before.net[-1][0], (0, len(known[-1][1]) - before.net[-1][0].shape[1])), before.net[-1][1])]))
     clear = whole.clear; return replace(whole, net=[*known, fit_outputs(known, x[clear], y[clear], options.output)])
 
+def _as_before(new, old, seen):
+    "Rows that may have gained entries, as long as they were without them; new rows, which come last, as they are."
+    R, Q = (as_rows([v])[0] for v in (new, old)); common = torch.cat([R[:len(Q), :Q.shape[1] - 1], R[:len(Q), -1:]], 1) * seen; Q = Q * seen
+    size = torch.ones(len(R), dtype=R.dtype); size[:len(Q)] = (common * Q).sum(1) / Q.square().sum(1); R = R / size[:, None]; return R[:, :-1], R[:, -1]
+
+def united(whole: Whole, alike: float) -> Whole:
+    "Rows of a layer that are alike are one unit's: all that it sends on."
+    net, parts = list(whole.net), [list(p) for p in (whole.std, whole.told, whole.seen, whole.levers)]
+    for l in range(1, len(net) - 1):
+        R, all_ = as_rows([net[l]])[0], torch.ones_like(as_rows([net[l]])[0], dtype=torch.bool); same = torch.triu(differences(R, all_, R, all_, 1) < alike, 1) & (R @ R.T > 0); second = same.any(0)
+        if not second.any(): continue
+        W, b = net[l + 1]; add = torch.zeros(len(R), len(R), dtype=R.dtype); i = second.nonzero()[:, 0]; add[i, same[:, i].double().argmax(0)] = 1.; keep = ~second; cut = torch.cat([keep, torch.ones(1, dtype=torch.bool)])
+        net[l], net[l + 1] = (net[l][0][keep], net[l][1][keep]), ((W + W @ add)[:, keep], b)
+        for p in parts:
+            p[l - 1] = p[l - 1][keep]
+            if l < len(net) - 2 and p is not parts[3]: p[l] = p[l][:, cut]
+    return replace(whole, net=unit_rows(net), **dict(zip(("std", "told", "seen", "levers"), map(tuple, parts))))
+
 def kept(grown: Growth, whole: Whole):
-    "Give the rows back to the layers that were grown: they may lack units."
-    for layer, (W, b), seen in zip(grown.layers, whole.net[1:], whole.seen): layer.rows, layer.seen = torch.cat([W, b[:, None]], 1) * layer.sign[:, None], seen.clone()
+    "Give the rows back to the layers that were grown: they may lack units, and what is known of them may be of use."
+    for l, layer in enumerate(grown.layers):
+        changed = len(whole.net[l][1]) + 1 != layer.rows.shape[1]
+        layer.rows, layer.seen, layer.std = as_rows(whole.net)[l + 1], whole.seen[l].clone(), whole.std[l].clone(); layer.sign = torch.ones(len(layer.rows), dtype=torch.float64)
+        if changed: layer.forget()
     grown._tables = {}
 
 def reached(grown: Growth, whole: Whole, options: WholeSearch = WholeSearch()) -> bool:
@@ -241,8 +271,9 @@ def completed(grown: Growth, noise: Callable, options: WholeSearch = WholeSearch
     o, g = options, grown.g; whole = fine = None; before = []
     for r in range(o.rounds):
         known = grown.known(len(grown.layers)); empty = torch.zeros(0, known[0][0].shape[1], dtype=torch.float64); x = probe_inputs(grown.crowd, known, whole.x[fine] if whole else empty, r > 0, g, o); y = grown.f(x); ok = y.norm(dim=1) > o.loud * x.norm(dim=1)
-        whole = whole_of(grown, torch.cat([whole.x, x[ok]]) if whole else x[ok], torch.cat([whole.y, y[ok]]) if whole else y[ok], o); start = whole.miss[whole.clear].median().item()
-        whole = mended(opened(fitted(whole, noise, 1., o.fit, o, whole.clear), g, o), g, o); whole = fitted(whole, noise, 0., o.again, o, whole.clear & (whole.miss < o.odd)); fine = whole.explained(o.explained, o)
+        whole = whole_of(grown, whole, torch.cat([whole.x, x[ok]]) if whole else x[ok], torch.cat([whole.y, y[ok]]) if whole else y[ok], o); start = whole.miss[whole.clear].median().item()
+        if start > o.explained: whole = fitted(whole, noise, 1., o.fit, o, whole.clear)
+        whole = mended(opened(whole, g, o), g, o); whole = fitted(whole, noise, 0., o.again, o, whole.clear & (whole.miss < o.odd)); whole = united(whole, o.growth.same); fine = whole.explained(o.explained, o)
         seen = [s.clone() for s in whole.seen]
         for s, n in zip(seen[1:], together_in(whole.net, whole.x[fine])[1:]): s[:, :-1] |= n.T >= o.least
         whole = replace(whole, seen=tuple(seen)); kept(grown, whole); units = [len(layer) for layer in grown.layers]
@@ -287,14 +318,14 @@ def recover_deep_relu(
 ) -> tuple[Layers, Certificate, Architecture]:  # layers in the canonical gauge
     "A ReLU network with several hidden layers of known widths, none wider than the one before, and several outputs, from scratch. Raises DeepFailure when a check fails."
     sizes, g, o, walks = run.arch.sizes, run.generator("section"), options, options.growth.walks; d, h = sizes[:2]
-    basis, x0 = Basis(d, g), torch.randn(d, generator=g, dtype=torch.float64) * (length / d**.5); k = min(d, max(math.ceil(walks.deep.wide * h), h + 4)); f = lambda c: run.ask(x0 + c @ basis.rows(0, k))
-    units, pool = first_layer(run, f, k, h, walks.center * length, eps, g, walks.deep); quiet = pool[0][0].noise; noise = _Noise(quiet.near, quiet.far, eps)
-    section = Section(f, refined_first(f, _settled(units, 1, walks.deep), noise, length, g, o), length, noise, g, walks); run.stage("layer", layer=1, units=h, error=section.first.error)
-    grown = Growth(lambda v: section.f(section.at(v)), h, list(sizes[2:-1]), walks.center * length, section.size, eps, g, run.stage, o.growth)
+    out = o.away * length; basis, x0 = Basis(d, g), torch.randn(d, generator=g, dtype=torch.float64) * (out / d**.5); k = min(d, max(math.ceil(walks.deep.wide * h), h + 4)); f = lambda c: run.ask(x0 + c @ basis.rows(0, k))
+    units, pool = first_layer(run, f, k, h, walks.center * out, eps, g, walks.deep); quiet = pool[0][0].noise; noise = _Noise(quiet.near, quiet.far, eps)
+    section = Section(f, refined_first(f, _settled(units, 1, walks.deep), noise, out, g, o), out, noise, g, walks); run.stage("layer", layer=1, units=h, error=section.first.error)
+    grown = Growth(lambda v: section.f(section.at(v)), h, list(sizes[2:-1]), walks.center * out, section.size, eps, g, run.stage, o.growth)
     for l in range(len(grown.told)): grown.grow(l)
     at = lambda v, y: noise(section.at(v), y); whole = settled(completed(grown, at, o), grown, at, o); left = untold(whole, o); whole = without_untold(whole, left)
     x, first = section.at(whole.x), section.first; net = [(first.W, first.b), *whole.net[1:]]; stds = [first.std, *whole.deviations(o)[1:]]
-    copies = posterior_copies(net, stds, x, whole.y, noise(x, whole.y), g, first=1, options=o.fit); run.stage("copies")
+    copies = posterior_copies(net, stds, x, whole.y, noise(x, whole.y), g, first=whole.first(o), options=o.fit); run.stage("copies")
     candidates = torch.cat([section.mixed(o.pool), section.at(grown.crowd.between(whole.net[:-1], o.pool))])
     net, cert = lift_and_certify(run, x0, basis, net, copies, candidates, math.ceil(o.surplus * h / min(len(b) for _, b in net[1:])), noise, "relu", 0., length, g, bars=bars)
     cert, silent = with_open(cert, left), [told - len(b) for told, (_, b) in zip(sizes[1:-1], whole.net)]
