@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FacetSearch', 'sent', 'along_rows', 'boundaries', 'nearest_switch', 'room_along', 'Sent', 'sent_around', 'Facets',
-           'no_facets', 'slopes_within', 'facets_on_line', 'facets_between', 'partial_rows', 'differences', 'merged',
-           'onto', 'shown', 'far_places', 'proved', 'Corners', 'corners_of', 'entries_at', 'corner_entries', 'sketched',
-           'sketch_proved', 'rows_confirmed', 'second_rows']
+           'no_facets', 'slopes_within', 'facets_on_line', 'facets_between', 'partial_rows', 'enough', 'differences',
+           'merged', 'onto', 'shown', 'far_places', 'proved', 'Corners', 'corners_of', 'entries_at', 'corner_entries',
+           'sketched', 'sketch_proved', 'rows_confirmed', 'second_rows']
 
 # %% ../nbs/19_facets.ipynb #c002
 import math
@@ -40,7 +40,7 @@ class FacetSearch:
     outside: float = 1e-6  # part of a unit normal that what is sent on cannot make: above this the kink is of an earlier unit, or of several
     normal: float = 1e-9  # standard deviation of a normal as it is measured
     vague: float = 1e-4  # a row with a larger standard deviation from it tells nothing
-    common: int = 8  # entries that two rows must share to be compared
+    common: tuple[int, float] = (8, .33)  # entries that two rows must share to be compared; in narrow layers this share of them
     places: tuple[int, int] = (4, 12)  # where a row is proved: first few, then more for those that pass
     drawn: tuple[int, int] = (120, 200)  # places looked at for them, at a time
     hops: tuple[int, int] = (2, 3)  # times that more are looked for from the best of those
@@ -270,15 +270,19 @@ def partial_rows(
         mask = _with_one(h) > 0; rows.append(row / size[:, None] * mask); seen.append(mask); ok.append(at.full & (rest < o.outside) & (std < o.vague))
     return (torch.cat(rows), torch.cat(seen), torch.cat(ok)) if rows else (facets.x.new_zeros(0, len(known[-1][1]) + 1), torch.zeros(0, len(known[-1][1]) + 1, dtype=torch.bool), torch.zeros(0, dtype=torch.bool))
 
+def enough(p: int, options: FacetSearch = FacetSearch()) -> int:
+    "Entries that rows of so many must share to be compared."
+    return min(options.common[0], math.ceil(options.common[1] * p))
+
 def differences(
     rows: Float[Tensor, "a p"],
     seen: Bool[Tensor, "a p"],
     others: Float[Tensor, "b p"],
     seen_too: Bool[Tensor, "b p"],
-    least: int = FacetSearch.common,  # entries in common
+    least: int | None = None,  # entries in common
 ) -> Float[Tensor, "a b"]:
     "Distance of directions on the entries that both show, up to sign; infinite where those are too few."
-    m, q = seen.to(rows.dtype), seen_too.to(rows.dtype); A, B = rows * m, others * q
+    least = enough(rows.shape[1]) if least is None else least; m, q = seen.to(rows.dtype), seen_too.to(rows.dtype); A, B = rows * m, others * q
     na, nb = A.square() @ q.T, m @ B.square().T; cos = (A @ B.T).abs() / (na * nb).clamp_min(1e-300).sqrt()
     return torch.where((m @ q.T >= least) & (na > 1e-6) & (nb > 1e-6), (2 - 2 * cos).clamp_min(0).sqrt(), math.inf)
 

@@ -18,7 +18,7 @@ from .core import Layers
 from .peel import jacobians
 from .deep import DeepFailure, MeasuredLayer, _with_one, refine_rows, sweep_line
 from .walks import Frame, WalkSearch, _seen, _zeros, hidden_vectors, known_kinks
-from .facets import Facets, FacetSearch, boundaries, corner_entries, differences, facets_between, facets_on_line, merged, partial_rows, proved, room_along, second_rows, sent, sent_around, slopes_within
+from .facets import Facets, FacetSearch, boundaries, corner_entries, differences, enough, facets_between, facets_on_line, merged, partial_rows, proved, room_along, second_rows, sent, sent_around, slopes_within
 
 # %% ../nbs/19_growth.ipynb #c004
 @dataclass(frozen=True)
@@ -445,7 +445,7 @@ class Growth:
         "Rows from facets whose boundaries go on where they say."
         o, fo, layer, known, targets = self.options, self.options.facets, self.layers[l], self.known(l), None; owner, grown = layer.extend(), len(layer); start = grown
         while True:
-            loose = torch.tensor([c for c in ((owner < 0) & layer.tells & (layer.shows.sum(1) > fo.common)).nonzero()[:, 0].tolist() if c not in layer.tried], dtype=torch.long)
+            loose = torch.tensor([c for c in ((owner < 0) & layer.tells & (layer.shows.sum(1) > enough(layer.rows.shape[1], fo))).nonzero()[:, 0].tolist() if c not in layer.tried], dtype=torch.long)
             if not len(loose) or len(layer) >= self.told[l]: break
             if targets is None: targets = torch.cat([self.crowd.rich(known, 40), self.crowd.centred(known, 20), self.crowd.wide(40)])
             if len(layer) > grown and l and not layer.done: owner = self.review(l, targets); grown = len(layer)

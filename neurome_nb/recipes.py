@@ -322,7 +322,7 @@ def _open_weights(cert: Certificate) -> int:
     for l, unit, _ in cert.unidentifiable: bars[l][unit] = False; bars[l + 1][:, unit] = False
     return sum(int(open_.sum()) for open_ in bars)
 
-def _but_for(outcome: Outcome, cert: Certificate, arch: Architecture, share: float = .02, weights: float = .001) -> Outcome:
+def _but_for(outcome: Outcome, cert: Certificate, arch: Architecture, share: float = .02, weights: float = .01) -> Outcome:
     "A deep network is recovered when all but a few of its hidden units are, and those are named: at most this share. Hardly any is without a unit that never switches. And at most this share of its parameters may be weights that no answer tells."
     named, hidden, open_ = len(cert.unidentifiable), sum(arch.sizes[1:-1]), _open_weights(cert)
     if outcome.kind not in ("unidentifiable", "recovered") or not named + open_: return outcome
