@@ -40,7 +40,7 @@ class FacetSearch:
     outside: float = 1e-6  # part of a unit normal that what is sent on cannot make: above this the kink is of an earlier unit, or of several
     normal: float = 1e-9  # standard deviation of a normal as it is measured
     vague: float = 1e-4  # a row with a larger standard deviation from it tells nothing
-    common: tuple[int, float] = (8, .33)  # entries that two rows must share to be compared; in narrow layers this share of them
+    common: tuple[int, float] = (8, .25)  # entries that two rows must share to be compared; in narrow layers this share of them
     places: tuple[int, int] = (4, 12)  # where a row is proved: first few, then more for those that pass
     drawn: tuple[int, int] = (120, 200)  # places looked at for them, at a time
     hops: tuple[int, int] = (2, 3)  # times that more are looked for from the best of those

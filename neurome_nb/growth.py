@@ -80,6 +80,8 @@ class GrowthSearch:
     heard: float = 1e-3  # they change slopes by at least this share
     off: int = 40  # inputs where they may be off
     surely: float = 5.  # a unit with open entries is off where these would have to be so many typical ones together to turn it on
+    vouched: float = .002  # share of the inputs that are explained without it at which a new unit may seem to be on
+    beside: float = 1e-5  # closer to its boundary than this, relative to the hidden vector, they do not count
     alone: tuple[float, float] = (1e-6, 3e-8)  # standard deviation of a row as facets show it: in the second layer, and behind it
     corner: float = 1e-3  # of an entry as corners show it
     refined: float = 1e-6  # a standard deviation below this is that of a row that was refined
@@ -443,9 +445,9 @@ class Growth:
 
     def prove(self, l):
         "Rows from facets whose boundaries go on where they say."
-        o, fo, layer, known, targets = self.options, self.options.facets, self.layers[l], self.known(l), None; owner, grown = layer.extend(), len(layer); start = grown
+        o, fo, layer, known, targets = self.options, self.options.facets, self.layers[l], self.known(l), None; owner = self.extend(l); start = grown = len(layer)
         while True:
-            loose = torch.tensor([c for c in ((owner < 0) & layer.tells & (layer.shows.sum(1) > enough(layer.rows.shape[1], fo))).nonzero()[:, 0].tolist() if c not in layer.tried], dtype=torch.long)
+            loose = torch.tensor([c for c in ((owner < 0) & layer.tells & (layer.shows.sum(1) >= enough(layer.rows.shape[1], fo))).nonzero()[:, 0].tolist() if c not in layer.tried], dtype=torch.long)
             if not len(loose) or len(layer) >= self.told[l]: break
             if targets is None: targets = torch.cat([self.crowd.rich(known, 40), self.crowd.centred(known, 20), self.crowd.wide(40)])
             if len(layer) > grown and l and not layer.done: owner = self.review(l, targets); grown = len(layer)
@@ -455,7 +457,7 @@ class Growth:
             for q in c.tolist():
                 if len(layer) >= self.told[l]: break
                 if len(layer) and (differences(layer.partial[q:q + 1], layer.shows[q:q + 1], layer.rows, layer.seen) < o.same).any(): continue
-                layer.add(layer.partial[q:q + 1], layer.shows[q:q + 1]); owner = layer.extend()
+                layer.add(layer.partial[q:q + 1], layer.shows[q:q + 1]); owner = self.extend(l)
         if len(layer) > start and l: self.review(l, targets, start if layer.done else 0)
 
     def review(self, l, targets, first=0):
@@ -464,7 +466,7 @@ class Growth:
         if not len(r): return owner
         right, asked = self.proved(l, layer.rows[r], layer.seen[r], self.facets.x[c[r]], targets, then=True, keep=o.review); bad = r[right < o.facets.share[0] * asked]
         if len(bad): layer.tried |= set(torch.isin(owner, bad).nonzero()[:, 0].tolist()); layer.keep(~torch.isin(torch.arange(len(layer)), bad))
-        return layer.extend()
+        return self.extend(l)
 
     def fill(self, l):
         "Entries that no facet shows, at corners."
@@ -479,10 +481,21 @@ class Growth:
         if self.facets is None: return 0
         self.read(l); self.prove(l); self.fill(l); return self.signs(l)
 
+    def nearest(self, l):
+        "For every row the facet of it that lies nearest, of those where nothing counts that is not told; how far away (infinite: there is none), and what is sent on at all facets."
+        layer, owner = self.layers[l], self.layers[l].owners(); h = sent(self.known(l), self.facets.x); dim = (h > 0).to(h.dtype) @ (~layer.seen[:, :-1]).to(h.dtype).T > 0
+        far, c = torch.where((owner[None] == torch.arange(len(layer))[:, None]) & ~dim.T, h.norm(dim=1), math.inf).min(1); return c, far, h
+
     def levers(self, l) -> Float[Tensor, "h"]:
         "How much less sure than its weights the bias of each row is: as far away as the nearest of its facets lies."
-        owner, far = self.layers[l].owners(), sent(self.known(l), self.facets.x).norm(dim=1); near = torch.where(owner[None] == torch.arange(len(self.layers[l]))[:, None], far, math.inf).amin(1)
-        return torch.where(near.isfinite(), near, far.max()).clamp_min(1.)
+        _, far, h = self.nearest(l); return torch.where(far.isfinite(), far, h.norm(dim=1).max()).clamp_min(1.)
+
+    def extend(self, l) -> Int[Tensor, "c"]:
+        "Rows with all entries that their facets show, and biases from the nearest of these. Whose each facet is."
+        layer = self.layers[l]; owner = layer.extend()
+        if layer.done or not len(layer) or not len(owner): return owner
+        c, far, h = self.nearest(l); r = (far.isfinite() & layer.std.isinf().all(1)).nonzero()[:, 0]
+        layer.rows[r, -1] = -(layer.rows[r, :-1] * h[c[r]]).sum(1); layer.rows = normalize(layer.rows, dim=1); return layer.owners()
 
     # --- signs
     def measured_slopes(self, l):
@@ -662,12 +675,20 @@ class Growth:
                 if miss < sure and torch.linalg.svdvals(A / scale)[-1] > self.options.facets.vague and q[-1].abs() > sure * rest.norm(): layer.rows[r, open_], layer.seen[r, open_] = q[:-1], True
         layer.rows = normalize(layer.rows, dim=1); self._tables = {}
 
-    def found_by(self, facets: Facets) -> bool:
-        "Rows and entries that these facets tell, in whatever layer. Whether there are any."
+    def vouch(self, l, first, x):
+        "Rows from this one on are new: at inputs whose answers are explained without them such a unit is off, which tells its sign; a row that is not is none."
+        o, layer = self.options, self.layers[l]; h = _with_one(sent(self.known(l), x)); z = h @ layer.rows[first:].T / h.norm(dim=1, keepdim=True); told = ~((h[:, :-1] > 0).to(h.dtype) @ (~layer.seen[first:, :-1]).to(h.dtype).T > 0)
+        up, down = ((told & (z * side > o.beside)).sum(0) for side in (1., -1.)); layer.sign[first:] = torch.where(up > down, -1., 1.); good = torch.minimum(up, down) <= o.vouched * (up + down)
+        layer.keep(torch.cat([torch.ones(first, dtype=torch.bool), good]))
+
+    def found_by(self, facets: Facets, x: Float[Tensor, "n d"]) -> bool:
+        "Rows and entries that these facets tell, in whatever layer; x: inputs whose answers are explained without them. Whether there are any."
         before = [(len(layer), int(layer.seen.sum())) for layer in self.layers]; self.add(0, facets)
         for l, layer in enumerate(self.layers):
             n = len(layer); self.read(l); self.complete(l, facets); self.prove(l)
-            if len(layer) > n: self.signs(l); self.fill(l); layer.sign = torch.where(layer.sign == 0, -1., layer.sign); self.insert(l)
+            if len(layer) > n:
+                self.fill(l); self.vouch(l, n, x)
+                if len(layer) > n: self.insert(l)
             elif not layer.seen.all(): self.fill(l)
         return before != [(len(layer), int(layer.seen.sum())) for layer in self.layers]
 
