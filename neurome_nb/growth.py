@@ -77,7 +77,9 @@ class GrowthSearch:
     sign_tol: float = 1e-6  # a change of the slopes below this is none
     everywhere: int = 2  # units that are on wherever that was tested are looked for where they are off, at most so many at once
     constant: int = 200  # places whose slopes tell what they come from
-    heard: float = 1e-3  # they change slopes by at least this share
+    scarce: float = .05  # at this share of the places there may be fewer
+    heard: float = 1e-4  # they change slopes by at least this share
+    gap: float = 1e-2  # and the next singular value of these changes is at most this much of theirs
     off: int = 40  # inputs where they may be off
     surely: float = 5.  # a unit with open entries is off where these would have to be so many typical ones together to turn it on
     vouched: float = .002  # share of the inputs that are explained without it at which a new unit may seem to be on
@@ -113,6 +115,7 @@ def enrich(
     x: Float[Tensor, "n d"],  # where to begin
     front: Float[Tensor, "n 1"],  # what units before the last known layer count, relative to those in it
     steps: int,
+    want: Float[Tensor, "p"] | None = None,  # 1.: of the last layer these are to be on, -1.: and these off
     options: GrowthSearch = GrowthSearch(),
     least: float = .3,  # on by this much, in units of what is typical
 ) -> Float[Tensor, "n d"]:
@@ -121,8 +124,9 @@ def enrich(
     for k in range(steps):
         x = x.detach().requires_grad_(); h, loss = x, 0.
         for l, (W, b) in enumerate(known):
-            z = h @ W.T + b; h = z.clamp_min(0); s = z / z.detach().norm(dim=1, keepdim=True).clamp_min(1e-12) * z.shape[1]**.5
-            loss = loss + ((1. if l == len(known) - 1 else front) * (least - s).clamp_min(0).mean(1, keepdim=True)).sum()
+            z = h @ W.T + b; h = z.clamp_min(0); s = z / z.detach().norm(dim=1, keepdim=True).clamp_min(1e-12) * z.shape[1]**.5; last = l == len(known) - 1
+            if last and want is not None: s = s * want
+            loss = loss + ((1. if last else front) * (least - s).clamp_min(0).mean(1, keepdim=True)).sum()
         x = r * normalize(x - r * first * (last / first)**(k / steps) * normalize(torch.autograd.grad(loss, x)[0], dim=1), dim=1)
     return x.detach()
 
@@ -138,9 +142,9 @@ class Crowd:
         "In all directions, at distances between these powers of ten."
         return self.draw(n) * self.scale * 10**(lo + (hi - lo) * self.rand(n, 1))
 
-    def rich(self, known, n):
-        "Where as many units as possible are on."
-        return enrich(known, self.wide(n, 0., 1.), self.options.front**-self.rand(n, 1), self.options.climb[2], self.options)
+    def rich(self, known, n, want=None):
+        "Where as many units as possible are on, or of the last layer those that are wanted."
+        return enrich(known, self.wide(n, 0., 1.), self.options.front**-self.rand(n, 1), self.options.climb[2], want, self.options)
 
     def centred(self, known, n):
         "Where what is sent on is unlike what is sent on at most inputs."
@@ -499,8 +503,10 @@ class Growth:
 
     # --- signs
     def measured_slopes(self, l):
-        "Inputs where nearly all units of the last known layer are on, and slopes there."
-        o, fo, known = self.options, self.options.facets, self.known(l); x = self.crowd.rich(known, o.slopes_of); at = sent_around(known, x, fo.independent); top = (at.full * at.on).argsort(descending=True)[:o.slopes]; x, V = x[top], at.V[top]
+        "Inputs where nearly all units of the last known layer are on but those that entries come from which are not known, and slopes there."
+        o, fo, known, open_ = self.options, self.options.facets, self.known(l), (~self.layers[l].seen[:, :-1]).any(0); x = self.crowd.rich(known, o.slopes_of)
+        if open_.any(): x = torch.cat([x, self.crowd.rich(known, o.slopes_of, 1 - 2 * open_.double())])
+        at = sent_around(known, x, fo.independent); count = ((sent(known, x) > 0) & open_).sum(1); top = (at.full * (at.on - count)).argsort(descending=True)[:o.slopes]; x, V = x[top], at.V[top]  # where few entries count that nothing has told
         there = V.norm(dim=2) > .5; step = o.short * torch.minimum(x.norm(dim=1), 1e3 * torch.where(there, room_along(known, x, V), math.inf).amin(1)); w = normalize(torch.where(torch.arange(V.shape[1]) % 2 > 0, 1., -1.).double() @ V, dim=1); left, X, D = torch.arange(len(x)), [], []
         for _ in range(fo.tries):
             if not len(left): break
@@ -525,15 +531,21 @@ class Growth:
         c = ((owner >= 0) & (self.facets.side != 0)).nonzero()[:, 0]; r = owner[c]; zero = torch.zeros(len(layer), dtype=torch.float64)
         sides = zero.index_add(0, r, self.facets.side[c] * ((layer.partial[c] * layer.rows[r]) * (layer.shows[c] & layer.seen[r])).sum(1).sign()); count = r.bincount(minlength=len(layer))
         layer.sign = torch.where((layer.sign == 0) & (count >= o.sign_sides) & (sides.abs() >= o.sign_agree * count), sides.sign(), layer.sign)
-        if (layer.sign != 0).all(): return 0
-        at = self.slope_places(l, owner)
+        self.ranked(l); weak = (layer.sign == 0) & (sides != 0)
+        if weak.any(): layer.sign = torch.where(weak, sides.sign(), layer.sign); self.ranked(l); layer.sign[weak] = 0.; self.ranked(l)  # with their help others are told, and then they themselves
+        layer.sign = torch.where(layer.sign == 0, sides.sign(), layer.sign)
+        return int((layer.sign == 0).sum())
+
+    def ranked(self, l):
+        "Signs from slopes."
+        o, layer = self.options, self.layers[l]
+        if (layer.sign != 0).all(): return
+        at = self.slope_places(l, layer.owners())
         for _ in range(4):  # signs found tell others
             votes, count = sign_votes(self.known(l), layer, at, o); agreed = (votes.abs() >= o.sign_agree * count) & (layer.sign == 0); sure = agreed & (count >= 2)
             if not sure.any(): sure = agreed & (count >= 1)
             if not sure.any(): break
             layer.sign[sure] = votes[sure].sign()
-        layer.sign = torch.where(layer.sign == 0, sides.sign(), layer.sign)
-        return int((layer.sign == 0).sum())
 
     # --- missing units
     def testable(self, l, n):
@@ -573,7 +585,7 @@ class Growth:
         for q in sorted(at.order, key=lambda q: -at.free(q, other(q), layer.seen)):
             if at.free(q, other(q), layer.seen) <= level or len(equations) >= o.constant: break
             B, G, _ = at.normals(q, known, other(q), layer, o); Q = torch.linalg.svd(G)[2][len(G):].T if len(G) else torch.eye(len(B), dtype=B.dtype); T = at.slopes[q].T @ B.T; _, S, V = torch.linalg.svd(T / T.norm() @ Q, full_matrices=False)
-            if len(S) <= level or S[level] > o.silent or S[level - 1] < o.heard: continue
+            if len(S) <= level or S[level] > o.gap * S[level - 1] or S[level - 1] < o.heard: continue
             J = jacobians(known, at.x[q:q + 1], "relu", 0.)[0]; equations.append((J @ B.T @ Q @ (torch.eye(Q.shape[1], dtype=B.dtype) - V[:level].T @ V[:level])).T)
         if not equations or len(E := torch.cat(equations)) < E.shape[1]: return None
         return torch.linalg.svd(E)[2][-level:]
@@ -587,7 +599,7 @@ class Growth:
     def chase_missing(self, l, x, q, k):
         "Facets of missing units, from places where more of them are on than at others nearby."
         o, ok = self.options, (q >= 0).nonzero()[:, 0]
-        if len(ok) and 0 < (least := int(q[ok].min())) <= o.everywhere and self.facets is not None and (y := self.where_off(l, least)) is not None: x, q = torch.cat([x, y]), torch.cat([q, self.count(l, y, k)]); ok = (q >= 0).nonzero()[:, 0]
+        if len(ok) and 0 < (least := int(q[ok].double().quantile(o.scarce))) <= o.everywhere and self.facets is not None and (y := self.where_off(l, least)) is not None: x, q = torch.cat([x, y]), torch.cat([q, self.count(l, y, k)]); ok = (q >= 0).nonzero()[:, 0]
         levels = q[ok].unique(); pairs = []
         for level in levels[:-1].tolist():
             lo, hi = ok[q[ok] <= level], ok[q[ok] > level]; hi = hi[torch.randperm(len(hi), generator=self.g)[:o.chases]].repeat(math.ceil(6 / len(hi)))[:o.chases]

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['WholeSearch', 'refined_first', 'switched_on', 'together_in', 'both_on', 'Whole', 'fit_outputs', 'some', 'telling',
            'opened', 'mended', 'with_answers', 'fitted', 'probe_inputs', 'whole_of', 'united', 'kept', 'reached',
-           'completed', 'untold', 'settled', 'without_untold', 'with_open', 'recover_deep_relu']
+           'completed', 'untold', 'spreads', 'weak_units', 'telling_inputs', 'settled', 'without_untold', 'held',
+           'with_open', 'recover_deep_relu']
 
 # %% ../nbs/19_whole.ipynb #c002
 import math
@@ -64,6 +65,10 @@ class WholeSearch:
     halvings: int = 36  # of each
     widths: tuple[float, ...] = (1e-4, 1e-5, 1e-3)  # of the rest of them, relative to the distance from the origin: there a missing unit switches
     more: int = 400  # answers asked before the last fit, at most
+    asks: int = 4  # times that answers are asked where networks that explain all others as well differ most
+    goal: float = 2e-9  # spread of a weight among those networks, relative to the largest of its layer, above which such answers are asked, and it is left open in the end
+    draws: int = 4  # of these networks
+    each_weak: int = 3  # ascents to every two units one of which is such a unit, at most
     enough: int = 2  # explained answers in which both units are on tell the weight between them
     most: int = 3500  # answers of the last fit
     pool: int = 2000  # candidates of each kind for the base points of the lift
@@ -174,11 +179,12 @@ def some(which: Bool[Tensor, "n"], n: int, g: torch.Generator) -> Int[Tensor, "m
     i = which.nonzero()[:, 0]; return i[torch.randperm(len(i), generator=g)[:n]]
 
 def telling(whole: Whole, which: Bool[Tensor, "n"], n: int, g: torch.Generator) -> Int[Tensor, "m"]:
-    "At most n of these answers, half of them those that tell weights which few others tell."
+    "At most n of these answers: a third of them those explained least, a third those that tell weights which few others tell."
     i = which.nonzero()[:, 0]
     if len(i) <= n: return i
-    D = [d.double() for d in switched_on(whole.net, whole.x[i])]; order = sum(((A @ (1 / (A.T @ B).clamp_min(1.))) * B).sum(1) for A, B in zip(D, D[1:])).argsort(descending=True); rest = order[n // 2:]
-    return i[torch.cat([order[:n // 2], rest[torch.randperm(len(rest), generator=g)[:n - n // 2]]])]
+    D = [d.double() for d in switched_on(whole.net, whole.x[i])]; rare = sum(((A @ (1 / (A.T @ B).clamp_min(1.))) * B).sum(1) for A, B in zip(D, D[1:])); left = torch.ones(len(i), dtype=torch.bool)
+    for key in (whole.miss[i], rare, torch.rand(len(i), generator=g, dtype=torch.float64)): left[torch.where(left, key, -1.).topk(n // 3).indices] = False
+    return i[~left]
 
 def opened(whole: Whole, g: torch.Generator, options: WholeSearch = WholeSearch()) -> Whole:
     "Entries nothing has told yet, from the answers in which they matter."
@@ -292,29 +298,56 @@ def completed(grown: Growth, noise: Callable, options: WholeSearch = WholeSearch
         if idle >= o.idle: break
     return whole
 
-def untold(whole: Whole, options: WholeSearch = WholeSearch()) -> list[Bool[Tensor, "a b"]]:
-    "Weights between hidden layers, [from, to], that too few explained answers tell."
-    return [n < options.enough for n in together_in(whole.net, whole.x[whole.explained(options.explained, options)])]
+def untold(whole: Whole, options: WholeSearch = WholeSearch()) -> list[Bool[Tensor, "h p"]]:
+    "Entries of the rows of all layers behind the first that too few explained answers tell: of weights between two hidden layers."
+    few = [n < options.enough for n in together_in(whole.net, whole.x[whole.explained(options.explained, options)])]
+    return [pad(n.T, (0, 1)) for n in few] + [torch.zeros_like(as_rows(whole.net[-1:])[0], dtype=torch.bool)]
+
+def spreads(net: Layers, copies: list[Layers]) -> list[Float[Tensor, "h p"]]:
+    "How far the rows of the layers behind the first differ among copies, relative to the largest weight of the layer."
+    return [torch.stack([r - row for r in rows]).square().mean(0).sqrt() / row.abs().max() for row, *rows in list(zip(as_rows(unit_rows(net)), *(as_rows(unit_rows(c)) for c in copies)))[1:]]
+
+def weak_units(vague: list[Bool[Tensor, "h p"]]) -> list[Int[Tensor, "w"]]:
+    "Units of every hidden layer with entries, or weights to the outputs, that the answers do not tell well."
+    weak = [torch.zeros(vague[0].shape[1] - 1, dtype=torch.bool), *(v.any(1) for v in vague[:-1])]; weak[-1] = weak[-1] | vague[-1][:, :-1].any(0)
+    return [v.nonzero()[:, 0] for v in weak]
+
+def telling_inputs(whole: Whole, copies: list[Layers], weak: list[Int[Tensor, "w"]], crowd: Crowd, noise: Callable, g: torch.Generator, options: WholeSearch = WholeSearch()) -> Float[Tensor, "m d"]:
+    "Inputs in which weak units are on together with units before and behind them: those where the copies disagree most."
+    o, net, x = options, whole.net, []
+    for l, units in enumerate(weak):
+        for first, last in ((l - 1, True), (l, False)):  # together with each unit before, and behind
+            if not len(units) or not 0 <= first < len(net) - 2: continue
+            n = len(net[first if last else first + 1][1]); others, mine = torch.arange(n).repeat(len(units)), units.repeat_interleave(n)
+            x.append(both_on(net, first, torch.stack([others, mine] if last else [mine, others], 1), lambda n: crowd.wide(n, 1., 3.), o.each_weak, g, o))
+        if len(units): rows = as_rows(net)[l][units].repeat(o.each_weak * o.each, 1); x.append(ascend(net[:l], rows, crowd.wide(len(rows), 0., 3.), o.steps, options=o.growth))
+    x = torch.cat(x); now = forward(net, x, "relu", 0.); spread = torch.stack([forward(c, x, "relu", 0.) - now for c in copies]).square().mean(0).sum(1).sqrt() / noise(x, now)
+    return x[spread.topk(min(o.more, len(x))).indices]
 
 def settled(whole: Whole, grown: Growth, noise: Callable, options: WholeSearch = WholeSearch()) -> Whole:
-    "More answers for weights that few tell, then all layers once more."
+    "More answers for weights that few tell, then all layers once more, and answers for what these leave in doubt."
     o, g, crowd = options, grown.g, grown.crowd
-    more = [both_on(whole.net, l, q, lambda n: crowd.wide(n, 1., 3.), o.tries[1], g, o) for l, v in enumerate(untold(whole, o)) if len(q := v.nonzero())]; x = torch.cat([crowd.wide(o.probes, -.5, 2.), *more])
-    whole = mended(with_answers(whole, grown.f, x[torch.randperm(len(x), generator=g)[:o.more]], o), g, o); i = telling(whole, whole.explained(o.roughly, o), o.most, g); whole = fitted(whole, noise, 0., o.last, o, i)
-    grown.stage("settled", answers=len(i), residual=whole.miss[i].median().item(), worst=whole.miss[i].max().item(), unexplained=int((~whole.explained(o.explained, o)).sum()), untold=sum(int(v.sum()) for v in untold(whole, o)))
-    return replace(whole, x=whole.x[i], y=whole.y[i])
+    more = [both_on(whole.net, l, q, lambda n: crowd.wide(n, 1., 3.), o.tries[1], g, o) for l, v in enumerate(untold(whole, o)[:-1]) if len(q := v[:, :-1].T.nonzero())]; x = torch.cat([crowd.wide(o.probes, -.5, 2.), *more]); x = x[torch.randperm(len(x), generator=g)[:o.more]]
+    for ask in range(o.asks + 1):
+        whole = mended(with_answers(whole, grown.f, x, o), g, o); i = telling(whole, whole.explained(o.roughly, o), o.most, g); whole = fitted(whole, noise, 0., o.last, o, i); part = replace(whole, x=whole.x[i], y=whole.y[i]); left = untold(whole, o)
+        copies = posterior_copies(whole.net, without_untold(whole, left).deviations(o), part.x, part.y, noise(part.x, part.y), g, first=whole.first(o), options=replace(o.fit, draws=o.draws)); weak = weak_units([(s > o.goal) & ~v for s, v in zip(spreads(whole.net, copies), left)])
+        grown.stage("settled", answers=len(i), residual=part.miss.median().item(), worst=part.miss.max().item(), unexplained=int((~whole.explained(o.explained, o)).sum()), untold=sum(int(v.sum()) for v in left), weak=sum(map(len, weak)))
+        if ask == o.asks or not any(map(len, weak)): break
+        x = telling_inputs(whole, copies, weak, crowd, noise, g, o)
+    return part
 
-def without_untold(whole: Whole, left: list[Bool[Tensor, "a b"]]) -> Whole:
-    "With zeros for weights that no answer tells; they count as known, so that nothing else depends on them."
-    net, std = list(whole.net), list(whole.std)
-    for l, open_ in enumerate(left): W, b = net[l + 1]; net[l + 1] = (W.masked_fill(open_.T, 0.), b); std[l] = std[l].clone(); std[l][:, :-1][open_.T] = 1e-300
-    return replace(whole, net=net, std=tuple(std))
+def without_untold(whole: Whole, left: list[Bool[Tensor, "h p"]]) -> Whole:
+    "With zeros for entries that no answer tells; they count as known, so that nothing else depends on them."
+    rows = [r.masked_fill(v, 0.) for r, v in zip(as_rows(whole.net)[1:], left)]
+    return replace(whole, net=[whole.net[0], *((r[:, :-1], r[:, -1]) for r in rows)], std=tuple(s.masked_fill(v, 1e-300) for s, v in zip(whole.std, left)))
 
-def with_open(cert: Certificate, left: list[Bool[Tensor, "a b"]]) -> Certificate:
-    "The certificate without a word on weights that no answer tells: their bars are infinite."
-    bars = [(dW.clone(), db) for dW, db in cert.error_bars]
-    for l, open_ in enumerate(left): bars[l + 1][0][open_.T] = math.inf
-    return replace(cert, error_bars=bars)
+def held(net: Layers, copies: list[Layers], left: list[Bool[Tensor, "h p"]]) -> list[Layers]:
+    "The copies with these entries as they are in the network: what is left open is to widen no other bar."
+    rows = as_rows(net)[1:]; return [[c[0], *((r[:, :-1], r[:, -1]) for r in (torch.where(v, r, q) for v, r, q in zip(left, rows, as_rows(c)[1:])))] for c in copies]
+
+def with_open(cert: Certificate, left: list[Bool[Tensor, "h p"]]) -> Certificate:
+    "The certificate without a word on these entries of the layers behind the first: their bars are infinite."
+    return replace(cert, error_bars=[cert.error_bars[0], *((dW.masked_fill(v[:, :-1], math.inf), db.masked_fill(v[:, -1], math.inf)) for (dW, db), v in zip(cert.error_bars[1:], left))])
 
 # %% ../nbs/19_whole.ipynb #c012
 def recover_deep_relu(
@@ -334,7 +367,7 @@ def recover_deep_relu(
     for l in range(len(grown.told)): grown.grow(l)
     at = lambda v, y: noise(section.at(v), y); whole = settled(completed(grown, at, o), grown, at, o); left = untold(whole, o); whole = without_untold(whole, left)
     x, first = section.at(whole.x), section.first; net = [(first.W, first.b), *whole.net[1:]]; stds = [first.std, *whole.deviations(o)[1:]]
-    copies = posterior_copies(net, stds, x, whole.y, noise(x, whole.y), g, first=whole.first(o), options=o.fit); run.stage("copies")
+    copies = posterior_copies(net, stds, x, whole.y, noise(x, whole.y), g, first=whole.first(o), options=o.fit); left = [v | (s > o.goal) for v, s in zip(left, spreads(net, copies))]; copies = held(net, copies, left); run.stage("copies", open=sum(int(v.sum()) for v in left))
     candidates = torch.cat([section.mixed(o.pool), section.at(grown.crowd.between(whole.net[:-1], o.pool))])
     net, cert = lift_and_certify(run, x0, basis, net, copies, candidates, math.ceil(o.surplus * h / min(len(b) for _, b in net[1:])), noise, "relu", 0., length, g, bars=bars)
     cert, silent = with_open(cert, left), [told - len(b) for told, (_, b) in zip(sizes[1:-1], whole.net)]
