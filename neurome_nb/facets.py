@@ -155,7 +155,7 @@ def sent_around(known: Layers, x: Float[Tensor, "n d"], tol: float = FacetSearch
     U, S, V = torch.linalg.svd(jacobians(known, x, "relu", 0.), full_matrices=False); keep = S > tol * S[:, :1]
     return Sent(U * keep[:, None], torch.where(keep, S, math.inf), V * keep[:, :, None], (sent(known, x) > 0).sum(1))
 
-# %% ../nbs/19_facets.ipynb #c008
+# %% ../nbs/19_facets.ipynb #c010
 @dataclass(frozen=True)
 class Facets:
     "Places where units behind known layers switch."
@@ -253,7 +253,7 @@ def facets_between(
     for p in parts[1:]: out = out.join(p)
     return out.pick(order), found
 
-# %% ../nbs/19_facets.ipynb #c010
+# %% ../nbs/19_facets.ipynb #c014
 def partial_rows(
     known: Layers,
     facets: Facets,
@@ -295,7 +295,7 @@ def merged(
     out = torch.where(seen, row, c * other * seen_too)
     return out / out.norm(), seen | seen_too
 
-# %% ../nbs/19_facets.ipynb #c012
+# %% ../nbs/19_facets.ipynb #c018
 def onto(
     known: Layers,
     rows: Float[Tensor, "n p+1"],
@@ -392,7 +392,7 @@ def proved(
     if len(no): ok[no] = shown(f, p[no], u[no], o.again * half[no], noise, options=o)
     return whose[ok].bincount(minlength=len(rows)), asked
 
-# %% ../nbs/19_facets.ipynb #c014
+# %% ../nbs/19_facets.ipynb #c023
 @dataclass(frozen=True)
 class Corners:
     "Places where a unit and one of the layer before switch together."
@@ -506,7 +506,7 @@ def corner_entries(
         fails.index_add_(0, at.i[~ok], torch.ones_like(at.i[~ok])); fails[at.i[ok]] = 0; barren = 0 if ok.any() else barren + 1
     return normalize(rows, dim=1), seen
 
-# %% ../nbs/19_facets.ipynb #c016
+# %% ../nbs/19_facets.ipynb #c027
 def sketched(
     f: Callable,  # hidden vectors (n, p), all entries positive -> answers
     line: Line,  # between two of them

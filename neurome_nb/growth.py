@@ -180,7 +180,7 @@ class Crowd:
         P = self._between[key]; i, j = torch.randint(len(P), (2, n), generator=self.g); a = torch.where(self.rand(n, 1) < .5, 1., self.rand(n, 1)); x = a * P[i] + (1 - a) * P[j]
         return x + self.options.aside * self.rand(n, 1)**2 * x.norm(dim=1, keepdim=True) * self.draw(n)
 
-# %% ../nbs/19_growth.ipynb #c008
+# %% ../nbs/19_growth.ipynb #c010
 def quiet_directions(
     known: Layers,
     rows: Float[Tensor, "h p+1"],  # of the layer behind
@@ -223,7 +223,7 @@ def missing_units(
         out[i] = (S > torch.maximum(o.silent * typical, o.facets.tau * e / step.amin(1))[:, None]).sum(1)
     return out
 
-# %% ../nbs/19_growth.ipynb #c010
+# %% ../nbs/19_growth.ipynb #c015
 class Growing:
     "Rows of a layer, and what of them is known."
     def __init__(self, p, options):
@@ -322,7 +322,7 @@ def of_known_units(known: Layers, facets: Facets, close: float, same: float = 1e
             out[i] |= ((z.abs() / size < close * x.norm(dim=1, keepdim=True)) & (1 - ((G @ n[:, :, None])[:, :, 0] / size).abs() < same)).any(1)
     return out
 
-# %% ../nbs/19_growth.ipynb #c012
+# %% ../nbs/19_growth.ipynb #c017
 @dataclass(frozen=True)
 class SlopePlaces:
     "Where slopes of the answers are known."
@@ -368,7 +368,7 @@ def sign_votes(
             if r in need.tolist(): votes[r] += (1. if rank(torch.cat([R, (T @ alone[:, c])[:, None]], 1)) > base else -1.) * at.z[q, r].sign(); count[r] += 1
     return votes, count
 
-# %% ../nbs/19_growth.ipynb #c014
+# %% ../nbs/19_growth.ipynb #c019
 class Growth:
     "The layers behind the first, one after the other."
     def __init__(self,

@@ -187,7 +187,7 @@ def posterior_copies(
     D = [*before, *joint.solve(b, [s * draw(*s.shape) for s in stds[first:]], o.draw_iterations, o)]
     return [as_layers([r + d[i] for r, d in zip(rows, D)]) for i in range(n)]
 
-# %% ../nbs/19_together.ipynb #c010
+# %% ../nbs/19_together.ipynb #c014
 def _place(net, masks, step):
     "The network with these entries moved."
     rows, parts = as_rows(net), step.split([int(m.sum()) for m in masks])
