@@ -58,6 +58,7 @@ class FacetSearch:
     starts: int = 4  # facets from which a corner is looked for
     rounds: int = 40  # of looking for corners
     barren: int = 8  # and in a row without a new entry
+    stale: int = 2  # after so many of these they are looked for from other places
     jitter: float = .03  # starts are moved by up to ten times this after the first round, in units of the distance from the origin
     newton: int = 25  # steps to a corner
     arrived: float = 1e-11  # of the distance from the origin: a step this short has arrived
@@ -328,6 +329,17 @@ def _without_quiet(known, x, seen):
     Q = torch.linalg.qr(G.mT)[0]; Q = Q * ((torch.arange(Q.shape[2]) < off.sum(1, keepdim=True)) & few[:, None])[:, None]
     return lambda v: v - (v @ Q) @ Q.mT
 
+def _on_boundary(known, rows, seen, start, targets, many, near, far, g, options):
+    "Places on the boundary of every row, from one of its start places (c, s, d) in all directions and towards targets, a third of them such that units without entries stay off. Place, direction, what is sent on, and whether it was reached."
+    c, _, d = start.shape; rand = lambda *s: torch.rand(*s, generator=g, dtype=start.dtype)
+    a = start.gather(1, torch.randint(start.shape[1], (c, many, 1), generator=g).expand(-1, -1, d)); n = a.norm(dim=2, keepdim=True)
+    y = normalize(targets[torch.randint(len(targets), (c, many), generator=g)], dim=2) * n; r = normalize(torch.randn(c, many, d, generator=g, dtype=start.dtype), dim=2) * n
+    quiet, q = _without_quiet(known, a[:, 0], seen), many // 3
+    a[:, :q] = a[:, :1]; a[:, -q:] = a[:, :1]; r[:, :q] = normalize(quiet(r[:, :q]), dim=2) * n[:, :1]; y[:, -q:] = a[:, -q:] + quiet(y[:, -q:] - a[:, -q:])
+    t = near * (far / near)**rand(c, many, 1); half = many // 2
+    p = torch.cat([a[:, :half] + t[:, :half] * r[:, :half], a[:, half:] + t[:, half:].clamp_max(1.) * (y[:, half:] - a[:, half:])], 1).flatten(0, 1)
+    p, h, u, off, size = onto(known, (rows * seen)[:, None].expand(-1, many, -1).flatten(0, 1), p); return p, u, h, (off < options.arrived * p.norm(dim=1)) & (size > 1e-9)
+
 def far_places(
     known: Layers,
     rows: Float[Tensor, "c p+1"],
@@ -345,18 +357,10 @@ def far_places(
 ) -> tuple[Int[Tensor, "n"], Float[Tensor, "n d"], Float[Tensor, "n d"], Float[Tensor, "n"]]:  # whose row, place, direction, room
     "Where these rows predict their boundaries, as far as possible from x in what is sent on, and with as many known units of the layer as possible on the other side."
     o, (c, d), kind = options, x.shape, int(then); keep = keep or o.places[kind]; many, near, far = o.drawn[kind], o.near[kind], o.far[kind]
-    R = (rows * seen)[:, None].expand(-1, many, -1).flatten(0, 1); S = seen[:, None, :-1].expand(-1, many, -1).flatten(0, 1)
-    h0 = normalize(_with_one(sent(known, x)), dim=1); side = h0 @ beside.T > 0
-    rand = lambda *s: torch.rand(*s, generator=g, dtype=x.dtype)
+    S = seen[:, None, :-1].expand(-1, many, -1).flatten(0, 1); h0 = normalize(_with_one(sent(known, x)), dim=1); side = h0 @ beside.T > 0
     start = x[:, None]; P, U = x.new_zeros(2, c, 0, d); score = x.new_zeros(c, 0)
     for _ in range(o.hops[kind]):
-        a = start.gather(1, torch.randint(start.shape[1], (c, many, 1), generator=g).expand(-1, -1, d)); n = a.norm(dim=2, keepdim=True)
-        y = normalize(targets[torch.randint(len(targets), (c, many), generator=g)], dim=2) * n; r = normalize(torch.randn(c, many, d, generator=g, dtype=x.dtype), dim=2) * n
-        quiet, q = _without_quiet(known, a[:, 0], seen), many // 3  # a third of them: units without entries stay off
-        a[:, :q] = a[:, :1]; a[:, -q:] = a[:, :1]; r[:, :q] = normalize(quiet(r[:, :q]), dim=2) * n[:, :1]; y[:, -q:] = a[:, -q:] + quiet(y[:, -q:] - a[:, -q:])
-        t = near * (far / near)**rand(c, many, 1); half = many // 2
-        p = torch.cat([a[:, :half] + t[:, :half] * r[:, :half], a[:, half:] + t[:, half:].clamp_max(1.) * (y[:, half:] - a[:, half:])], 1).flatten(0, 1)
-        p, h, u, off, size = onto(known, R, p); ok = (off < o.arrived * p.norm(dim=1)) & (size > 1e-9) & ~((h > 0) & ~S).any(1)
+        p, u, h, ok = _on_boundary(known, rows, seen, start, targets, many, near, far, g, o); ok &= ~((h > 0) & ~S).any(1)
         if blind is not None: ok &= ~blind(p)
         hn = normalize(_with_one(h), dim=1); s = (hn.view(c, many, -1) - h0[:, None]).norm(dim=2)
         if len(beside):
@@ -478,6 +482,13 @@ def _starts(distance, owner, todo, beside, each, starts):
     e, q = (torch.cat(v) for v in zip(*out)) if out else (torch.zeros(0, dtype=torch.long),) * 2
     return i[e], j[e], q
 
+def _fresh_starts(known, rows, seen, x, owner, g, options):
+    "Places where rows with open entries predict their boundaries, and none of these entries counts: corners begin there when those near facets are used up."
+    o = options; r = ((~seen).any(1) & torch.isin(torch.arange(len(rows)), owner)).nonzero()[:, 0]; first = torch.stack([(owner == i).double().argmax() for i in r]) if len(r) else r
+    if not len(r): return x[:0], r
+    p, _, h, ok = _on_boundary(known, rows[r], seen[r], x[first][:, None], x, o.drawn[0], o.near[0], o.far[0], g, o); whose = r.repeat_interleave(o.drawn[0]); ok &= ~((h > 0) & ~seen[whose, :-1]).any(1)
+    return p[ok], whose[ok]
+
 def corner_entries(
     f: Callable,  # points (n, d) -> answers
     known: Layers,
@@ -493,15 +504,17 @@ def corner_entries(
 ) -> tuple[Float[Tensor, "h p+1"], Bool[Tensor, "h p+1"]]:  # rows of unit length, and what is seen of them
     "Entries of rows that no facet shows, one by one."
     o = options; rows, seen, barren = rows.clone(), seen.clone(), 0; fails = torch.zeros(len(rows), dtype=torch.long)
-    distance = torch.cat([(z := (b := list(boundaries(known, p))[-1])[0]).abs() / b[1].norm(dim=2).clamp_min(1e-300) for p in x.split(300)]) if len(x) else x.new_zeros(0, rows.shape[1] - 1)
+    def distances(x): return torch.cat([b[0].abs() / b[1].norm(dim=2).clamp_min(1e-300) for p in x.split(300) for b in (list(boundaries(known, p))[-1],)]) if len(x) else x.new_zeros(0, rows.shape[1] - 1)
+    at_facets = x, owner, beside, distances(x); starts = at_facets
     for r in range(o.rounds):
         todo = (~seen[:, :-1] & (fails < o.each)[:, None]).nonzero()
         if not len(todo) or barren > o.barren: break
-        i, j, q = _starts(distance, owner, todo, beside, o.each, o.starts)
+        if barren and barren % o.stale == 0: fails.zero_(); new, whose = _fresh_starts(known, rows, seen, *at_facets[:2], g, o); starts = torch.cat([x, new]), torch.cat([owner, whose]), torch.cat([beside, torch.full_like(whose, -1)]), torch.cat([at_facets[3], distances(new)])
+        i, j, q = _starts(starts[3], starts[1], todo, starts[2], o.each, o.starts)
         if not len(i): break
-        p = x[q] + o.jitter * (r % 10) * x[q].norm(dim=1, keepdim=True) * normalize(torch.randn(len(q), x.shape[1], generator=g, dtype=x.dtype), dim=1)
+        p = starts[0][q]; p = p + o.jitter * (r % 10) * p.norm(dim=1, keepdim=True) * normalize(torch.randn(len(q), x.shape[1], generator=g, dtype=x.dtype), dim=1)
         at = corners_of(known, rows, seen, i, j, p, blind, o)
-        if not len(at.x): continue
+        if not len(at.x): barren += 1; continue
         entry = entries_at(f, at, noise, r >= o.early, o); ok = ~entry.isnan(); rows[at.i[ok], at.j[ok]] = entry[ok]; seen[at.i[ok], at.j[ok]] = True
         fails.index_add_(0, at.i[~ok], torch.ones_like(at.i[~ok])); fails[at.i[ok]] = 0; barren = 0 if ok.any() else barren + 1
     return normalize(rows, dim=1), seen

@@ -65,7 +65,7 @@ class WholeSearch:
     halvings: int = 36  # of each
     widths: tuple[float, ...] = (1e-4, 1e-5, 1e-3)  # of the rest of them, relative to the distance from the origin: there a missing unit switches
     more: int = 400  # answers asked before the last fit, at most
-    asks: int = 4  # times that answers are asked where networks that explain all others as well differ most
+    asks: int = 2  # times that answers are asked where networks that explain all others as well differ most
     goal: float = 2e-9  # spread of a weight among those networks, relative to the largest of its layer, above which such answers are asked, and it is left open in the end
     draws: int = 4  # of these networks
     each_weak: int = 3  # ascents to every two units one of which is such a unit, at most
@@ -328,8 +328,10 @@ def settled(whole: Whole, grown: Growth, noise: Callable, options: WholeSearch =
     "More answers for weights that few tell, then all layers once more, and answers for what these leave in doubt."
     o, g, crowd = options, grown.g, grown.crowd
     more = [both_on(whole.net, l, q, lambda n: crowd.wide(n, 1., 3.), o.tries[1], g, o) for l, v in enumerate(untold(whole, o)[:-1]) if len(q := v[:, :-1].T.nonzero())]; x = torch.cat([crowd.wide(o.probes, -.5, 2.), *more]); x = x[torch.randperm(len(x), generator=g)[:o.more]]
+    asked = len(whole.x)
     for ask in range(o.asks + 1):
-        whole = mended(with_answers(whole, grown.f, x, o), g, o); i = telling(whole, whole.explained(o.roughly, o), o.most, g); whole = fitted(whole, noise, 0., o.last, o, i); part = replace(whole, x=whole.x[i], y=whole.y[i]); left = untold(whole, o)
+        whole = mended(with_answers(whole, grown.f, x, o), g, o); fine = whole.explained(o.roughly, o); new = torch.arange(len(fine)) >= asked; i = torch.cat([telling(whole, fine & ~new, o.most, g), (fine & new).nonzero()[:, 0]])
+        whole = fitted(whole, noise, 0., o.last, o, i); part = replace(whole, x=whole.x[i], y=whole.y[i]); left = untold(whole, o)
         copies = posterior_copies(whole.net, without_untold(whole, left).deviations(o), part.x, part.y, noise(part.x, part.y), g, first=whole.first(o), options=replace(o.fit, draws=o.draws)); weak = weak_units([(s > o.goal) & ~v for s, v in zip(spreads(whole.net, copies), left)])
         grown.stage("settled", answers=len(i), residual=part.miss.median().item(), worst=part.miss.max().item(), unexplained=int((~whole.explained(o.explained, o)).sum()), untold=sum(int(v.sum()) for v in left), weak=sum(map(len, weak)))
         if ask == o.asks or not any(map(len, weak)): break
