@@ -188,13 +188,18 @@ def quiet_directions(
     x: Float[Tensor, "n d"],
     k: int,
     g: torch.Generator,
+    seen: Bool[Tensor, "h p+1"] | None = None,  # entries of the rows that are known; None: all
+    spare: int = GrowthSearch.spare,  # what entries that are not known multiply is to stay too, if so many directions are left
     leak: float = 1e-11,  # part of a direction along which a known unit still changes, at most
 ) -> tuple[Float[Tensor, "n k d"], Float[Tensor, "n k"]]:  # unit directions, and what part of a random one they keep: 0 where there are none
     "Directions that change what the last known layer sends on, but none of these units."
     J = jacobians(known, x, "relu", 0.); d = normalize(torch.randn(len(x), k, J.shape[1], generator=g, dtype=x.dtype) @ J, dim=2)
     if not len(rows): return d, torch.where(J.flatten(1).norm(dim=1) > 0, 1., 0.).to(x.dtype)[:, None].expand(-1, k)
-    z = _with_one(sent(known, x)) @ rows.T; G = normalize(rows[:, :-1] @ J, dim=2) * ((z * sign > 0) | (sign == 0))[:, :, None]; dead = (G.norm(dim=2) < .5).to(x.dtype)
-    L = torch.linalg.cholesky(G @ G.mT + torch.diag_embed(dead) + 1e-14 * torch.eye(len(rows), dtype=x.dtype)); c = d
+    h = sent(known, x); on = (_with_one(h) @ rows.T * sign > 0) | (sign == 0); G = normalize(rows[:, :-1] @ J, dim=2) * on[:, :, None]
+    if seen is not None and not seen.all():
+        open_ = (~seen[:, :-1]).to(x.dtype); still = (on.to(x.dtype) @ open_ > 0) & (h > 0); still &= (on.sum(1) + still.sum(1) + spare <= (h > 0).sum(1))[:, None]
+        c = open_.any(0); G = torch.cat([G, normalize(J[:, c], dim=2) * still[:, c, None]], 1)
+    dead = (G.norm(dim=2) < .5).to(x.dtype); L = torch.linalg.cholesky(G @ G.mT + torch.diag_embed(dead) + 1e-14 * torch.eye(G.shape[1], dtype=x.dtype)); c = d
     for _ in range(4): c = c - torch.cholesky_solve(G @ c.mT, L).mT @ G  # again, since normals may be nearly dependent
     keep, c = c.norm(dim=2), normalize(c, dim=2)
     return c, torch.where((c @ G.mT).abs().amax(2) < leak, keep, 0.)
@@ -209,13 +214,14 @@ def missing_units(
     noise: Callable,  # (points, answers) -> standard deviation of an answer
     g: torch.Generator,
     cap: Float[Tensor, "n"] | None = None,  # longest steps
+    seen: Bool[Tensor, "h p+1"] | None = None,  # entries of the rows that are known; None: all
     options: GrowthSearch = GrowthSearch(),
     chunk: int = 400,  # inputs at a time
 ) -> Int[Tensor, "n"]:  # -1 where that cannot be told
     "How many units behind the known layers are on without being among these rows."
     o, out = options, torch.full((len(x),), -1); top = rows * torch.where(sign == 0, 1., sign)[:, None]; layers = [*known, (top[:, :-1], top[:, -1])]
     for i in torch.arange(len(x)).split(chunk):
-        d, keep = quiet_directions(known, rows, sign, x[i], k, g); ok = (keep > o.quiet).all(1); i, d = i[ok], d[ok]
+        d, keep = quiet_directions(known, rows, sign, x[i], k, g, seen, o.spare); ok = (keep > o.quiet).all(1); i, d = i[ok], d[ok]
         if not len(i): continue
         most = o.short * x[i].norm(dim=1); most = most if cap is None else torch.minimum(most, cap[i]); step = .5 * torch.minimum(room_along(layers, x[i], d), most[:, None])
         y = f(torch.cat([x[i, None], x[i, None] + step[:, :, None] * d], 1).flatten(0, 1)).unflatten(0, (len(i), k + 1)); e = noise(x[i], y[:, 0])
@@ -558,7 +564,7 @@ class Growth:
             x = r[:, None] + a[:, None] * (e - r)[:, None]; good = ok(x.flatten(0, 1)).view(n, -1); out.append(x[torch.arange(n), good.double().argmax(1)][good.any(1)])
         x = torch.cat(out); return x[ok(x) & ~self.blind(l, x)]
 
-    def count(self, l, x, k, cap=None): layer = self.layers[l]; return missing_units(self.f, self.known(l), layer.rows, layer.sign, x, k, self.noise, self.g, cap, self.options)
+    def count(self, l, x, k, cap=None): layer = self.layers[l]; return missing_units(self.f, self.known(l), layer.rows, layer.sign, x, k, self.noise, self.g, cap, layer.seen, self.options)
 
     def survey(self, l, n, k): x = self.testable(l, n); return x, self.count(l, x, k)
 
@@ -631,7 +637,9 @@ class Growth:
             looked = len(self.lines)
         self.update(l); self.search(l, looked); layer = self.layers[l]
         if not len(layer): raise DeepFailure(f"no unit of layer {l + 2} was found")
-        layer.done = True; self.refine(l); open_ = self.signs(l)  # better rows tell more signs
+        layer.done, left = True, layer.sign == 0; self.refine(l)
+        if left.any(): layer.slopes = None  # better rows, and entries seen since, tell more signs
+        open_ = self.signs(l)
         layer.sign = torch.where(layer.sign == 0, -1., layer.sign)
         x = self.testable(l, o.survey[0]); q = self.count(l, x[~self.blind(l + 1, x)], o.count[1]); missing = (q > 0).double().mean().item() if len(q) else 0.
         self.stage("layer", layer=l + 2, units=len(layer), expected=self.told[l], unseen=int((~layer.seen).sum()), signs=open_, missing=missing)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['WholeSearch', 'refined_first', 'switched_on', 'together_in', 'both_on', 'Whole', 'fit_outputs', 'some', 'telling',
-           'opened', 'mended', 'with_answers', 'fitted', 'probe_inputs', 'whole_of', 'united', 'kept', 'reached',
-           'completed', 'untold', 'spreads', 'weak_units', 'telling_inputs', 'settled', 'without_untold', 'held',
-           'with_open', 'recover_deep_relu']
+           'opened', 'mended', 'with_answers', 'fitted', 'probe_inputs', 'whole_of', 'without', 'united',
+           'without_idle', 'kept', 'reached', 'completed', 'untold', 'spreads', 'weak_units', 'telling_inputs',
+           'settled', 'without_untold', 'held', 'with_open', 'recover_deep_relu']
 
 # %% ../nbs/19_whole.ipynb #c002
 import math
@@ -38,6 +38,8 @@ class WholeSearch:
     first: float = 1e-12  # rows of the first layer that are less precise are refined: all others err as they do
     reach: tuple[float, float] = (10., 100.)  # between these distances, in units of that
     rounds: int = 6  # of answers, fits of all layers, and looking for units that are missing where answers are not explained
+    idle_sends: float = 1e-6  # a row that sends on less than this, relative to others of its layer,
+    idle_on: int = 20  # while it is on in so many explained answers, is no unit's
     idle: int = 2  # such rounds without a new unit are enough
     probes: int = 100  # answers of every kind, where all layers are fitted to them
     between: int = 150  # and on the ways between inputs of all kinds
@@ -247,18 +249,30 @@ def _as_before(new, old, seen):
     R, Q = (as_rows([v])[0] for v in (new, old)); common = torch.cat([R[:len(Q), :Q.shape[1] - 1], R[:len(Q), -1:]], 1) * seen; Q = Q * seen
     size = torch.ones(len(R), dtype=R.dtype); size[:len(Q)] = (common * Q).sum(1) / Q.square().sum(1); R = R / size[:, None]; return R[:, :-1], R[:, -1]
 
+def without(whole: Whole, l: int, drop: Bool[Tensor, "h"]) -> Whole:
+    "Without these units of hidden layer l; 1 is the one behind the first."
+    keep = ~drop; cut = torch.cat([keep, torch.ones(1, dtype=torch.bool)]); net, parts = list(whole.net), [list(p) for p in (whole.std, whole.told, whole.seen, whole.levers)]
+    net[l], net[l + 1] = (net[l][0][keep], net[l][1][keep]), (net[l + 1][0][:, keep], net[l + 1][1])
+    for i, p in enumerate(parts):
+        p[l - 1] = p[l - 1][keep]
+        if l < len(net) - 2 and i < 3: p[l] = p[l][:, cut]
+    return replace(whole, net=unit_rows(net), **dict(zip(("std", "told", "seen", "levers"), map(tuple, parts))))
+
 def united(whole: Whole, alike: float) -> Whole:
     "Rows of a layer that are alike are one unit's: all that it sends on."
-    net, parts = list(whole.net), [list(p) for p in (whole.std, whole.told, whole.seen, whole.levers)]
-    for l in range(1, len(net) - 1):
-        R, all_ = as_rows([net[l]])[0], torch.ones_like(as_rows([net[l]])[0], dtype=torch.bool); same = torch.triu(differences(R, all_, R, all_, 1) < alike, 1) & (R @ R.T > 0); second = same.any(0)
+    for l in range(1, len(whole.net) - 1):
+        R = as_rows(whole.net)[l]; all_ = torch.ones_like(R, dtype=torch.bool); same = torch.triu(differences(R, all_, R, all_, 1) < alike, 1) & (R @ R.T > 0); second = same.any(0)
         if not second.any(): continue
-        W, b = net[l + 1]; add = torch.zeros(len(R), len(R), dtype=R.dtype); i = second.nonzero()[:, 0]; add[i, same[:, i].double().argmax(0)] = 1.; keep = ~second; cut = torch.cat([keep, torch.ones(1, dtype=torch.bool)])
-        net[l], net[l + 1] = (net[l][0][keep], net[l][1][keep]), ((W + W @ add)[:, keep], b)
-        for p in parts:
-            p[l - 1] = p[l - 1][keep]
-            if l < len(net) - 2 and p is not parts[3]: p[l] = p[l][:, cut]
-    return replace(whole, net=unit_rows(net), **dict(zip(("std", "told", "seen", "levers"), map(tuple, parts))))
+        net = list(whole.net); W, b = net[l + 1]; i = second.nonzero()[:, 0]; add = torch.zeros(len(R), len(R), dtype=R.dtype); add[i, same[:, i].double().argmax(0)] = 1.
+        net[l + 1] = W + W @ add, b; whole = without(replace(whole, net=net), l, second)
+    return whole
+
+def without_idle(whole: Whole, fine: Bool[Tensor, "n"], options: WholeSearch = WholeSearch()) -> Whole:
+    "Rows taken for units that are on in many answers that are explained, and send nothing on, are none: any row would do there."
+    for l in range(len(whole.net) - 2, 0, -1):
+        sends = whole.net[l + 1][0].norm(dim=0); on = switched_on(whole.net, whole.x[fine])[l].sum(0); idle = (sends < options.idle_sends * sends.median()) & (on >= options.idle_on)
+        if idle.any(): whole = without(whole, l, idle)
+    return whole
 
 def kept(grown: Growth, whole: Whole):
     "Give the rows back to the layers that were grown: they may lack units, and what is known of them may be of use."
@@ -287,7 +301,7 @@ def completed(grown: Growth, noise: Callable, options: WholeSearch = WholeSearch
         known = grown.known(len(grown.layers)); empty = torch.zeros(0, known[0][0].shape[1], dtype=torch.float64); x = probe_inputs(grown.crowd, known, whole.x[fine] if whole else empty, r > 0, g, o); y = grown.f(x); ok = y.norm(dim=1) > o.loud * x.norm(dim=1)
         whole = whole_of(grown, whole, torch.cat([whole.x, x[ok]]) if whole else x[ok], torch.cat([whole.y, y[ok]]) if whole else y[ok], o); start = whole.miss[whole.clear].median().item()
         if start > o.explained: whole = fitted(whole, noise, 1., o.fit, o, telling(whole, whole.clear & (whole.miss < o.odd), o.most, g))
-        whole = mended(opened(whole, g, o), g, o); whole = fitted(whole, noise, 0., o.again, o, telling(whole, whole.clear & (whole.miss < o.odd), o.most, g)); whole = united(whole, o.growth.same); fine = whole.explained(o.explained, o)
+        whole = mended(opened(whole, g, o), g, o); whole = fitted(whole, noise, 0., o.again, o, telling(whole, whole.clear & (whole.miss < o.odd), o.most, g)); whole = united(whole, o.growth.same); whole = without_idle(whole, whole.explained(o.explained, o), o); fine = whole.explained(o.explained, o)
         seen = [s.clone() for s in whole.seen]
         for s, n in zip(seen[1:], together_in(whole.net, whole.x[fine])[1:]): s[:, :-1] |= n.T >= o.least
         whole = replace(whole, seen=tuple(seen)); kept(grown, whole); units = [len(layer) for layer in grown.layers]
