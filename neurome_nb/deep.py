@@ -110,6 +110,7 @@ class DeepSearch:
     clear: float = 1.5  # a unit that never switches gets a bias this many times as large as the inputs asked need, so that it does not
     deepest: int = 12  # hidden layers looked for when their number is not told
 
+# %% ../nbs/18_deep.ipynb #c005b
 @dataclass(frozen=True)
 class Line:
     "All kinks along x0 + t u, and where they were asked."
@@ -709,6 +710,7 @@ def _backward(layers, D):
     for (W, _), d in zip(reversed(layers[1:]), reversed(D)): out.insert(0, (out[0] @ W) * d[:, None, :])
     return out
 
+# %% ../nbs/18_deep.ipynb #c014b
 @dataclass(frozen=True)
 class Stations:
     "Base points in the middle of large pieces, and the Jacobians there."
@@ -787,6 +789,7 @@ def measure_jacobians(
     y = f((x[:, None] + s[:, :, None] * eye).flatten(0, 1)).unflatten(0, x.shape)
     return Stations(x, ((y - y0[:, None]) / s[:, :, None]).transpose(1, 2), 2**.5 * noise(x, y0)[:, None] / s.abs(), weight / weight.median(), y0)
 
+# %% ../nbs/18_deep.ipynb #c014d
 @dataclass(frozen=True)
 class NullPolished:
     "Layers that explain the Jacobians, and how far they can be trusted."
@@ -881,6 +884,7 @@ def _regauge(layers, ref):
         out[l][0], out[l + 1][0] = W * s[:, None], out[l + 1][0] / s
     return [tuple(l) for l in out]
 
+# %% ../nbs/18_deep.ipynb #c014f
 def fit_biases(
     layers: Layers,
     x: Float[Tensor, "n k"],
@@ -1011,6 +1015,7 @@ def _gathered(i, line, beside, k):
     k = k[(beside.std[k, 0] > 0) & line.std[k].isfinite()]; size = beside.normal[k].norm(dim=1)  # 0: given, not measured
     return torch.stack([torch.full_like(k, i), k], 1), line.at(line.t[k]), beside.normal[k] / size[:, None], beside.std[k, 0] / size, line.std[k] / size
 
+# %% ../nbs/18_deep.ipynb #c020f
 def _here(f, x, u, reach, noise, options):
     "Kinks on short pieces x + t u, |t| <= reach, in which no known unit switches: what `_rows_beside` needs to know of them."
     found = []
@@ -1059,6 +1064,7 @@ def _sharpest(known, units, draw, errors, activation, slope, options):
     best = ((unsure / at.rate + at.off) / room).view(-1, options.lines).topk(options.looks, largest=False).indices + options.lines * torch.arange(len(units.rows))[:, None]
     return [v[best.flatten()] for v in (at.x, at.u, room)]
 
+# %% ../nbs/18_deep.ipynb #c020h
 def _toward(known, x, r, activation, slope, options):
     "Inputs, as far out as x, whose hidden vectors point as far in the directions r as climbing from there leads."
     act, size = ACTIVATIONS[activation], x.norm(dim=1, keepdim=True)
@@ -1129,6 +1135,7 @@ def _signs_from_answers(known, units, x, y, activation, slope, options):
     wrong = torch.linalg.lstsq(turned.flatten(1).T, V[n:-1].T.reshape(-1, 1)).solution[:, 0]
     return 1 - 2 * wrong.round() if (wrong - wrong.round()).abs().max() < options.linear else None
 
+# %% ../nbs/18_deep.ipynb #c020j
 @dataclass(frozen=True)
 class LinearRest:
     "What units of the last hidden layer that are missing add to the answers: a linear map, wherever none of them switches."
@@ -1189,6 +1196,7 @@ def linear_units(
     rows = torch.cat([w @ rest.span, options.clear * (-low).clamp_min(0.)[:, None]], 1); size = rows.norm(dim=1, keepdim=True)
     return rows / size, (rest.unsure / h.shape[1]**.5 * w.norm(dim=1, keepdim=True) / size).expand_as(rows).clone()
 
+# %% ../nbs/18_deep.ipynb #c020l
 def _apart(a, b): return (a.rows[:, None] - (a.rows @ b.rows.T).sign()[:, :, None] * b.rows).norm(dim=2)
 
 def _alike(a, b, tau): return _apart(a, b) < tau * torch.hypot(a.std.norm(dim=1)[:, None], b.std.norm(dim=1))

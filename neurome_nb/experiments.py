@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['CODE', 'ANSWERS', 'CHANGES', 'SAME', 'COLUMNS', 'SMALL', 'SMALL_MNIST', 'EXPERIMENTS', 'FULL', 'bare', 'as_lists',
-           'code_of', 'Row', 'switching', 'identifiable', 'score', 'curve', 'machine', 'measure', 'Experiment',
-           'results', 'current', 'run', 'tidy', 'succeeded', 'draw_errors', 'draw_curves', 'draw_budgets',
-           'draw_max_and_mean', 'draw_dials', 'rates', 'table', 'report', 'folder_name', 'stored']
+           'code_of', 'Row', 'over_wide_inputs', 'switching', 'on_together', 'identifiable', 'score', 'curve',
+           'machine', 'measure', 'Experiment', 'results', 'current', 'run', 'tidy', 'succeeded', 'draw_errors',
+           'draw_curves', 'draw_budgets', 'draw_max_and_mean', 'draw_dials', 'rates', 'table', 'report', 'folder_name',
+           'stored']
 
 # %% ../nbs/40_experiments.ipynb #c002
 import ast
@@ -18,13 +19,15 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path
 import torch
+from jaxtyping import Bool, Float, Int
 from matplotlib.axes import Axes
+from torch import Tensor
 from .audit import bounded, noise, rounding
 from .blackbox import DATASETS, BlackBox, black_box
 from .canon import function_error, match, parameter_error
@@ -167,9 +170,8 @@ class Row:
         if options.get("sampling") in ("training", "expanded"): options["data"] = DATASETS[self.box["data"]].load(0)[0]
         return Committee(**options)
 
-def switching(
+def over_wide_inputs(
     layers: Layers,  # the truth
-    units: Sequence[tuple[int, int]],  # (hidden layer, unit)
     activation: str,
     slope: float,
     g: torch.Generator,
@@ -177,29 +179,57 @@ def switching(
     inputs: int = 10**6,  # how many are tried
     decades: tuple[float, float] = (-2., 3.),  # their lengths, as powers of ten: uniform
     batch: int = 10**4,  # at once
-) -> list[tuple[int, int]]:
-    "Those of the units whose pre-activation changes its sign over wide-range inputs: no certificate may call them undetermined."
-    low = torch.full((len(units),), math.inf, dtype=torch.float64); high = -low
-    for _ in range(0, inputs if units else 0, batch):
+) -> Iterator[list[Float[Tensor, "batch h"]]]:
+    "Pre-activations of the hidden layers over inputs of all lengths, in batches."
+    for _ in range(0, inputs, batch):
         x = torch.randn(batch, layers[0][0].shape[1], generator=g, dtype=torch.float64)
         lengths = 10**(decades[0] + (decades[1] - decades[0]) * torch.rand(batch, 1, generator=g, dtype=torch.float64))
-        z = preactivations(layers, torch.nn.functional.normalize(x, dim=1) * lengths, activation, slope)
+        yield preactivations(layers, torch.nn.functional.normalize(x, dim=1) * lengths, activation, slope)
+
+def switching(
+    units: Sequence[tuple[int, int]],  # (hidden layer, unit)
+    batches: Iterable[list[Float[Tensor, "batch h"]]],  # pre-activations of the true hidden layers
+) -> list[tuple[int, int]]:
+    "Those of the units whose pre-activation changes its sign: no certificate may call them undetermined."
+    low = torch.full((len(units),), math.inf, dtype=torch.float64); high = -low
+    for z in batches if units else ():
         z = torch.stack([z[l][:, j] for l, j in units], 1)
         low, high = torch.minimum(low, z.amin(0)), torch.maximum(high, z.amax(0))
     return [u for u, lo, hi in zip(units, low, high) if lo < 0 < hi]
+
+def on_together(
+    weights: Int[Tensor, "n 3"],  # layer, row and column in its [W | b]
+    batches: Iterable[list[Float[Tensor, "batch h"]]],  # pre-activations of the true hidden layers
+) -> Bool[Tensor, "n"]:
+    "Which weights of a ReLU network answers depend on: the unit that a weight comes from and the one that it goes to are on for the same input. Inputs, outputs and the 1 of a bias always are."
+    told = torch.zeros(len(weights), dtype=torch.bool)
+    for z in batches if len(weights) else ():
+        for l in weights[:, 0].unique().tolist():
+            here = weights[:, 0] == l; rows, columns = weights[here, 1], weights[here, 2]
+            one = torch.ones(len(z[0]), dtype=torch.bool)[:, None]
+            sends = torch.cat([z[l - 1] > 0, one], 1)[:, columns] if l else one
+            takes = z[l][:, rows] > 0 if l < len(z) else one
+            told[here] |= (sends & takes).any(0)
+    return told
 
 def identifiable(
     result: Reconstruction,  # with a certificate
     box: BlackBox,  # of the same shape
     g: torch.Generator,
 ) -> dict:  # nothing when the certificate leaves nothing open
-    "The largest error over what the certificate does not leave open, and whether what it leaves open is so: how many units it names, and how many of them switch."
+    "The largest error over what the certificate does not leave open, and whether what it leaves open is so: how many units it names, and how many of them switch; how many weights between other units, and how many of them answers depend on."
     arch, named = box.architecture, result.certificate.unidentifiable
     if not any(t.isinf().any() for layer in result.certificate.error_bars for t in layer): return {}
     partner = match(result.layers, box.layers, arch.activation, arch.slope).permutations
     units = [(l, (partner[l] == j).nonzero().item()) for l, j, _ in named]
-    return dict(identifiable_max=parameter_error(*determined(result, box.layers), arch.activation, arch.slope).max, excluded=len(units),
-                excluded_switching=len(switching(box.layers, units, arch.activation, arch.slope, g)))
+    left_open = [torch.cat([dW.isinf(), db.isinf()[:, None]], 1) for dW, db in result.certificate.error_bars]
+    for l, j, _ in named: left_open[l][j] = left_open[l + 1][:, j] = False
+    at = [torch.arange(arch.sizes[0]), *partner, torch.arange(arch.sizes[-1])]
+    weights = torch.cat([torch.nn.functional.pad(M[rows][:, torch.cat([columns, columns.new_tensor([len(columns)])])].nonzero(), (1, 0), value=l)
+                         for l, (M, columns, rows) in enumerate(zip(left_open, at, at[1:]))])
+    wide = partial(over_wide_inputs, box.layers, arch.activation, arch.slope, g)
+    return dict(identifiable_max=parameter_error(*determined(result, box.layers), arch.activation, arch.slope).max, excluded=len(units), excluded_switching=len(switching(units, wide())),
+                open_weights=len(weights), open_weights_told=int(on_together(weights, wide()).sum()))
 
 def score(
     result: Reconstruction,  # of that black box

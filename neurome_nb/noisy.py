@@ -31,13 +31,13 @@ class NoisySearch:
     outer: float = 100.  # distance of the farthest places for rows of the first layer, in the same unit
     step: float = .3  # first step away from a line, in units of half the piece
     vague: float = .2  # a kink whose normal has a larger relative error is left alone
-    caution: float = 3.  # normals may be off by this many of their standard deviations
+    caution: float = 3.  # measured normals may be off by this many of their standard deviations
     alike: float = 2.  # largest mean square difference of two rows' entries, in their standard deviations, at which it is asked whether they are of one unit
-    surely: float = 25.  # then they are, if that is so much likelier than chance, as a logarithm: among a hundred thousand pairs, none is by accident
-    steps: int = 4  # to find how many times as long as the first the second row is
+    surely: float = 25.  # logarithm of the evidence for one unit over that for two, above which they are: among a hundred thousand pairs, none is by accident
+    steps: int = 4  # of the iteration that finds how many times as long as the first the second row is
     at_once: int = 16  # rows compared with all others at once
-    block: int = 500  # and pairs looked into
-    doubt: float = 2.  # and measured kinks by this many
+    block: int = 500  # pairs whose evidence is computed at once
+    doubt: float = 2.  # measured kinks may be off by this many of their standard deviations
     looks: int = 128  # places looked at per row and round; looking costs no queries
     places: int = 32  # asked per row and round, at most
     beyond: float = 3.  # half of them at distances from a kink of the row up to so many times that of the kink from the origin
@@ -49,9 +49,9 @@ class NoisySearch:
     sharp: float = 5.  # a bend is worth asking for if it is this many times tau standard deviations deep
     gain: float = 25.  # variance of a prediction over that of its measurement, above which the place is asked
     alone: float = 2.  # a sighting with a larger relative error does not grow before another line shows its unit
-    few: float = 3.  # a row that has fewer such places in a round, several times, is as good as it gets
-    idle: int = 3  # that many times
-    patient: int = 12  # a row that is not known yet is given up after that many
+    few: float = 3.  # a row with fewer such places in a round, `idle` times in a row, is as good as it gets
+    idle: int = 3  # so many rounds in a row
+    patient: int = 12  # a row that is not known yet is given up after so many
     outliers: int = 8  # places of a row, at most, that may turn out not to be its own
     outlying: float = 5.  # those with misses of more than so many times what is typical
     free: float = .7  # share of a miss that the row itself takes up, above which the miss tells nothing
@@ -275,6 +275,7 @@ def _learn(rows, A):
     step = rows.root @ torch.cholesky_solve(-V.mT @ (A @ rows.row[:, :, None]), R)
     return replace(rows, row=rows.row + step[:, :, 0], root=torch.linalg.solve_triangular(R.mT, rows.root, upper=True, left=False))
 
+# %% ../nbs/18_noisy.ipynb #c012b
 def _twisted_bends(f, x, u, v, half):
     "As `_bends`, from 6 answers each; and by how much the change of the slope grows on the way along v: not at all, if that is along the boundary."
     at = torch.tensor([[-1., 0.], [-.25, 0.], [.25, 0.], [1., 0.], [-1., 1.], [1., 1.]], dtype=x.dtype)
@@ -335,6 +336,7 @@ def _ask(f, known, rows, at, gaps, noise, activation, slope, g, o):
     there &= twist < 2 * o.tau * error + o.off * sway * bend * at.half
     return _Asked(at.x + t[:, None] * at.u, torch.hypot(at.rate * spread, at.blur), there, ~there & at.plain & (single | (bend * at.half < o.tau * error)), jump / (2 * at.rate[:, None]), gaps)
 
+# %% ../nbs/18_noisy.ipynb #c012d
 def _side_by_side(row, equations, n):
     "Equations of n rows, those of each row beside each other; zeros follow."
     row, order = row.sort(stable=True); count = row.bincount(minlength=n); rank = torch.arange(len(row)) - (count.cumsum(0) - count)[row]
@@ -423,7 +425,6 @@ def disproved(
     if not len(i): return rows.met < 0
     at = at.pick(i); new = _ask(f, known, rows, at, rows.half[:0], noise, activation, slope, g, o)
     count = lambda some: torch.zeros_like(rows.met).index_add(0, at.unit, some.to(rows.met)); return _contradicted(count(new.there), count(new.there | new.wrong), o)
-
 
 # %% ../nbs/18_noisy.ipynb #c016c
 def _rows(net): return [torch.cat([W, b[:, None]], 1) for W, b in net]
@@ -617,6 +618,7 @@ def _sides_sure(layers, stds, x, activation, slope):
         var = act.derivative(z, slope).square() * v; x = act.fn(z, slope)
     return least
 
+# %% ../nbs/18_noisy.ipynb #c018b
 @dataclass
 class _Noisy:
     "A network on a section of the inputs, layer by layer as it becomes known."
@@ -737,6 +739,7 @@ class _Noisy:
         self.run.stage("polish", rest=rest, residual=rms)
         return net, copies, rms
 
+# %% ../nbs/18_noisy.ipynb #c018d
 def recover_noisy(
     run,  # offers ask, generator(name), stage(name, **detail), arch, oracle
     length: float,  # over which the black box bends

@@ -534,6 +534,7 @@ class SmoothSearch:
     checked: tuple[float, float, float] = (-.5, 1., 3.)  # powers of ten of the bending length between which the certificate asks, near and far: later all units are saturated
     explained: float = 1e3  # residual of the polish, in units of one rounding of the largest answer, beyond which something is missing
 
+# %% ../nbs/18_smooth.ipynb #c033b
 def _far_stairs(run, x0, basis, length, told, options):
     "The first far line on which every step stands alone: a point on it far away, index of the direction in which that lies, the stairs and their shapes."
     u, R, counts = basis.rows(0, 1)[0], options.far * length, []
@@ -562,6 +563,7 @@ def _first_chart(run, f, x0, basis, length, told, options):
     for _ in range(options.centres): chart = centre_biases(f(k), chart)
     return chart, k
 
+# %% ../nbs/18_smooth.ipynb #c033d
 def _ranked(run, f, chart, o, told, g, options):
     "The first layer with its biases, and the space of gradients behind it."
     h = len(chart.b); z = options.near * torch.randn(math.ceil(options.columns * h / o) + 1, h, generator=g, dtype=torch.float64)
@@ -584,6 +586,7 @@ def _second_layer(run, f, chart, space, o, g, options):
     run.stage("units", misfit=parts.misfit, profile=misfit.max().item())
     return [((alpha[:, None] * parts.rows) @ space.T, beta), (parts.out * (factor / alpha), torch.zeros(o, dtype=torch.float64))]
 
+# %% ../nbs/18_smooth.ipynb #c033f
 def _polish_points(chart, space, n, g, options):
     "Places where first-layer units are at various parts of their range, in all directions of the section; half of them where the second layer reacts."
     (h, k), (lo, hi) = chart.W.shape, options.sizes
@@ -614,6 +617,7 @@ def _lifted(run, x0, basis, layers, copies, noise, g, options):
     shaken = lambda: max(1., excess) * noise * 2**.5 * torch.randn(dy.shape, generator=g, dtype=dy.dtype)
     return net, [whole(c, dy + shaken())[0] for c in copies], excess
 
+# %% ../nbs/18_smooth.ipynb #c033h
 def recover_smooth(
     run,  # offers ask, generator(name), stage(name, **detail), arch, oracle, eps
     length: float,  # over which the black box bends

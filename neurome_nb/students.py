@@ -256,6 +256,7 @@ class StudentSearch(SmoothSearch):
     short: float = 5e-4  # typical change of a first-layer pre-activation in the steps of its lifts: with weak directions ten thousand times weaker than strong ones, longer steps bend too much
     beyond: float = 3.  # equations per unknown in all lifts
 
+# %% ../nbs/18_students.ipynb #c014b
 def _scaled(y):
     "Answers of mean zero and spread one, and the way back for a network that gives them."
     mean, spread = y.mean(0), y.std()
@@ -273,6 +274,7 @@ def _first_length(run, length, options):
     if not len(width): raise DeepFailure("no unit of layer 1 switches on a far line")
     return options.widths / options.far * width.median().item()
 
+# %% ../nbs/18_students.ipynb #c014d
 def _glance(run, f, chart, widths, g, options):
     "The chart with the biases that help a hurried student."
     z = options.typical * torch.randn(options.glance, len(chart.b), generator=g, dtype=torch.float64); y, _ = _scaled(f(chart.at(z)))
@@ -295,6 +297,7 @@ def _exact_chart(run, f, chart, o, width, g, options):
     if not fall > options.gap: raise DeepFailure(f"gradients behind layer 1 do not lie in a space of {width} dimensions: their spectrum falls by {fall:.1f} there")
     return chart.moved(ranked.factor, ranked.shift), ranked.space
 
+# %% ../nbs/18_students.ipynb #c014f
 def _on_cube(n, k, g, options):
     "Points of a cube, more of them near its faces, where hidden units bend most."
     return options.corner * torch.sin(torch.pi * (torch.rand(n, k, generator=g, dtype=torch.float64) - .5))
@@ -313,6 +316,7 @@ def _tail(run, ask, widths, k, g, options):
         if rms[-1] < options.missing: return back(polished), c, answers
     raise DeepFailure(f"{options.students} students of the layers behind the first did not find all units: the last one leaves a residual of {rms[-1]:.0e}")
 
+# %% ../nbs/18_students.ipynb #c014h
 def _shaken(dy, noise, g): return dy + 2**.5 * noise * torch.randn(dy.shape, generator=g, dtype=dy.dtype)
 
 def _beyond_cube(ask, tail, U, g, options):
@@ -339,6 +343,7 @@ def _unseen(f, net, g, options):
         return [(W + rest, b), *net[1:]]
     return complete
 
+# %% ../nbs/18_students.ipynb #c014j
 def _finished(run, f, x0, basis, chart, space, U, tail, c, y, length, bars, activation, g, options):
     "All layers settled, extended to all inputs, with error bars."
     hidden, on_cube = lambda chart: (lambda v: f(chart.at(v.atanh()))), lambda tail: [(tail[0][0] @ U, tail[0][1]), *tail[1:]]

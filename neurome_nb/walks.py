@@ -78,6 +78,7 @@ class WalkSearch:
     deep: DeepSearch = DeepSearch()  # measurements in a section
     inputs: int = 100  # most, where walks are needed: every step asks for Jacobians in all of them
 
+# %% ../nbs/19_walks.ipynb #c005b
 @dataclass(frozen=True)
 class Frame:
     "Known layers, and what the boundary of a unit behind them can be."

@@ -119,3 +119,4 @@ def test_units_left_open_must_be_few_and_never_switch():
     assert tool.success(row, dict(bad, identifiable_max=1e-10, excluded=5, excluded_switching=0))      # 2 % of 296
     assert not tool.success(row, dict(bad, identifiable_max=1e-10, excluded=6, excluded_switching=0)) and not tool.success(row, dict(bad, identifiable_max=1e-10, excluded=5, excluded_switching=1))
     assert not tool.success(row, dict(bad, identifiable_max=1e-7, excluded=5, excluded_switching=0))
+    assert tool.success(row, dict(bad, identifiable_max=1e-10, excluded=5, excluded_switching=0, open_weights=9, open_weights_told=0)) and not tool.success(row, dict(bad, identifiable_max=1e-10, excluded=5, excluded_switching=0, open_weights=9, open_weights_told=1))

@@ -267,5 +267,15 @@ def test_a_score_leaves_out_what_never_switches_and_says_so():
     result = Reconstruction(found, box.architecture, 100, 1., (), Outcome('recovered', 'x'), cert)
     s = score(result, box)
     assert s['excluded'] == 2 and s['excluded_switching'] == 1 and s['identifiable_max'] < 1e-12 < s['balanced_max'] and s['error_over_bar'] < 1e-3 and math.isfinite(s['bar'])
+    assert s['open_weights'] == 0
+    bars[1][0][0, 0] = bars[1][0][1, 3] = bars[2][1][0] = math.inf       # two weights between units that are on together, and a bias
+    s = score(result, box)
+    assert s['open_weights'] == s['open_weights_told'] == 3
     plain = score(replace(result, certificate=replace(cert, unidentifiable=(), error_bars=[tuple(torch.full_like(t, 1e-6) for t in layer) for layer in layers])), box)
     assert 'identifiable_max' not in plain and plain['error_over_bar'] > 1
+
+def test_weights_between_units_that_are_never_on_together_tell_nothing():
+    z = [torch.tensor([[1., -1.], [-1., 1.]]), torch.tensor([[-1., 1.], [1., -1.]])]
+    weights = torch.tensor([[1, 0, 0], [1, 0, 1], [1, 1, 2], [0, 1, 5], [2, 0, 1], [2, 0, 2]])      # layer, row, column; the last column is the bias
+    assert experiments.on_together(weights, [z]).tolist() == [False, True, True, True, True, True]
+    assert experiments.on_together(torch.tensor([[2, 3, 0], [1, 1, 1]]), [[-t.abs() for t in z]]).tolist() == [False, False]

@@ -180,8 +180,8 @@ def error(r):
     return r.get('identifiable_max', r['balanced_max'])
 
 def excluded(row, r):
-    "Whether the units that the certificate names are few, and truly never switch."
-    return r.get('excluded', 0) <= EXCLUDED*sum(row.sizes[1:-1]) and not r.get('excluded_switching')
+    "Whether the units that the certificate names are few, and truly never switch, and whether no answer depends on the weights that it leaves open between others."
+    return r.get('excluded', 0) <= EXCLUDED*sum(row.sizes[1:-1]) and not r.get('excluded_switching') and not r.get('open_weights_told')
 
 def success(row, r):
     "Recovered by its own account, in fact, and as what it is."
@@ -245,7 +245,7 @@ def table(code):
     failed, missing = [r for row, rs in measured for r in rs if not success(row, r)], [row.title for row, rs in measured if not rs]
     wrong, busy = sum(not honest(r) for r in runs), sum((r.get('load') or 0) > BUSY*r['threads'] for r in runs)
     notes = ['', f'{len(runs)} runs, {" to ".join(dict.fromkeys((dates[0], dates[-1])))}; {"; ".join(on)}. In brackets: what was aimed at. Queries and seconds are medians over the recovered runs, errors and memory the worst of them. '
-             f'A second fraction counts runs in which black box and reconstruction have different seeds. *Recovered* means: the run said so itself, the largest error is within the limit, no error is above {OVER_BAR} error bars, and at most {EXCLUDED:.0%} of the hidden units are left open, which truly never switch. '
+             f'A second fraction counts runs in which black box and reconstruction have different seeds. *Recovered* means: the run said so itself, the largest error is within the limit, no error is above {OVER_BAR} error bars, and at most {EXCLUDED:.0%} of the hidden units are left open, which truly never switch, and no answer depends on a single weight that is left open. '
              f'Runs that called themselves recovered with an error above that: {wrong}. Runs that were not recovered: {len(failed)}' + (f', after up to {max(r.get("queries", 0) for r in failed):,} queries' if failed else '') + '.' + (f' Not measured: {"; ".join(missing)}.' if missing else '') + (f' While {busy} of the runs started, the machine was busy with other work: their seconds are too many.' if busy else '')]
     return '\n'.join(lines + notes) + '\n'
 
