@@ -14,7 +14,7 @@ from neurome_nb.blackbox import black_box
 from neurome_nb.growth import Crowd, GrowthSearch
 from neurome_nb.nets import forward, init_layers
 from neurome_nb.together import as_rows, unit_rows
-from neurome_nb.whole import Whole, WholeSearch, both_on, fit_outputs, fitted, mended, opened, refined_first, switched_on, together_in, united, untold, with_open, without_untold
+from neurome_nb.whole import Whole, WholeSearch, both_on, fit_outputs, fitted, held, mended, opened, refined_first, spreads, switched_on, telling, together_in, united, untold, weak_units, with_open, without_idle, without_untold
 
 SIZES = (12, 10, 8, 6, 4)
 EYE = (torch.eye(12, dtype=torch.float64), torch.zeros(12, dtype=torch.float64))
@@ -61,6 +61,20 @@ def test_open_entries_come_from_the_answers_in_which_they_matter():
 def test_a_unit_found_twice_is_united():
     W, b = NET[2]; V, c = NET[3]; w = whole([*NET[:2], (torch.cat([W, W[1:2]]), torch.cat([b, b[1:2]])), (torch.cat([V - .3 * V * (torch.arange(8) == 1), .3 * V[:, 1:2]], 1), c), NET[4]])
     u = united(w, 1e-5); assert off(w.net[:2] + u.net[2:]) < 1e-12 and [s.shape for s in u.seen] == [s.shape for s in whole().seen] and u.miss.max() < 1e-12
+
+def test_a_row_that_sends_nothing_on_is_dropped():
+    W, b = NET[2]; V, c = NET[3]; extra = torch.ones(1, W.shape[1], dtype=torch.float64) / W.shape[1]**.5; w = whole([*NET[:2], (torch.cat([W, extra]), torch.cat([b, b.new_zeros(1)])), (torch.cat([V, 0 * V[:, :1]], 1), c), NET[4]])
+    u = without_idle(w, w.explained(1e-8, WholeSearch())); assert len(u.net[2][1]) == 8 and off(u.net) < 1e-12 and len(without_idle(whole(), torch.ones(500, dtype=torch.bool)).net[2][1]) == 8
+
+def test_answers_that_tell_rare_weights_are_chosen():
+    w = whole(); D = switched_on(w.net, w.x); n = together_in(w.net, w.x)[2]; j, i = divmod(int(n.argmin()), n.shape[1]); rare = D[2][:, j] & D[3][:, i]; few = rare.nonzero()[:3, 0]
+    w = replace(w, x=torch.cat([w.x[~rare], w.x[few]]), y=torch.cat([w.y[~rare], w.y[few]])); chosen = telling(w, torch.ones(len(w.x), dtype=torch.bool), 90, generator(4, 'whole/telling'))
+    assert len(chosen) == 90 and len(set(range(len(w.x) - 3, len(w.x))) & set(chosen.tolist())) >= 2
+
+def test_copies_say_which_entries_are_vague():
+    rows = as_rows(NET); copies = [[NET[0], *((r[:, :-1], r[:, -1]) for r in (q + (1e-6 * (k - 1) * (torch.arange(q.numel()) == 2 * l).view(q.shape)) for l, q in enumerate(rows[1:], 1)))] for k in range(3)]
+    vague = [s > 1e-7 for s in spreads(NET, copies)]; weak = weak_units(vague); assert all(v.flatten()[2 * l] for l, v in enumerate(vague, 1)) and all(len(w) for w in weak[1:]) and not len(weak[0])
+    fixed = held(NET, copies, vague); assert all(torch.equal(r[v], q[v]) for c in fixed for r, q, v in zip(as_rows(c)[1:], rows[1:], vague))
 
 def test_two_units_are_brought_on_together():
     crowd = Crowd(12, 4., generator(2, 'whole/crowd'), GrowthSearch()); pairs = torch.tensor([[0, 1], [3, 2], [7, 5]])
