@@ -464,8 +464,9 @@ class Growth:
             first = (self.facets.side[loose] != 0).double() * layer.shows.shape[1] + layer.shows[loose].sum(1); c = loose[first.argsort(descending=True)][:o.chunk]; layer.tried |= set(c.tolist())
             for then in (False, True):
                 if len(c): right, asked = self.proved(l, layer.partial[c], layer.shows[c], self.facets.x[c], targets, then=then); c = c[(right >= fo.share[then] * asked) & (asked >= fo.asked[then])]
+            alike = (differences(layer.partial[c], layer.shows[c], layer.partial[c], layer.shows[c]) < o.same).sum(1); c = c[alike.argsort(descending=True, stable=True)]  # what several facets say comes first
             for q in c.tolist():
-                if len(layer) >= self.told[l]: break
+                if len(layer) >= self.told[l]: layer.tried.discard(q); continue
                 if len(layer) and (differences(layer.partial[q:q + 1], layer.shows[q:q + 1], layer.rows, layer.seen) < o.same).any(): continue
                 layer.add(layer.partial[q:q + 1], layer.shows[q:q + 1]); owner = self.extend(l)
         if len(layer) > start and l: self.review(l, targets, start if layer.done else 0)
@@ -474,7 +475,8 @@ class Growth:
         "Rows are proved again, where as many as possible of those found since are on the other side."
         o, layer = self.options, self.layers[l]; owner = layer.owners(); shows = torch.where(owner[None] == torch.arange(len(layer))[:, None], layer.shows.sum(1)[None], 0); most, c = shows.max(1); r = ((most > 0) & (torch.arange(len(layer)) >= first)).nonzero()[:, 0]
         if not len(r): return owner
-        right, asked = self.proved(l, layer.rows[r], layer.seen[r], self.facets.x[c[r]], targets, then=True, keep=o.review); bad = r[right < o.facets.share[0] * asked]
+        R, S = (layer.partial[c[r]], layer.shows[c[r]]) if layer.done else (layer.rows[r], layer.seen[r])  # put together from facets far away late rows are less precise
+        right, asked = self.proved(l, R, S, self.facets.x[c[r]], targets, then=True, keep=o.review); bad = r[right < o.facets.share[0] * asked]
         if len(bad): layer.tried |= set(torch.isin(owner, bad).nonzero()[:, 0].tolist()); layer.keep(~torch.isin(torch.arange(len(layer)), bad))
         return self.extend(l)
 
@@ -512,7 +514,7 @@ class Growth:
         "Inputs where nearly all units of the last known layer are on but those that entries come from which are not known, and slopes there."
         o, fo, known, open_ = self.options, self.options.facets, self.known(l), (~self.layers[l].seen[:, :-1]).any(0); x = self.crowd.rich(known, o.slopes_of)
         if open_.any(): x = torch.cat([x, self.crowd.rich(known, o.slopes_of, 1 - 2 * open_.double())])
-        at = sent_around(known, x, fo.independent); count = ((sent(known, x) > 0) & open_).sum(1); top = (at.full * (at.on - count)).argsort(descending=True)[:o.slopes]; x, V = x[top], at.V[top]  # where few entries count that nothing has told
+        at = sent_around(known, x, fo.independent); count = ((sent(known, x) > 0) & open_).sum(1); top = (at.full * ~self.blind(l, x) * (at.on - count)).argsort(descending=True)[:o.slopes]; x, V = x[top], at.V[top]  # where few entries count that nothing has told
         there = V.norm(dim=2) > .5; step = o.short * torch.minimum(x.norm(dim=1), 1e3 * torch.where(there, room_along(known, x, V), math.inf).amin(1)); w = normalize(torch.where(torch.arange(V.shape[1]) % 2 > 0, 1., -1.).double() @ V, dim=1); left, X, D = torch.arange(len(x)), [], []
         for _ in range(fo.tries):
             if not len(left): break
@@ -641,7 +643,7 @@ class Growth:
         if left.any(): layer.slopes = None  # better rows, and entries seen since, tell more signs
         open_ = self.signs(l)
         layer.sign = torch.where(layer.sign == 0, -1., layer.sign)
-        x = self.testable(l, o.survey[0]); q = self.count(l, x[~self.blind(l + 1, x)], o.count[1]); missing = (q > 0).double().mean().item() if len(q) else 0.
+        x = self.testable(l, o.survey[0]); x = x[~self.blind(l + 1, x)]; q = self.count(l, x, o.count[1]); missing = (q > 0).double().mean().item() if len(q) else 0.
         self.stage("layer", layer=l + 2, units=len(layer), expected=self.told[l], unseen=int((~layer.seen).sum()), signs=open_, missing=missing)
         if missing > o.incomplete: raise DeepFailure(f"units of layer {l + 2} are missing at {missing:.0%} of the places looked at: {len(layer)} of {self.told[l]} were found")
 

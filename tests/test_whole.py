@@ -14,7 +14,7 @@ from neurome_nb.blackbox import black_box
 from neurome_nb.growth import Crowd, GrowthSearch
 from neurome_nb.nets import forward, init_layers
 from neurome_nb.together import as_rows, unit_rows
-from neurome_nb.whole import Whole, WholeSearch, both_on, fit_outputs, fitted, held, mended, opened, refined_first, spreads, switched_on, telling, together_in, united, untold, weak_units, with_open, without_idle, without_untold
+from neurome_nb.whole import Whole, WholeSearch, both_on, by_chance, fit_outputs, fitted, held, mended, opened, refined_first, spreads, switched_on, telling, together_in, united, untold, weak_units, with_open, without_idle, without_untold
 
 SIZES = (12, 10, 8, 6, 4)
 EYE = (torch.eye(12, dtype=torch.float64), torch.zeros(12, dtype=torch.float64))
@@ -70,6 +70,11 @@ def test_answers_that_tell_rare_weights_are_chosen():
     w = whole(); D = switched_on(w.net, w.x); n = together_in(w.net, w.x)[2]; j, i = divmod(int(n.argmin()), n.shape[1]); rare = D[2][:, j] & D[3][:, i]; few = rare.nonzero()[:3, 0]
     w = replace(w, x=torch.cat([w.x[~rare], w.x[few]]), y=torch.cat([w.y[~rare], w.y[few]])); chosen = telling(w, torch.ones(len(w.x), dtype=torch.bool), 90, generator(4, 'whole/telling'))
     assert len(chosen) == 90 and len(set(range(len(w.x) - 3, len(w.x))) & set(chosen.tolist())) >= 2
+
+def test_open_weights_are_met_by_chance():
+    w = whole(); open_ = [torch.zeros_like(s) for s in w.seen] + [torch.zeros(4, 7, dtype=torch.bool)]; open_[1][5, 2] = True; g = generator(6, 'whole/chance')
+    x = by_chance(w, open_, lambda n: 4 * torch.randn(n, 12, generator=g, dtype=torch.float64), replace(WholeSearch(), chance=(2, 500))); D = switched_on(NET, x)
+    assert 0 < len(x) <= 24 and (D[1][:, 2] & D[2][:, 5]).all() and not len(by_chance(w, [torch.zeros_like(v) for v in open_], None))
 
 def test_copies_say_which_entries_are_vague():
     rows = as_rows(NET); copies = [[NET[0], *((r[:, :-1], r[:, -1]) for r in (q + (1e-6 * (k - 1) * (torch.arange(q.numel()) == 2 * l).view(q.shape)) for l, q in enumerate(rows[1:], 1)))] for k in range(3)]
