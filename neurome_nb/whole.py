@@ -71,7 +71,7 @@ class WholeSearch:
     goal: float = 2e-9  # spread of a weight among those networks, relative to the largest of its layer, above which such answers are asked, and it is left open in the end
     draws: int = 4  # of these networks
     each_weak: int = 3  # ascents to every two units one of which is such a unit, at most
-    chance: tuple[int, int] = (10, 20_000)  # batches of random inputs, and inputs in each, among which those are looked for in which units are on together whose weights are open; none of the others is asked
+    chance: tuple[int, int] = (25, 20_000)  # batches of random inputs, and inputs in each, among which those are looked for in which units are on together whose weights are open; none of the others is asked
     chances: int = 12  # such inputs for a weight and batch, at most
     decades: tuple[float, float] = (-1., 5.)  # their lengths, as powers of ten, in units of that over which the black box bends
     enough: int = 2  # explained answers in which both units are on tell the weight between them
@@ -328,7 +328,7 @@ def untold(whole: Whole, options: WholeSearch = WholeSearch()) -> list[Bool[Tens
 
 def spreads(net: Layers, copies: list[Layers]) -> list[Float[Tensor, "h p"]]:
     "How far the rows of the layers behind the first differ among copies, relative to the largest weight of the layer."
-    return [torch.stack([r - row for r in rows]).square().mean(0).sqrt() / row.abs().max() for row, *rows in list(zip(as_rows(unit_rows(net)), *(as_rows(unit_rows(c)) for c in copies)))[1:]]
+    return [torch.stack([r - row for r in rows]).square().mean(0).sqrt() / row.abs().max() for row, *rows in list(zip(as_rows(net), *map(as_rows, copies)))[1:]]
 
 def weak_units(vague: list[Bool[Tensor, "h p"]]) -> list[Int[Tensor, "w"]]:
     "Units of every hidden layer with entries, or weights to the outputs, that the answers do not tell well."

@@ -4,7 +4,7 @@ import torch
 
 from neurome_nb.core import generator
 from neurome_nb.nets import forward, init_layers
-from neurome_nb.together import Around, TogetherFit, answer_weights, as_layers, as_rows, entry_derivatives, fit_entries, fit_together, lsqr, posterior_copies, unit_rows
+from neurome_nb.together import Around, TogetherFit, answer_weights, as_layers, as_rows, entry_derivatives, fit_entries, fit_together, in_gauge_of, lsqr, posterior_copies, unit_rows
 
 SIZES = (10, 8, 6, 5, 4)
 
@@ -24,6 +24,11 @@ def test_unit_rows_change_nothing():
     assert (forward(net, x, 'relu', 0.) - forward(unit_rows(net, 0), x, 'relu', 0.)).abs().max() < 1e-14
     assert all((r.norm(dim=1) - 1).abs().max() < 1e-14 for r in as_rows(unit_rows(net, 0))[:-1])
     assert unit_rows(net, 1)[0][0] is net[0][0]
+
+def test_a_gauge_is_taken_over_but_for_entries_that_differ():
+    s = [.5 + rand(len(b), seed=30 + l).abs() for l, (_, b) in enumerate(NET[:-1])] + [torch.ones(4, dtype=torch.float64)]; before = [torch.ones(10, dtype=torch.float64), *s]
+    other = [(W * a[:, None] / c, b * a) for (W, b), a, c in zip(NET, s, before)]; other[1][0][2, 3] += 1.; rows = as_rows(in_gauge_of(NET, other)); off = [(r - q).abs() for r, q in zip(rows, as_rows(NET))]
+    assert off[1][2, 3] > .1; off[1][2, 3] = 0.; assert max(o.max() for o in off) < 1e-14
 
 def test_derivatives_and_their_transpose():
     x, y = answers(40); w = .5 + rand(40).abs(); h = 1e-6
