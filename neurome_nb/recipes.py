@@ -317,7 +317,7 @@ def _looks(run: Run, found: Probe, coarse: bool) -> tuple[float | None, bool | N
 UNTOLD = 3  # attempts at smooth units of unknown activation: when none of the activations fits twice, a third time is enough
 
 def _open_weights(cert: Certificate) -> int:
-    "Weights between units that are not named whose bars are infinite: no answer tells them."
+    "Weights of units that are not named whose bars are infinite: answers do not tell them."
     bars = [dW.isinf() for dW, _ in cert.error_bars]
     for l, unit, _ in cert.unidentifiable: bars[l][unit] = False; bars[l + 1][:, unit] = False
     return sum(int(open_.sum()) for open_ in bars)
@@ -327,7 +327,7 @@ def _but_for(outcome: Outcome, cert: Certificate, arch: Architecture, share: flo
     named, hidden, open_ = len(cert.unidentifiable), sum(arch.sizes[1:-1]), _open_weights(cert)
     if outcome.kind not in ("unidentifiable", "recovered") or not named + open_: return outcome
     left = [f"{named} of {hidden} hidden units that no answer determines: {'; '.join(dict.fromkeys(reason for *_, reason in cert.unidentifiable))}"] if named else []
-    if open_: left.append(f"{open_} weight{'s' * (open_ > 1)} between units that were never on together, which no answer tells")
+    if open_: left.append(f"{open_} weight{'s' * (open_ > 1)} that hardly any answer depends on, which {'are' if open_ > 1 else 'is'} left open")
     if named > share * hidden: return outcome
     if open_ > weights * arch.num_parameters: return Outcome("unidentifiable", f"no answer determines {'; and '.join(left)}.", "What has a finite error bar is within it.")
     return Outcome("recovered", f"every error bar is within {cert.relative_bar:.1e} of its layer's largest weight, but for {'; and for '.join(left)}.",
