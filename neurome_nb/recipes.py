@@ -28,6 +28,7 @@ from .shallow import name_slope, recover_shallow
 from .population import Committee, run_committee
 from .deep import DeepFailure, DeepSearch, recover_deep
 from .walks import WalkSearch, recover_relu
+from .whole import WholeSearch, recover_deep_relu
 from .columns import ColumnSearch, recover_by_columns
 from .noisy import NoisySearch, recover_noisy
 from .smooth import SmoothSearch, recover_smooth
@@ -118,6 +119,7 @@ class Exact:
     committee: CommitteeSearch = CommitteeSearch()  # options of the search by committee
     deep: DeepSearch = DeepSearch()  # options of the search in networks with more than one hidden layer
     walks: WalkSearch = WalkSearch()  # and of that in such networks with ReLU units
+    whole: WholeSearch = WholeSearch()  # and with more than two hidden layers of them, none wider than the one before, and several outputs
     noisy: NoisySearch = NoisySearch()  # and of that in such networks whose answers are coarser than `precise`
     columns: ColumnSearch = ColumnSearch()  # and with two hidden layers, the first wider than the input, and several outputs
     saturating: SmoothSearch = SmoothSearch()  # and with tanh or sigmoid units
@@ -280,6 +282,11 @@ def _expands(arch: Architecture) -> bool:
     sizes = arch.sizes
     return sizes is not None and None not in sizes and len(sizes) == 4 and sizes[1] > sizes[0] and sizes[-1] > 1
 
+def _narrows(arch: Architecture) -> bool:
+    "More than two hidden layers, none wider than the one before, and several outputs: every layer can be grown behind the others."
+    sizes = arch.sizes
+    return sizes is not None and None not in sizes and len(sizes) > 4 and sizes[-1] > 1 and all(a >= b for a, b in zip(sizes[:-2], sizes[1:-1]))
+
 def _roundings(run, found):
     "Error of the answers, in units of the rounding that their size, or how much they vary if that is more, brings with it."
     if not found.scale > 0: return 0.
@@ -309,12 +316,22 @@ def _looks(run: Run, found: Probe, coarse: bool) -> tuple[float | None, bool | N
 
 UNTOLD = 3  # attempts at smooth units of unknown activation: when none of the activations fits twice, a third time is enough
 
-def _but_for(outcome: Outcome, cert: Certificate, arch: Architecture, share: float = .02) -> Outcome:
-    "A deep network is recovered when all but a few of its hidden units are, and those are named: at most this share. Hardly any is without a unit that never switches."
-    named, hidden = len(cert.unidentifiable), sum(arch.sizes[1:-1])
-    if outcome.kind != "unidentifiable" or named > share * hidden: return outcome
-    return Outcome("recovered", f"every error bar is within {cert.relative_bar:.1e} of its layer's largest weight, but for {named} of {hidden} hidden units that no answer determines: {'; '.join(dict.fromkeys(reason for *_, reason in cert.unidentifiable))}.",
-                   "See certificate.unidentifiable; what depends on them has no bar.")
+def _open_weights(cert: Certificate) -> int:
+    "Weights of units that are not named whose bars are infinite: answers do not tell them."
+    bars = [dW.isinf() for dW, _ in cert.error_bars]
+    for l, unit, _ in cert.unidentifiable: bars[l][unit] = False; bars[l + 1][:, unit] = False
+    return sum(int(open_.sum()) for open_ in bars)
+
+def _but_for(outcome: Outcome, cert: Certificate, arch: Architecture, share: float = .02, weights: float = .01) -> Outcome:
+    "A deep network is recovered when all but a few of its hidden units are, and those are named: at most this share. Hardly any is without a unit that never switches. And at most this share of its parameters may be weights that no answer tells."
+    named, hidden, open_ = len(cert.unidentifiable), sum(arch.sizes[1:-1]), _open_weights(cert)
+    if outcome.kind not in ("unidentifiable", "recovered") or not named + open_: return outcome
+    left = [f"{named} of {hidden} hidden units that no answer determines: {'; '.join(dict.fromkeys(reason for *_, reason in cert.unidentifiable))}"] if named else []
+    if open_: left.append(f"{open_} weight{'s' * (open_ > 1)} that hardly any answer depends on, which {'are' if open_ > 1 else 'is'} left open")
+    if named > share * hidden: return outcome
+    if open_ > weights * arch.num_parameters: return Outcome("unidentifiable", f"no answer determines {'; and '.join(left)}.", "What has a finite error bar is within it.")
+    return Outcome("recovered", f"every error bar is within {cert.relative_bar:.1e} of its layer's largest weight, but for {'; and for '.join(left)}.",
+                   "See certificate.unidentifiable; what depends on them has no bar." if named else "Their error bars are infinite.")
 
 def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]:
     "The recipe `exact`."
@@ -357,6 +374,7 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
         try:
             if deep and smooth: layers, cert, arch_found = (recover_by_student if len(arch.sizes) > 4 else recover_smooth)(run, length, bars=opt.bars, options=opt.saturating)
             elif deep and _expands(arch) and not (walked and run.attempt % 2): layers, cert, arch_found = recover_by_columns(run, length, run.eps, bars=opt.bars, options=opt.columns)
+            elif walked and _narrows(arch): layers, cert, arch_found = recover_deep_relu(run, length, run.eps, bars=opt.bars, options=opt.whole)
             elif walked: layers, cert, arch_found = recover_relu(run, length, run.eps, bars=opt.bars, options=opt.walks)
             elif deep and run.eps > opt.precise: layers, cert, arch_found = recover_noisy(run, length, run.eps, bars=opt.bars, options=opt.noisy)
             elif deep: layers, cert, arch_found = recover_deep(run, length, run.eps, bars=opt.bars, options=opt.deep)

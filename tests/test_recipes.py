@@ -508,7 +508,8 @@ def test_one_output_and_a_pair_whose_kinks_cancel_ends_soon():
     assert r.outcome.kind == "not_converged" and "kinks cancel" in r.outcome.message and r.queries < 5000, (r.outcome, r.queries)
 
 def test_a_few_units_that_no_answer_determines_are_named_and_the_rest_is_recovered():
-    cert = Certificate([], ((1, 3, "it never switches"),), 0., 0., {}, 1., (), 0, 1e-9)
+    bars = [(torch.zeros(h, k), torch.zeros(h)) for k, h in ((9, 20), (20, 20), (20, 2))]
+    cert = Certificate(bars, ((1, 3, "it never switches"),), 0., 0., {}, 1., (), 0, 1e-9)
     outcome = judge(cert, 1e-6)
     assert outcome.kind == "unidentifiable"
     few, many = (_but_for(outcome, cert, Architecture((9, h, h, 2), "relu")) for h in (30, 20))       # 1 of 60, 1 of 40: at most 2 %
@@ -530,3 +531,15 @@ def test_smooth_units_of_no_kind_that_is_looked_for_are_given_up_soon(monkeypatc
     tried, layers = _fails_first(monkeypatch, 99), init_layers((8, 3, 3), generator=generator(0, "test/odd"))
     r = reconstruct(Oracle(lambda x: forward(layers, x, "tanh"), 8), progress=False)
     assert len(tried) == 3 and r.outcome.kind == "not_converged" and "softplus" in str(r.outcome) and "not supported" in str(r.outcome)
+
+
+def test_a_few_weights_without_bars_are_told_and_many_are_not_recovered():
+    arch = Architecture((30, 20, 10, 5), "relu"); zero = [(torch.zeros(h, k), torch.zeros(h)) for k, h in zip(arch.sizes, arch.sizes[1:])]
+    def outcome(n, named=()):
+        dW = zero[1][0].clone(); dW.view(-1)[:n] = torch.inf
+        for i in (u for _, u, _ in named): dW[i] = torch.inf
+        cert = Certificate([zero[0], (dW, zero[1][1]), zero[2]], tuple(named), 0., 0., {}, 0., (), 0, 1e-9); return recipes._but_for(judge(cert, 1e-6), cert, arch)
+    assert outcome(0).kind == "recovered" and "left open" not in outcome(0).message
+    assert outcome(3).kind == "recovered" and "3 weights" in outcome(3).message
+    assert outcome(40).kind == "unidentifiable" and "40 weights" in outcome(40).message
+    assert outcome(0, [(1, 9, "off")]).kind == "unidentifiable"      # one of thirty units is more than two in a hundred

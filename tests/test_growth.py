@@ -1,0 +1,88 @@
+import math
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from neurome_nb.core import generator
+from neurome_nb.deep import DeepFailure
+from neurome_nb.facets import Facets, sent
+from neurome_nb.growth import Crowd, Growing, Growth, GrowthSearch, ascend, missing_units, of_known_units, open_entries_matter, quiet_directions
+from neurome_nb.nets import forward, init_layers
+from neurome_nb.peel import jacobians
+
+SIZES = (16, 14, 9, 6, 5)
+NET = init_layers(SIZES, generator=generator(5, 'growth/net'))
+KNOWN = NET[:1]
+f = lambda x: forward(NET, x, 'relu', 0.)
+noise = lambda x, y: 1e-16 * (1 + x.norm(dim=1))
+
+def rows(l): W, b = NET[l]; return normalize(torch.cat([W, b[:, None]], 1), dim=1)
+def crowd(seed=0): return Crowd(16, 3., generator(seed, 'growth/crowd'), GrowthSearch())
+
+def test_directions_that_no_known_unit_notices():
+    x = crowd().rich(KNOWN, 40); R = rows(1)[:6]; sign = torch.ones(6, dtype=torch.float64); sign[2] = 0.
+    d, keep = quiet_directions(KNOWN, R, sign, x, 3, generator(0, 'growth/quiet')); told = keep.amin(1) > 0
+    h, J = sent(KNOWN, x), jacobians(KNOWN, x, 'relu', 0.); on = (h @ R[:, :-1].T + R[:, -1] > 0) | (sign == 0)
+    change = ((R[:, :-1] @ J)[told] @ d[told].mT).abs() * on[told][:, :, None]
+    assert told.sum() > 10 and change.max() < 1e-10 and (d[told].norm(dim=2) - 1).abs().max() < 1e-12
+
+def test_missing_units_are_counted_where_they_are_on():
+    x = crowd().rich(KNOWN, 200); R, g = rows(1), generator(1, 'growth/missing'); on = sent(KNOWN, x) @ R[:, :-1].T + R[:, -1] > 0
+    q = missing_units(f, KNOWN, R, torch.ones(9), x, 3, noise, g)
+    assert (q >= 0).sum() > 50 and (q[q >= 0] == 0).all()
+    some = R[torch.arange(9) != 4]; q = missing_units(f, KNOWN, some, torch.ones(8), x, 3, noise, g); told = q >= 0
+    heard = torch.stack([jacobians(NET[:3], p[None], 'relu', 0.).abs().sum() > 0 for p in x])      # what is on may be switched off by the next layer
+    assert torch.equal(q[told & heard] > 0, on[told & heard, 4])
+    q = missing_units(f, KNOWN, R[:7], torch.ones(7), x, 3, noise, g)
+    assert (q[(q >= 0) & heard] == on[(q >= 0) & heard, 7:].sum(1)).double().mean() > .9
+
+def test_inputs_of_all_kinds():
+    c = crowd(); alone = (sent(KNOWN, c.alone(KNOWN, 60)) > 0).sum(1); rich = (sent(KNOWN, c.rich(KNOWN, 60)) > 0).sum(1); wide = (sent(KNOWN, c.wide(60)) > 0).sum(1)
+    assert alone.median() < wide.median() < rich.median() and c.between(KNOWN, 50).shape == (50, 16)
+    few = (sent(KNOWN, c.few(KNOWN, 60)) > 0).sum(1); rare = c.rare(KNOWN, 40)
+    assert few.median() < wide.median() and rare.norm(dim=1).min() > 3e2 * .99 and (sent(KNOWN, rare) > 0).sum(1).median() < wide.median()
+
+def test_ascents_reach_a_unit_that_is_off_everywhere_around():
+    c = crowd(3); R = rows(1)[:1].repeat(30, 1); x = ascend(KNOWN, R, c.wide(30), 100)
+    assert (sent(KNOWN, x) @ R[0, :-1] + R[0, -1] > 0).double().mean() > .8
+
+def test_rows_are_put_together():
+    layer = Growing(10, GrowthSearch()); row = normalize(torch.randn(10, generator=generator(2, 'growth/row'), dtype=torch.float64), dim=0)
+    def shown(mask): r = row * mask; return (-r / r.norm())[None], mask[None]
+    a, b = torch.arange(10) != 3, torch.arange(10) != 0
+    for mask in (a, b): r, s = shown(mask); layer.partial, layer.shows, layer.tells = torch.cat([layer.partial, r]), torch.cat([layer.shows, s]), torch.cat([layer.tells, torch.tensor([True])])
+    layer.add(*shown(a)); owner = layer.extend()
+    assert owner.tolist() == [0, 0] and layer.seen.all() and torch.minimum((layer.rows[0] - row).norm(), (layer.rows[0] + row).norm()) < 1e-14 and layer.told().all()
+    layer.add(row[None] + 1e-3 * torch.eye(10)[:1].double(), torch.ones(1, 10, dtype=torch.bool)); layer.unite()
+    assert len(layer) == 1 and not layer.seen[0, 0] and layer.seen[0, 1:].all()       # what the two do not agree on is open
+    layer.widen(2); assert layer.rows.shape == (1, 12) and not layer.seen[0, 9:11].any() and layer.std[0, 9:11].isinf().all() and len(layer.partial) == 0
+
+def test_kinks_of_known_units_are_none_of_the_layer():
+    x = crowd().wide(14); W, b = NET[0]; n = normalize(W, dim=1); x = x - ((x * W).sum(1) + b)[:, None] / W.norm(dim=1, keepdim=True) * n
+    zero = torch.zeros(14, dtype=torch.float64); facets = lambda n: Facets(x, n, zero, torch.zeros(14, 2, 16, 5))
+    assert of_known_units(KNOWN, facets(n), 1e-5).all() and not of_known_units(KNOWN, facets(n.roll(1, 0)), 1e-5).any()
+
+def test_open_entries_matter_where_they_may_turn_their_unit_on():
+    W = torch.tensor([[1., 0.], [1., 1.]]).double(); b = torch.tensor([-20., 0.]).double(); seen = torch.tensor([[True, False, True], [True, True, True]])
+    h = torch.tensor([[1., 0.], [1., 1.], [30., 1.], [0., 30.]]).double()
+    assert open_entries_matter(h, W, b, seen).tolist() == [False, False, True, True]
+
+@pytest.fixture(scope='module')
+def grown():
+    first = (torch.eye(14, dtype=torch.float64), torch.zeros(14, dtype=torch.float64)); stages = []
+    g = Growth(lambda v: forward([first, *NET[1:]], v, 'relu', 0.), 14, [9, 6], 3., 100., 2.2e-16, generator(0, 'growth/grown'), lambda name, **d: stages.append((name, d)))
+    for l in range(2): g.grow(l)
+    return g, stages
+
+def test_a_layer_grows_behind_another(grown):
+    g, stages = grown
+    for l, layer in enumerate(g.layers):
+        W, b = NET[l + 1]; scale = 1. if not l else scale; W = W[:, at] * scale if l else W; true = torch.cat([W, b[:, None]], 1); size = true.norm(dim=1); R = layer.rows * layer.sign[:, None]
+        d, at = torch.cdist(R, true / size[:, None]).min(1); scale = size[at]
+        assert len(at.unique()) == len(layer) >= SIZES[l + 2] - 1 and d[layer.seen.all(1)].max() < 1e-6, (l, d)
+    assert [d['layer'] for n, d in stages if n == 'layer'] == [2, 3]
+
+def test_an_attempt_without_units_says_so():
+    first = (torch.eye(14, dtype=torch.float64), torch.zeros(14, dtype=torch.float64))
+    with pytest.raises(DeepFailure): Growth(lambda v: v[:, :3], 14, [9], 3., 100., 2.2e-16, generator(0, 'growth/none'), lambda name, **d: None)

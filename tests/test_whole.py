@@ -1,0 +1,117 @@
+"Deep ReLU networks with several hidden layers from scratch, and the fit of all layers that ends it."
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from neurome_nb import Architecture, Oracle, parameter_error, reconstruct
+from neurome_nb.certify import Certificate
+from neurome_nb.core import generator
+from neurome_nb.deep import MeasuredLayer
+from neurome_nb.experiments import score
+from neurome_nb.blackbox import black_box
+from neurome_nb.growth import Crowd, GrowthSearch
+from neurome_nb.nets import forward, init_layers
+from neurome_nb.together import as_rows, unit_rows
+from neurome_nb.whole import Whole, WholeSearch, both_on, by_chance, fit_outputs, fitted, held, mended, opened, refined_first, spreads, switched_on, telling, together_in, united, untold, weak_units, with_open, without_idle, without_untold
+
+SIZES = (12, 10, 8, 6, 4)
+EYE = (torch.eye(12, dtype=torch.float64), torch.zeros(12, dtype=torch.float64))
+
+def half_on(net, x):
+    "With biases such that every hidden unit is on at half of the inputs."
+    out = []
+    for W, b in net[:-1]: b = -(x @ W.T).median(0).values; out.append((W, b)); x = (x @ W.T + b).clamp_min(0)
+    return [*out, net[-1]]
+
+def rand(*s, seed=0): return torch.randn(*s, generator=generator(seed, f'whole/{s}'), dtype=torch.float64)
+def inputs(n, seed=0): return (4 * rand(n, 12, seed=seed)).abs() * torch.where(rand(n, 12, seed=seed + 1) > -.3, 1., -1.)
+NET = unit_rows([EYE, *half_on(init_layers(SIZES, generator=generator(3, 'whole/net')), inputs(400).clamp_min(0))])
+noise = lambda x, y: torch.full((len(x),), 1e-15, dtype=torch.float64)
+
+def whole(net=NET, n=500, seen=None):
+    hidden = as_rows(net)[1:-1]; all_ = tuple(torch.ones_like(r, dtype=torch.bool) for r in hidden); x = inputs(n)
+    return Whole(net, tuple(torch.full_like(r, math.inf) for r in hidden), tuple(torch.zeros_like(s) for s in all_), seen or all_, tuple(r.new_ones(len(r)) for r in hidden), x, forward(NET, x, 'relu', 0.))
+
+def off(net): return max((a - b).abs().max().item() for a, b in zip(as_rows(unit_rows(net)), as_rows(NET)))
+
+def test_outputs_from_answers_some_of_which_are_disturbed():
+    w = whole(); y = w.y.clone(); y[::25] += 1.
+    V, c = fit_outputs(NET[:-1], w.x, y)
+    assert (V - NET[-1][0]).abs().max() < 1e-9 and (c - NET[-1][1]).abs().max() < 1e-9
+
+def test_layers_that_are_nearly_right_are_fitted_to_rounding():
+    near = unit_rows([NET[0], *((W + 1e-7 * rand(*W.shape), b) for W, b in NET[1:])]); w = whole(near)
+    w = fitted(w, noise, 1., WholeSearch().again, WholeSearch()); assert off(near) > 1e-8 and off(w.net) < 1e-11
+
+def test_a_layer_refined_to_rounding_is_left_as_it_is():
+    w = whole(); o = WholeSearch(); std = [torch.full_like(s, 1e-14) for s in w.std]
+    assert w.first(o) == 1 and replace(w, std=(std[0], *w.std[1:])).first(o) == 2 and replace(w, std=tuple(std)).first(o) == 4
+
+def test_weights_of_units_that_explain_nothing_are_fitted_alone():
+    W, b = NET[2]; W = W.clone(); W[3, 2:6] += .02 * rand(4); wrong = [NET[0], NET[1], (W, b), *NET[3:]]
+    w = mended(whole(wrong), generator(0, 'whole/mended')); assert off(wrong) > 1e-3 and off(w.net) < 1e-7
+
+def test_open_entries_come_from_the_answers_in_which_they_matter():
+    W, b = NET[2]; W = W.clone(); W[3, 4] = W[1, 0] = 0.; seen = [s.clone() for s in whole().seen]; seen[1][3, 4] = seen[1][1, 0] = False
+    w = whole([NET[0], NET[1], (W, b), *NET[3:]], seen=tuple(seen)); assert 0 < w.clear.sum() < len(w.x)
+    w = opened(w, generator(1, 'whole/opened')); assert off(w.net) < 1e-7 and all(s.all() for s in w.seen)
+
+def test_a_unit_found_twice_is_united():
+    W, b = NET[2]; V, c = NET[3]; w = whole([*NET[:2], (torch.cat([W, W[1:2]]), torch.cat([b, b[1:2]])), (torch.cat([V - .3 * V * (torch.arange(8) == 1), .3 * V[:, 1:2]], 1), c), NET[4]])
+    u = united(w, 1e-5); assert off(w.net[:2] + u.net[2:]) < 1e-12 and [s.shape for s in u.seen] == [s.shape for s in whole().seen] and u.miss.max() < 1e-12
+
+def test_a_row_that_sends_nothing_on_is_dropped():
+    W, b = NET[2]; V, c = NET[3]; extra = torch.ones(1, W.shape[1], dtype=torch.float64) / W.shape[1]**.5; w = whole([*NET[:2], (torch.cat([W, extra]), torch.cat([b, b.new_zeros(1)])), (torch.cat([V, 0 * V[:, :1]], 1), c), NET[4]])
+    u = without_idle(w, w.explained(1e-8, WholeSearch())); assert len(u.net[2][1]) == 8 and off(u.net) < 1e-12 and len(without_idle(whole(), torch.ones(500, dtype=torch.bool)).net[2][1]) == 8
+
+def test_answers_that_tell_rare_weights_are_chosen():
+    w = whole(); D = switched_on(w.net, w.x); n = together_in(w.net, w.x)[2]; j, i = divmod(int(n.argmin()), n.shape[1]); rare = D[2][:, j] & D[3][:, i]; few = rare.nonzero()[:3, 0]
+    w = replace(w, x=torch.cat([w.x[~rare], w.x[few]]), y=torch.cat([w.y[~rare], w.y[few]])); chosen = telling(w, torch.ones(len(w.x), dtype=torch.bool), 90, generator(4, 'whole/telling'))
+    assert len(chosen) == 90 and len(set(range(len(w.x) - 3, len(w.x))) & set(chosen.tolist())) >= 2
+
+def test_open_weights_are_met_by_chance():
+    w = whole(); open_ = [torch.zeros_like(s) for s in w.seen] + [torch.zeros(4, 7, dtype=torch.bool)]; open_[1][5, 2] = True; g = generator(6, 'whole/chance')
+    x = by_chance(w, open_, lambda n: 4 * torch.randn(n, 12, generator=g, dtype=torch.float64), replace(WholeSearch(), chance=(2, 500))); D = switched_on(NET, x)
+    assert 0 < len(x) <= 24 and (D[1][:, 2] & D[2][:, 5]).all() and not len(by_chance(w, [torch.zeros_like(v) for v in open_], None))
+
+def test_copies_say_which_entries_are_vague():
+    rows = as_rows(NET); copies = [[NET[0], *((r[:, :-1], r[:, -1]) for r in (q + (1e-6 * (k - 1) * (torch.arange(q.numel()) == 2 * l).view(q.shape)) for l, q in enumerate(rows[1:], 1)))] for k in range(3)]
+    vague = [s > 1e-7 for s in spreads(NET, copies)]; weak = weak_units(vague); assert all(v.flatten()[2 * l] for l, v in enumerate(vague, 1)) and all(len(w) for w in weak[1:]) and not len(weak[0])
+    fixed = held(NET, copies, vague); assert all(torch.equal(r[v], q[v]) for c in fixed for r, q, v in zip(as_rows(c)[1:], rows[1:], vague))
+
+def test_two_units_are_brought_on_together():
+    crowd = Crowd(12, 4., generator(2, 'whole/crowd'), GrowthSearch()); pairs = torch.tensor([[0, 1], [3, 2], [7, 5]])
+    x = both_on(NET, 1, pairs, lambda n: crowd.wide(n, 0., 1.), 10, generator(3, 'whole/both')); n = together_in(NET, x)[1]
+    assert (n[pairs[:, 0], pairs[:, 1]] > 0).all()
+
+def test_what_no_answer_tells_is_left_open_and_nothing_else():
+    w = whole(); D = switched_on(w.net, w.x); w = replace(w, x=w.x[~(D[1][:, 2] & D[2][:, 5])], y=w.y[~(D[1][:, 2] & D[2][:, 5])]); left = untold(w)
+    assert [q.nonzero().tolist() for q in left[1:]] == [[[5, 2]], [], []]
+    z = without_untold(w, left); assert z.net[2][0][5, 2] == 0 and z.deviations(WholeSearch())[2][5, 2] < 1e-200
+    zero = [(torch.zeros_like(W), torch.zeros_like(b)) for W, b in NET]; cert = Certificate(zero, (), 0., 0., {}, 0., (), 0, 1e-9)
+    bars = with_open(cert, left).error_bars; assert bars[2][0][5, 2].isinf() and sum(int(t.isinf().sum()) for layer in bars[2:] for t in layer) == 1
+
+def test_the_first_layer_is_refined_to_rounding():
+    net = init_layers((20, 8, 6, 4), generator=generator(4, 'whole/first')); R = torch.cat([net[0][0], net[0][1][:, None]], 1); R = R / R.norm(dim=1, keepdim=True); start = R + 1e-9 * rand(*R.shape)
+    layer = MeasuredLayer(start[:, :-1], start[:, -1], 0., 0., torch.full_like(R, 1e-9))
+    out = refined_first(lambda x: forward(net, x, 'relu', 0.), layer, lambda x, y: 1e-16 * (1 + x.norm(dim=1)), 1., generator(5, 'whole/refined'))
+    new = torch.cat([out.W, out.b[:, None]], 1); new = new / new.norm(dim=1, keepdim=True); assert (new - R).abs().max() < 1e-11 and out.std.norm(dim=1).max() < 1e-11
+
+def recovered(sizes, seed, data=None):
+    box = black_box(sizes, 'relu', data=data, seed=seed); f = box.oracle(torch.float64); r = reconstruct(f, box.architecture, seed=seed, progress=False)
+    assert r.queries == f.queries
+    return r, score(r, box)
+
+def test_a_small_network_is_recovered_with_honest_bars():
+    r, s = recovered((24, 16, 12, 8, 5), 0)
+    assert r.outcome.kind == 'recovered', r.outcome
+    assert s.get('identifiable_max', s['balanced_max']) < 1e-8 and s['error_over_bar'] < 1, s
+
+@pytest.mark.slow
+@pytest.mark.parametrize('seed', (0, 1))
+def test_a_larger_network_is_recovered_with_honest_bars(seed):
+    r, s = recovered((100, 40, 30, 20, 10, 5), seed)
+    assert r.outcome.kind == 'recovered', r.outcome
+    assert s.get('identifiable_max', s['balanced_max']) < 1e-8 and s['error_over_bar'] < 1, s
