@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['GrowthSearch', 'ascend', 'enrich', 'Crowd', 'quiet_directions', 'missing_units', 'Growing', 'open_entries_matter',
-           'of_known_units', 'SlopePlaces', 'sign_votes', 'Growth']
+           'of_known_units', 'SlopePlaces', 'solved_entries', 'sign_votes', 'Growth']
 
 # %% ../nbs/19_growth.ipynb #c002
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 from torch.nn.functional import leaky_relu, normalize, one_hot, pad
@@ -30,6 +30,7 @@ class GrowthSearch:
     leak: tuple[float, float, float] = (.05, .7, .2)  # units that are off let so much through at first, and nothing after this share of the steps; more of it towards what is hardly ever on
     climb: tuple[int, int, int, int] = (60, 100, 150, 200)  # steps of ascents to many units at once, to few, to as many as possible, and to what is hardly ever on
     front: float = 10.  # where as many units as possible are to be on, those of the last known layer count up to so many times as much as those before
+    off_by: float = .05  # rows with open entries are to be off by at least so much, relative to what is sent on to them, where as many units as possible are on
     few: float = .1  # share of the units that are to be on where few are
     rare: tuple[float, float] = (.02, .2)  # share of the units that are on where hardly any is
     uneven: float = 3.  # standard deviation of the logarithms of what units are to send on, at most
@@ -69,6 +70,10 @@ class GrowthSearch:
     incomplete: float = .2  # share of the places at which a unit is missing at the end, above which the attempt is given up: what is built on it would be wrong there
     slopes: int = 6  # inputs where nearly all units before are on, at which slopes are measured for the signs
     slopes_of: int = 192  # chosen from so many
+    slope_gap: float = 1e-4  # the second singular value of slopes, relative to the first, where they show one row alone
+    slope_tol: float = 1e-5  # relative misfit of the entries that slopes tell
+    slope_least: float = 1e-3  # an entry is told where its equations count at least this much, relative to those that count most
+    slope_places: int = 8  # that tell the entries of a row, at most
     sign_places: int = 60  # places that are asked for signs in a round, at most
     sign_votes: int = 6  # for one unit
     sign_agree: float = .8  # of them
@@ -118,12 +123,14 @@ def enrich(
     want: Float[Tensor, "p"] | None = None,  # 1.: of the last layer these are to be on, -1.: and these off
     options: GrowthSearch = GrowthSearch(),
     least: float = .3,  # on by this much, in units of what is typical
+    off: dict[int, Float[Tensor, "k p+1"]] = {},  # rows of known layers, by layer, that are to be off
 ) -> Float[Tensor, "n d"]:
     "Inputs as far from the origin, where as many units as possible are on."
     r, (first, last) = x.norm(dim=1, keepdim=True), options.stride
     for k in range(steps):
         x = x.detach().requires_grad_(); h, loss = x, 0.
         for l, (W, b) in enumerate(known):
+            if l in off: loss = loss + (options.off_by + _with_one(h) @ off[l].T / h.detach().norm(dim=1, keepdim=True).clamp_min(1e-12)).clamp_min(0).sum()
             z = h @ W.T + b; h = z.clamp_min(0); s = z / z.detach().norm(dim=1, keepdim=True).clamp_min(1e-12) * z.shape[1]**.5; last = l == len(known) - 1
             if last and want is not None: s = s * want
             loss = loss + ((1. if last else front) * (least - s).clamp_min(0).mean(1, keepdim=True)).sum()
@@ -132,8 +139,8 @@ def enrich(
 
 class Crowd:
     "Inputs of all kinds."
-    def __init__(self, d, scale, g, options):
-        self.d, self.scale, self.g, self.options, self._between = d, scale, g, options, {}
+    def __init__(self, d, scale, g, options, doubtful: Callable = lambda layers: {}):  # doubtful: of so many known layers the rows, by layer, that are to be off where as many units as possible are on
+        self.d, self.scale, self.g, self.options, self.doubtful, self._between = d, scale, g, options, doubtful, {}
 
     def draw(self, *s): return normalize(torch.randn(*s, self.d, generator=self.g, dtype=torch.float64), dim=-1)
     def rand(self, *s): return torch.rand(*s, generator=self.g, dtype=torch.float64)
@@ -144,7 +151,7 @@ class Crowd:
 
     def rich(self, known, n, want=None):
         "Where as many units as possible are on, or of the last layer those that are wanted."
-        return enrich(known, self.wide(n, 0., 1.), self.options.front**-self.rand(n, 1), self.options.climb[2], want, self.options)
+        return enrich(known, self.wide(n, 0., 1.), self.options.front**-self.rand(n, 1), self.options.climb[2], want, self.options, off=self.doubtful(len(known)))
 
     def centred(self, known, n):
         "Where what is sent on is unlike what is sent on at most inputs."
@@ -353,6 +360,27 @@ class SlopePlaces:
         G = normalize(torch.cat([layer.rows[other][:, :-1] @ J, J[still]]), dim=1) @ B.T; i = torch.cat([other.nonzero()[:, 0], torch.full((len(still),), -1)]); keep = G.norm(dim=1) > .5
         return B, G[keep], i[keep]
 
+    def equations(self, q, known, other, layer, level, gap, options) -> Float[Tensor, "m p"] | None:
+        "Sums of weights that vanish for so many units: along directions in which no other unit changes, nor what entries that are not seen would multiply, slopes at place q tell nothing but theirs. None where they tell of fewer or more."
+        B, G, _ = self.normals(q, known, other, layer, options)
+        if len(G) >= len(B) - level: return None
+        Q = torch.linalg.svd(G)[2][len(G):].T if len(G) else torch.eye(len(B), dtype=B.dtype); T = self.slopes[q].T @ B.T; _, S, V = torch.linalg.svd(T / T.norm() @ Q, full_matrices=False)
+        if len(S) <= level or S[level] > gap * S[level - 1] or S[level - 1] < options.heard: return None
+        J = jacobians(known, self.x[q:q + 1], "relu", 0.)[0]; return (J @ B.T @ Q @ (torch.eye(Q.shape[1], dtype=B.dtype) - V[:level].T @ V[:level])).T
+
+    def alone(self, r):
+        "The same places, but that entries of row r which are not seen do not count."
+        return replace(self, dim=self.dim & (torch.arange(self.dim.shape[1]) != r))
+
+def solved_entries(
+    M: Float[Tensor, "m p"],  # sums of the weights of a row that vanish
+    w: Float[Tensor, "p"],  # the weights; those that are open zero
+    open_: Int[Tensor, "u"],
+) -> tuple[Float[Tensor, "u"], float]:  # the open ones, and the relative misfit
+    "The entries of a row for which these sums vanish."
+    rest = M @ w; e = torch.linalg.lstsq(M[:, open_], -rest[:, None], driver="gelsd").solution[:, 0]
+    return e, ((M[:, open_] @ e + rest).norm() / rest.norm().clamp_min(1e-300)).item()
+
 def sign_votes(
     known: Layers,
     layer: Growing,
@@ -391,7 +419,7 @@ class Growth:
         self.f, self.told, self.size, self.eps, self.g, self.stage, self.options = f, told, size, eps, g, stage, options
         self.given = [(torch.eye(width, dtype=torch.float64), torch.zeros(width, dtype=torch.float64))]
         self.layers, self.lines, self.facets, self.noise, self.faint, self._tables, self._measured = [], [], None, None, 0., {}, set()
-        self.crowd = Crowd(width, scale, g, options); self.sweep()  # the first line only tells scale and noise
+        self.crowd = Crowd(width, scale, g, options, self.doubtful); self.sweep()  # the first line only tells scale and noise
         self.crowd.scale = max(scale, options.walks.spread * self.lines.pop().t.abs().median().item())
 
     def known(self, l) -> Layers:
@@ -403,6 +431,14 @@ class Growth:
         out = torch.zeros(len(x), dtype=torch.bool)
         for m in range(1, l):
             if not self.layers[m].seen.all(): out |= open_entries_matter(sent(self.known(m), x), *self.layers[m].layer, self.layers[m].seen, self.options.surely)
+        return out
+
+    def doubtful(self, layers) -> dict[int, Float[Tensor, "k p+1"]]:
+        "Rows with entries nothing has told yet of so many known layers, by layer, these entries as large as they may be."
+        out = {}
+        for m in range(1, layers - 1):
+            W, b = self.layers[m].layer; seen = self.layers[m].seen; r = (~seen[:, :-1]).any(1); typical = (W.square().sum(1) / seen[:, :-1].sum(1).clamp_min(1)).sqrt()
+            if r.any(): out[m + 1] = torch.where(seen, torch.cat([W, b[:, None]], 1), self.options.surely * typical[:, None])[r]
         return out
 
     # --- lines
@@ -491,7 +527,9 @@ class Growth:
     def update(self, l) -> int:
         "Rows from all that was measured. How many signs are open."
         if self.facets is None: return 0
-        self.read(l); self.prove(l); self.fill(l); return self.signs(l)
+        self.read(l); self.prove(l); self.fill(l); left = self.signs(l)
+        if not left: self.told_by_slopes(l)
+        return left
 
     def nearest(self, l):
         "For every row the facet of it that lies nearest, of those where nothing counts that is not told; how far away (infinite: there is none), and what is sent on at all facets."
@@ -534,14 +572,14 @@ class Growth:
 
     def signs(self, l) -> int:
         "Signs of the rows, from the sides of facets that were chased, and from slopes. How many are open."
-        o, layer = self.options, self.layers[l]; owner = layer.owners()
+        o, layer = self.options, self.layers[l]; owner, before = layer.owners(), layer.sign
         if not layer.done: layer.sign = torch.zeros(len(layer), dtype=torch.float64)
         c = ((owner >= 0) & (self.facets.side != 0)).nonzero()[:, 0]; r = owner[c]; zero = torch.zeros(len(layer), dtype=torch.float64)
         sides = zero.index_add(0, r, self.facets.side[c] * ((layer.partial[c] * layer.rows[r]) * (layer.shows[c] & layer.seen[r])).sum(1).sign()); count = r.bincount(minlength=len(layer))
         layer.sign = torch.where((layer.sign == 0) & (count >= o.sign_sides) & (sides.abs() >= o.sign_agree * count), sides.sign(), layer.sign)
-        self.ranked(l); weak = (layer.sign == 0) & (sides != 0)
-        if weak.any(): layer.sign = torch.where(weak, sides.sign(), layer.sign); self.ranked(l); layer.sign[weak] = 0.; self.ranked(l)  # with their help others are told, and then they themselves
-        layer.sign = torch.where(layer.sign == 0, sides.sign(), layer.sign)
+        self.ranked(l); sides = torch.where(before == 0, sides.sign(), before); weak = (layer.sign == 0) & (sides != 0)  # signs told when there were fewer rows, else single sides
+        if weak.any(): layer.sign = torch.where(weak, sides, layer.sign); self.ranked(l); layer.sign[weak] = 0.; self.ranked(l)  # with their help others are told, and then they themselves
+        layer.sign = torch.where(layer.sign == 0, sides, layer.sign)
         return int((layer.sign == 0).sum())
 
     def ranked(self, l):
@@ -554,6 +592,31 @@ class Growth:
             if not sure.any(): sure = agreed & (count >= 1)
             if not sure.any(): break
             layer.sign[sure] = votes[sure].sign()
+
+    def told_by_slopes(self, l) -> int:
+        "Entries nothing has told yet, from slopes where what they multiply is on: along directions that change no other unit answers change with that row alone, which tells its entries there but for one factor. How many; no query."
+        o, layer, n = self.options, self.layers[l], 0
+        if layer.seen.all() or (layer.sign == 0).any(): return 0
+        at = self.slope_places(l, layer.owners())
+        for r in (~layer.seen[:, :-1]).any(1).nonzero()[:, 0].tolist():
+            M = self.row_equations(l, at, r)
+            if M is None: continue
+            size, open_, w = M.norm(dim=0), ~layer.seen[r, :-1], (layer.rows[r] * layer.seen[r])[:-1]; u = (open_ & (size > o.slope_least * size.max())).nonzero()[:, 0]
+            if not len(u) or torch.linalg.svdvals(M[:, u])[-1] < o.slope_least * torch.linalg.svdvals(M)[0]: continue
+            e, miss = solved_entries(M, w, u)
+            if miss < o.slope_tol: layer.rows[r, u], layer.seen[r, u], layer.std[r, u] = e, True, math.inf; n += len(u)
+        layer.rows = normalize(layer.rows, dim=1); return n
+
+    def row_equations(self, l, at: SlopePlaces, r) -> Float[Tensor, "m p"] | None:
+        "Sums of the weights of row r that vanish, from slopes at places where one of its open entries counts; None where there are none."
+        o, layer, known, there, at, out = self.options, self.layers[l], self.known(l), at.dim[:, r], at.alone(r), []
+        for q in at.order:
+            other = (at.z[q] * layer.sign > 0) | at.dim[q]; other[r] = False
+            if not there[q] or at.free(q, other, layer.seen) <= 1 or (M := at.equations(q, known, other, layer, 1, o.slope_gap, o)) is None: continue
+            u = (at.sent[q] & ~layer.seen[r, :-1]).nonzero()[:, 0]
+            if len(M) > len(u) + 1 and solved_entries(M, (layer.rows[r] * layer.seen[r])[:-1], u)[1] < o.slope_tol: out.append(M)
+            if len(out) >= o.slope_places: break
+        return torch.cat(out) if out else None
 
     # --- missing units
     def testable(self, l, n):
@@ -592,9 +655,7 @@ class Growth:
         o, layer, known = self.options, self.layers[l], self.known(l); at, equations = self.slope_places(l, layer.owners()), []; other = lambda q: (at.z[q] * layer.sign > 0) | at.dim[q]
         for q in sorted(at.order, key=lambda q: -at.free(q, other(q), layer.seen)):
             if at.free(q, other(q), layer.seen) <= level or len(equations) >= o.constant: break
-            B, G, _ = at.normals(q, known, other(q), layer, o); Q = torch.linalg.svd(G)[2][len(G):].T if len(G) else torch.eye(len(B), dtype=B.dtype); T = at.slopes[q].T @ B.T; _, S, V = torch.linalg.svd(T / T.norm() @ Q, full_matrices=False)
-            if len(S) <= level or S[level] > o.gap * S[level - 1] or S[level - 1] < o.heard: continue
-            J = jacobians(known, at.x[q:q + 1], "relu", 0.)[0]; equations.append((J @ B.T @ Q @ (torch.eye(Q.shape[1], dtype=B.dtype) - V[:level].T @ V[:level])).T)
+            if (M := at.equations(q, known, other(q), layer, level, o.gap, o)) is not None: equations.append(M)
         if not equations or len(E := torch.cat(equations)) < E.shape[1]: return None
         return torch.linalg.svd(E)[2][-level:]
 

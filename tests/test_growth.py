@@ -1,3 +1,4 @@
+import copy
 import math
 
 import pytest
@@ -82,6 +83,24 @@ def test_a_layer_grows_behind_another(grown):
         d, at = torch.cdist(R, true / size[:, None]).min(1); scale = size[at]
         assert len(at.unique()) == len(layer) >= SIZES[l + 2] - 1 and d[layer.seen.all(1)].max() < 1e-6, (l, d)
     assert [d['layer'] for n, d in stages if n == 'layer'] == [2, 3]
+
+def test_an_open_entry_comes_from_slopes(grown):
+    g = copy.copy(grown[0]); layer = copy.copy(g.layers[0]); g.layers = [layer]; layer.slopes, layer.done = None, False; g.read(0); before, n = layer.rows, 0
+    for r in layer.seen.all(1).nonzero()[:, 0].tolist():
+        layer.rows, layer.seen, layer.std = before.clone(), layer.seen.clone(), layer.std.clone(); layer.rows[r, 3], layer.seen[r, 3] = 0., False
+        n += g.told_by_slopes(0); assert not layer.seen[r, 3] or (layer.rows[r] - before[r]).norm() < 1e-7
+        layer.seen[r, 3] = True
+    assert n >= len(layer) - 3
+
+def test_signs_told_with_fewer_rows_are_kept_where_slopes_tell_none(grown):
+    g = copy.copy(grown[0]); layer = copy.copy(g.layers[1]); g.layers = [g.layers[0], layer]; layer.done, told, sides = False, layer.sign, g.facets.side != 0; g.ranked = lambda l: None
+    g.facets = copy.copy(g.facets).pick(torch.arange(len(sides))); g.facets.side[:] = 0.
+    assert g.signs(1) == 0 and torch.equal(layer.sign, told)
+
+def test_rich_inputs_have_doubtful_rows_off():
+    c = crowd(); R = rows(1)[1:2]; on = lambda x: (sent(KNOWN, x) @ R[0, :-1] + R[0, -1] > 0).double().mean(); count = lambda x: (sent(NET[:3], x) > 0).sum(1).double().mean()
+    before = c.rich(NET[:3], 60); c.doubtful = lambda layers: {1: R}; after = c.rich(NET[:3], 60)
+    assert on(after) < .6 * on(before) and count(after) > .8 * count(before)
 
 def test_an_attempt_without_units_says_so():
     first = (torch.eye(14, dtype=torch.float64), torch.zeros(14, dtype=torch.float64))
