@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TogetherFit', 'as_rows', 'as_layers', 'unit_rows', 'in_gauge_of', 'Around', 'lsqr', 'Joint', 'answer_weights',
-           'fit_together', 'posterior_copies', 'entry_derivatives', 'fit_entries']
+           'heavy_tail', 'fit_together', 'posterior_copies', 'entry_derivatives', 'fit_entries']
 
 # %% ../nbs/19_together.ipynb #c002
 import math
@@ -34,6 +34,7 @@ class TogetherFit:
     pulled: float = 3.  # rows that answers pull beyond their standard deviations are less sure than was said: by as much, times this
     gain: float = .7  # residuals that fall by less than to this share do not fall
     quantile: float = .99  # of the residuals that is to fall when no answer counts less
+    tail: tuple[float, float] = (.95, 30.)  # while this quantile of the residuals is more than so many medians, and falls, it sets the scale: what most answers leave open, the few tell
     draws: int = 12  # networks drawn for the error bars
     draw_iterations: int = 150  # of LSQR for them: they need few digits
     entries: int = 25  # steps of the fit of a few entries
@@ -142,10 +143,15 @@ def answer_weights(
     sigma: Float[Tensor, "n"],  # their noise
     steep: float,  # how much less those count that are explained less than others, as a power; 0: as in a sum of absolute residuals
     options: TogetherFit = TogetherFit(),
+    level: float = .5,  # the quantile of the residuals that sets the scale
 ) -> Float[Tensor, "n"]:
     "One over the standard deviation that an answer is given: a unit that is missing may be on there."
-    o, med = options, miss.median()
-    return 1 / (size * torch.maximum(sigma / size, torch.maximum(o.robust * miss * (miss / (o.outlying * med).clamp_min(1e-300)).clamp_min(1.)**steep, o.typical * med)))
+    o, scale = options, miss.quantile(level)
+    return 1 / (size * torch.maximum(sigma / size, torch.maximum(o.robust * miss * (miss / (o.outlying * scale).clamp_min(1e-300)).clamp_min(1.)**steep, o.typical * scale)))
+
+def heavy_tail(miss: Float[Tensor, "n"], options: TogetherFit = TogetherFit()) -> bool:
+    "Whether many answers are explained much less than most are."
+    q, times = options.tail; return bool(miss.quantile(q) > times * miss.median())
 
 def fit_together(
     net: Layers,
@@ -158,20 +164,24 @@ def fit_together(
     steep: float = 1.,  # see `answer_weights`
     options: TogetherFit = TogetherFit(),
 ) -> tuple[Layers, Float[Tensor, "n"]]:  # and relative residuals
-    "All layers together, from answers."
+    "All layers together, from answers. While many of them are explained much less than most, and better from round to round, all count nearly alike: what a unit that is on in most answers leaves open there, its neighbours making up for it, hardly moves where these count a million times as much."
     o, rows, size, last = options, as_rows(net), y.norm(dim=1), math.inf; known = rows; misses = lambda rows: (y - forward(as_layers(rows), x, "relu", 0.)).norm(dim=1) / size
-    miss = misses(rows)
+    miss, tail = misses(rows), True
     for _ in range(o.rounds):
-        weight = answer_weights(miss, size, sigma, steep, o); joint = Joint(rows, stds, x, weight, first, o)
+        tail = tail and heavy_tail(miss, o); level = o.tail[0] if tail else .5; weight = answer_weights(miss, size, sigma, steep, o, level); joint = Joint(rows, stds, x, weight, first, o)
         D = joint.solve(((y - joint.at.y) * weight[:, None])[None], [(k - r)[None] for k, r in zip(known[first:], rows[first:])], o.iterations, o)
         judge = lambda e: (e * weight * size).clamp_max(o.clipped).square().sum()
         for h in range(o.halvings[0]):
             new = [*rows[:first], *(r + d[0] / o.halvings[1]**h for r, d in zip(rows[first:], D))]; e = misses(new)
-            if e.median() < miss.median() or judge(e) < judge(miss): break
-        else: break
+            if e.quantile(level) < miss.quantile(level) or judge(e) < judge(miss): break
+        else:
+            if not tail: break
+            tail = False; continue
         pulls = [((r - k) / s).square().mean(1, keepdim=True).sqrt() for s, r, k in zip(stds[first:], new[first:], known[first:])]; loose = any((p > 1).any() for p in pulls)
         stds = [*stds[:first], *(s * torch.where(p > 1, o.pulled * p, 1.) for s, p in zip(stds[first:], pulls))]
-        rows, miss = new, e; now = miss.median() if steep else miss.quantile(o.quantile)
+        fell, rows, miss = bool(e.quantile(level) < o.gain * miss.quantile(level)), new, e
+        if tail: tail = fell; continue
+        now = miss.median() if steep else miss.quantile(o.quantile)
         if now < o.noise * (sigma / size).median() or now > o.gain * last and not loose: break
         last = now
     return as_layers(rows), miss
