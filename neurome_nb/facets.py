@@ -385,15 +385,16 @@ def proved(
     seen_beside: Bool[Tensor, "r p+1"],
     noise: Callable,  # (points, answers) -> standard deviation of an answer
     g: torch.Generator,
+    there: float = FacetSearch.there,  # see `shown`
     options: FacetSearch = FacetSearch(),
     **kwargs,  # passed to `far_places`
 ) -> tuple[Int[Tensor, "c"], Int[Tensor, "c"]]:
     "Of the places where these rows predict a kink: how many show it, and how many were asked."
     o = options; whose, p, u, room = far_places(known, rows, seen, x, targets, beside, seen_beside, g, options=o, **kwargs); asked = whose.bincount(minlength=len(rows))
     if not len(whose): return asked, asked
-    half = torch.minimum(o.room * room, o.half * p.norm(dim=1)); ok = shown(f, p, u, half, noise, options=o)
+    half = torch.minimum(o.room * room, o.half * p.norm(dim=1)); ok = shown(f, p, u, half, noise, there, o)
     no = (~ok & (whose[ok].bincount(minlength=len(rows)) >= 2)[whose]).nonzero()[:, 0]
-    if len(no): ok[no] = shown(f, p[no], u[no], o.again * half[no], noise, options=o)
+    if len(no): ok[no] = shown(f, p[no], u[no], o.again * half[no], noise, there, o)
     return whose[ok].bincount(minlength=len(rows)), asked
 
 # %% ../nbs/19_facets.ipynb #c023

@@ -50,6 +50,7 @@ class GrowthSearch:
     alike: float = 1e-2  # and those closer than this too: what they do not agree on is open again
     chunk: int = 24  # rows proved at a time, those that show most first
     review: int = 8  # places where a row is proved again, against those found since
+    review_there: float = .1  # and by this share of the half length looked at the kink may be off there: the rows of the layers before may not be refined yet, and false rows have no kink there at all
     refill: int = 40  # new facets after which entries at corners are looked for again
     quiet: float = 1e-3  # part of a random direction that must be left when no known unit changes along it
     silent: float = 1e-5  # a slope along quiet directions below this, relative to the answer over the distance, is none
@@ -512,7 +513,7 @@ class Growth:
         o, layer = self.options, self.layers[l]; owner = layer.owners(); shows = torch.where(owner[None] == torch.arange(len(layer))[:, None], layer.shows.sum(1)[None], 0); most, c = shows.max(1); r = ((most > 0) & (torch.arange(len(layer)) >= first)).nonzero()[:, 0]
         if not len(r): return owner
         R, S = (layer.partial[c[r]], layer.shows[c[r]]) if layer.done else (layer.rows[r], layer.seen[r])  # put together from facets far away late rows are less precise
-        right, asked = self.proved(l, R, S, self.facets.x[c[r]], targets, then=True, keep=o.review); bad = r[right < o.facets.share[0] * asked]
+        right, asked = self.proved(l, R, S, self.facets.x[c[r]], targets, then=True, keep=o.review, there=o.review_there); bad = r[right < o.facets.share[0] * asked]
         if len(bad): layer.tried |= set(torch.isin(owner, bad).nonzero()[:, 0].tolist()); layer.keep(~torch.isin(torch.arange(len(layer)), bad))
         return self.extend(l)
 

@@ -8,13 +8,13 @@ import torch
 from neurome_nb import Architecture, Oracle, parameter_error, reconstruct
 from neurome_nb.certify import Certificate
 from neurome_nb.core import generator
-from neurome_nb.deep import MeasuredLayer
+from neurome_nb.deep import DeepFailure, MeasuredLayer
 from neurome_nb.experiments import score
 from neurome_nb.blackbox import black_box
 from neurome_nb.growth import Crowd, GrowthSearch
 from neurome_nb.nets import forward, init_layers
 from neurome_nb.together import as_rows, unit_rows
-from neurome_nb.whole import Whole, WholeSearch, both_on, by_chance, fit_outputs, fitted, held, mended, opened, refined_first, spreads, switched_on, telling, together_in, united, untold, weak_units, with_open, without_idle, without_untold
+from neurome_nb.whole import Whole, WholeSearch, both_on, by_chance, check_clear, fit_outputs, fitted, held, mended, opened, refined_first, spreads, switched_on, telling, together_in, united, untold, weak_units, with_open, without_idle, without_untold
 
 SIZES = (12, 10, 8, 6, 4)
 EYE = (torch.eye(12, dtype=torch.float64), torch.zeros(12, dtype=torch.float64))
@@ -52,6 +52,10 @@ def test_a_layer_refined_to_rounding_is_left_as_it_is():
 def test_weights_of_units_that_explain_nothing_are_fitted_alone():
     W, b = NET[2]; W = W.clone(); W[3, 2:6] += .02 * rand(4); wrong = [NET[0], NET[1], (W, b), *NET[3:]]
     w = mended(whole(wrong), generator(0, 'whole/mended')); assert off(wrong) > 1e-3 and off(w.net) < 1e-7
+
+def test_open_entries_that_matter_nearly_everywhere_are_said_to():
+    seen = [s.clone() for s in whole().seen]; check_clear(whole()); seen[0][:, :-1] = False
+    with pytest.raises(DeepFailure): check_clear(whole(seen=tuple(seen)))
 
 def test_open_entries_come_from_the_answers_in_which_they_matter():
     W, b = NET[2]; W = W.clone(); W[3, 4] = W[1, 0] = 0.; seen = [s.clone() for s in whole().seen]; seen[1][3, 4] = seen[1][1, 0] = False
