@@ -9,7 +9,7 @@ __all__ = ['TogetherFit', 'as_rows', 'as_layers', 'unit_rows', 'in_gauge_of', 'A
 # %% ../nbs/19_together.ipynb #c002
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 from jaxtyping import Bool, Float
@@ -197,11 +197,11 @@ def posterior_copies(
     first: int = 0,  # rows of the layers before this one were not fitted: they are drawn
     options: TogetherFit = TogetherFit(),
 ) -> list[Layers]:
-    "Networks that would explain the answers as well, in the gauge of this one: answers and rows as they were known, drawn again with their noise, and what the fit makes of them."
+    "Networks that would explain the answers as well, in the gauge of this one: answers and rows as they were known, drawn again with their noise, and what the fit makes of them. An answer is as sure as it is explained, and not surer than most: what only answers tell that are explained badly is told badly."
     o, rows, size, n = options, as_rows(net), y.norm(dim=1), options.draws; draw = lambda *s: torch.randn(n, *s, generator=g, dtype=x.dtype)
-    miss = (y - forward(net, x, "relu", 0.)).norm(dim=1) / size; weight = answer_weights(miss, size, sigma, 0., o); joint = Joint(rows, stds, x, weight, first, o)
-    level = max(1., ((y - joint.at.y) * weight[:, None]).square().mean().sqrt().item()); before = [s * draw(*s.shape) for s in stds[:first]]
-    b = level * draw(*y.shape)
+    miss = (y - forward(net, x, "relu", 0.)).square().mean(1).sqrt() / size; weight = answer_weights(miss, size, sigma, 0., replace(o, robust=1., typical=1.)); joint = Joint(rows, stds, x, weight, first, o)
+    before = [s * draw(*s.shape) for s in stds[:first]]
+    b = draw(*y.shape)
     if first: b = b - Around(rows, x, weight).forward([*before, *(r.new_zeros(n, *r.shape) for r in rows[first:])])
     D = [*before, *joint.solve(b, [s * draw(*s.shape) for s in stds[first:]], o.draw_iterations, o)]
     return [in_gauge_of(net, as_layers([r + d[i] for r, d in zip(rows, D)])) for i in range(n)]

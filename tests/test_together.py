@@ -84,6 +84,15 @@ def test_copies_are_as_far_from_the_fit_as_the_fit_is_from_the_truth():
             spread = torch.stack([rows_of(c)[l] - rows_of(net)[l] for c in copies]).square().mean(0).sqrt(); ratios.append(((rows_of(net)[l] - rows_of(NET)[l]) / spread).square().mean().sqrt())
     assert .7 < torch.stack(ratios).square().mean().sqrt() < 1.5, ratios
 
+def test_what_only_badly_explained_answers_tell_is_told_badly():
+    noise, ratios = 1e-12, []
+    for seed in range(2):
+        x = 3 * rand(300, 10, seed=10 * seed); W, b = NET[0]; b = torch.where(torch.arange(8) == 2, -(x @ W.T).quantile(.9, dim=0), b); true = [(W, b), *NET[1:]]; rare = x @ W[2] + b[2] > 0  # a unit that is on in 30 answers, which are 100 times less sure than is said
+        y = forward(true, x, 'relu', 0.) + torch.where(rare, 100 * noise, noise)[:, None] * rand(300, 4, seed=seed + 1); sigma = torch.full((300,), noise, dtype=torch.float64); stds = [torch.full_like(r, 1e-7) for r in as_rows(true)]
+        net = fit_together(as_layers([r + s * rand(*r.shape, seed=20 + seed) for r, s in zip(as_rows(true), stds)]), stds, x, y, sigma, steep=0., options=TogetherFit(rounds=8))[0]; copies = posterior_copies(net, stds, x, y, sigma, generator(seed, 'together/copies'), options=TogetherFit(draws=24))
+        spread = torch.stack([rows_of(c)[0] - rows_of(net)[0] for c in copies]).square().mean(0).sqrt(); ratios.append(((rows_of(net)[0] - rows_of(true)[0]) / spread)[2])
+    assert .5 < torch.stack(ratios).square().mean().sqrt() < 1.6, ratios
+
 def test_a_few_entries_from_answers_some_of_which_are_disturbed():
     x, y = answers(200); y[:10] += .1 * rand(10, 4, seed=9); rows = [r.clone() for r in as_rows(NET)]; masks = [torch.zeros_like(r, dtype=torch.bool) for r in rows]
     for l, i, j in ((1, 2, 3), (1, 4, 0), (2, 1, 5)): rows[l][i, j] = 0.; masks[l][i, j] = True
