@@ -385,8 +385,8 @@ def proved(
     seen_beside: Bool[Tensor, "r p+1"],
     noise: Callable,  # (points, answers) -> standard deviation of an answer
     g: torch.Generator,
-    there: float = FacetSearch.there,  # see `shown`
     options: FacetSearch = FacetSearch(),
+    there: float = FacetSearch.there,  # see `shown`
     **kwargs,  # passed to `far_places`
 ) -> tuple[Int[Tensor, "c"], Int[Tensor, "c"]]:
     "Of the places where these rows predict a kink: how many show it, and how many were asked."
