@@ -6,7 +6,8 @@
 __all__ = ['WholeSearch', 'refined_first', 'wide_inputs', 'switched_on', 'together_in', 'both_on', 'Whole', 'check_clear',
            'fit_outputs', 'some', 'telling', 'opened', 'mended', 'with_answers', 'fitted', 'probe_inputs', 'whole_of',
            'without', 'united', 'without_idle', 'kept', 'reached', 'completed', 'untold', 'spreads', 'weak_units',
-           'telling_inputs', 'by_chance', 'settled', 'without_untold', 'held', 'with_open', 'recover_deep_relu']
+           'telling_inputs', 'by_chance', 'settled', 'without_untold', 'held', 'without_open_units', 'with_open',
+           'in_section', 'recover_deep_relu']
 
 # %% ../nbs/19_whole.ipynb #c002
 import math
@@ -68,11 +69,12 @@ class WholeSearch:
     halvings: int = 36  # of each
     widths: tuple[float, ...] = (1e-4, 1e-5, 1e-3)  # of the rest of them, relative to the distance from the origin: there a missing unit switches
     more: int = 400  # answers asked before the last fit, at most
-    asks: int = 2  # times that answers are asked where networks that explain all others as well differ most
+    asks: int = 5  # times that answers are asked where networks that explain all others as well differ most
     goal: float = 2e-9  # spread of a weight among those networks, relative to the largest of its layer, above which such answers are asked, and it is left open in the end
     draws: int = 4  # of these networks
+    mostly: float = .5  # a unit more of whose weights than this share are left open is left out, and named: nothing fixes its scale
     each_weak: int = 3  # ascents to every two units one of which is such a unit, at most
-    chance: tuple[int, int] = (25, 20_000)  # batches of random inputs, and inputs in each, among which those are looked for in which units are on together whose weights are open; none of the others is asked
+    chance: tuple[int, int] = (50, 20_000)  # batches of random inputs, and inputs in each, among which those are looked for in which units are on together whose weights are open; none of the others is asked
     chances: int = 12  # such inputs for a weight and batch, at most
     decades: tuple[float, float] = (-1., 5.)  # their lengths, as powers of ten, in units of that over which the black box bends
     enough: int = 2  # explained answers in which both units are on tell the weight between them
@@ -234,6 +236,7 @@ def with_answers(whole: Whole, f: Callable, x: Float[Tensor, "m d"], options: Wh
 def fitted(whole: Whole, noise: Callable, steep: float, fit: TogetherFit, options: WholeSearch, which: Tensor | None = None) -> Whole:
     "All layers together, but those in front that are refined to rounding."
     x, y = (whole.x, whole.y) if which is None else (whole.x[which], whole.y[which])
+    if not len(x): return whole
     return replace(whole, net=unit_rows(fit_together(whole.net, whole.deviations(options), x, y, noise(x, y), first=whole.first(options), steep=steep, options=fit)[0]))
 
 def probe_inputs(
@@ -387,11 +390,26 @@ def held(net: Layers, copies: list[Layers], left: list[Bool[Tensor, "h p"]]) -> 
     "The copies with these entries as they are in the network: what is left open is to widen no other bar."
     rows = as_rows(net)[1:]; return [[c[0], *((r[:, :-1], r[:, -1]) for r in (torch.where(v, r, q) for v, r, q in zip(left, rows, as_rows(c)[1:])))] for c in copies]
 
+def without_open_units(whole: Whole, left: list[Bool[Tensor, "h p"]], options: WholeSearch = WholeSearch()) -> Whole:
+    "Without units most of whose weights are left open, and without answers in which they are on."
+    for l in range(len(whole.net) - 2, 0, -1):
+        drop = left[l - 1].double().mean(1) > options.mostly
+        if drop.any(): off = ~switched_on(whole.net, whole.x)[l][:, drop].any(1); whole = without(replace(whole, x=whole.x[off], y=whole.y[off]), l, drop)
+    return whole
+
 def with_open(cert: Certificate, left: list[Bool[Tensor, "h p"]]) -> Certificate:
     "The certificate without a word on these entries of the layers behind the first: their bars are infinite."
     return replace(cert, error_bars=[cert.error_bars[0], *((dW.masked_fill(v[:, :-1], math.inf), db.masked_fill(v[:, -1], math.inf)) for (dW, db), v in zip(cert.error_bars[1:], left))])
 
 # %% ../nbs/19_whole.ipynb #c013
+def in_section(
+    whole: Whole, section: Section, noise: Callable, g: torch.Generator, options: WholeSearch = WholeSearch()
+) -> tuple[Layers, list[Layers], list[Bool[Tensor, "h p"]]]:  # the network, copies of it, and the entries behind the first layer that are left open
+    "All layers in the section, the first one included, with what answers leave open."
+    o, first, left = options, section.first, untold(whole, options); whole = without_untold(whole, left); x = section.at(whole.x); net = [(first.W, first.b), *whole.net[1:]]
+    copies = posterior_copies(net, [first.std, *whole.deviations(o)[1:]], x, whole.y, noise(x, whole.y), g, first=whole.first(o), options=o.fit)
+    left = [v | (s > o.goal) for v, s in zip(left, spreads(net, copies))]; return net, held(net, copies, left), left
+
 def recover_deep_relu(
     run,  # offers ask, generator(name), stage(name, **detail), arch, oracle
     length: float,  # over which the black box bends
@@ -407,9 +425,10 @@ def recover_deep_relu(
     section = Section(f, refined_first(f, _settled(units, 1, walks.deep), noise, out, g, o), out, noise, g, walks); run.stage("layer", layer=1, units=h, error=section.first.error)
     grown = Growth(lambda v: section.f(section.at(v)), h, list(sizes[2:-1]), walks.center * out, section.size, eps, g, run.stage, o.growth)
     for l in range(len(grown.told)): grown.grow(l)
-    at = lambda v, y: noise(section.at(v), y); wild = lambda n: wide_inputs(section.first, n, length, g, o); whole = settled(completed(grown, at, o), grown, at, wild, o); left = untold(whole, o); whole = without_untold(whole, left)
-    x, first = section.at(whole.x), section.first; net = [(first.W, first.b), *whole.net[1:]]; stds = [first.std, *whole.deviations(o)[1:]]
-    copies = posterior_copies(net, stds, x, whole.y, noise(x, whole.y), g, first=whole.first(o), options=o.fit); left = [v | (s > o.goal) for v, s in zip(left, spreads(net, copies))]; copies = held(net, copies, left); run.stage("copies", open=sum(int(v.sum()) for v in left))
+    at = lambda v, y: noise(section.at(v), y); wild = lambda n: wide_inputs(section.first, n, length, g, o); whole = settled(completed(grown, at, o), grown, at, wild, o)
+    net, copies, left = in_section(whole, section, noise, g, o); fewer = without_open_units(whole, left, o)
+    if len(fewer.x) < len(whole.x) or any(len(b) < len(c) for (_, b), (_, c) in zip(fewer.net, whole.net)): whole = fewer; net, copies, left = in_section(whole, section, noise, g, o)
+    run.stage("copies", open=sum(int(v.sum()) for v in left))
     candidates = torch.cat([section.mixed(o.pool), section.at(grown.crowd.between(whole.net[:-1], o.pool))])
     net, cert = lift_and_certify(run, x0, basis, net, copies, candidates, math.ceil(o.surplus * h / min(len(b) for _, b in net[1:])), noise, "relu", 0., length, g, bars=bars)
     cert, silent = with_open(cert, left), [told - len(b) for told, (_, b) in zip(sizes[1:-1], whole.net)]

@@ -14,7 +14,7 @@ from neurome_nb.blackbox import black_box
 from neurome_nb.growth import Crowd, GrowthSearch
 from neurome_nb.nets import forward, init_layers
 from neurome_nb.together import as_rows, unit_rows
-from neurome_nb.whole import Whole, WholeSearch, both_on, by_chance, check_clear, fit_outputs, fitted, held, mended, opened, refined_first, spreads, switched_on, telling, together_in, united, untold, weak_units, with_open, without_idle, without_untold
+from neurome_nb.whole import Whole, WholeSearch, both_on, by_chance, check_clear, fit_outputs, fitted, held, mended, opened, refined_first, spreads, switched_on, telling, together_in, united, untold, weak_units, with_open, without_idle, without_open_units, without_untold
 
 SIZES = (12, 10, 8, 6, 4)
 EYE = (torch.eye(12, dtype=torch.float64), torch.zeros(12, dtype=torch.float64))
@@ -44,6 +44,9 @@ def test_outputs_from_answers_some_of_which_are_disturbed():
 def test_layers_that_are_nearly_right_are_fitted_to_rounding():
     near = unit_rows([NET[0], *((W + 1e-7 * rand(*W.shape), b) for W, b in NET[1:])]); w = whole(near)
     w = fitted(w, noise, 1., WholeSearch().again, WholeSearch()); assert off(near) > 1e-8 and off(w.net) < 1e-11
+
+def test_without_answers_nothing_is_fitted():
+    w = whole(); assert fitted(w, noise, 1., WholeSearch().again, WholeSearch(), torch.zeros(0, dtype=torch.long)) is w
 
 def test_a_layer_refined_to_rounding_is_left_as_it_is():
     w = whole(); o = WholeSearch(); std = [torch.full_like(s, 1e-14) for s in w.std]
@@ -96,6 +99,14 @@ def test_what_no_answer_tells_is_left_open_and_nothing_else():
     z = without_untold(w, left); assert z.net[2][0][5, 2] == 0 and z.deviations(WholeSearch())[2][5, 2] < 1e-200
     zero = [(torch.zeros_like(W), torch.zeros_like(b)) for W, b in NET]; cert = Certificate(zero, (), 0., 0., {}, 0., (), 0, 1e-9)
     bars = with_open(cert, left).error_bars; assert bars[2][0][5, 2].isinf() and sum(int(t.isinf().sum()) for layer in bars[2:] for t in layer) == 1
+
+def test_a_unit_most_of_whose_weights_are_open_is_left_out():
+    "It is in no answer that is kept, and all of these are explained without it."
+    w = whole(); left = untold(w); left[1][3, :-2] = left[1][4, :2] = True
+    fewer = without_open_units(w, left)
+    assert [len(b) - len(c) for (_, b), (_, c) in zip(w.net, fewer.net)] == [0, 0, 1, 0, 0]
+    assert len(fewer.x) == int((~switched_on(w.net, w.x)[2][:, 3]).sum()) < len(w.x) and fewer.miss.max() < 1e-12
+    assert without_open_units(w, untold(w)).net is w.net
 
 def test_the_first_layer_is_refined_to_rounding():
     net = init_layers((20, 8, 6, 4), generator=generator(4, 'whole/first')); R = torch.cat([net[0][0], net[0][1][:, None]], 1); R = R / R.norm(dim=1, keepdim=True); start = R + 1e-9 * rand(*R.shape)
