@@ -228,7 +228,8 @@ def identifiable(
     weights = torch.cat([torch.nn.functional.pad(M[rows][:, torch.cat([columns, columns.new_tensor([len(columns)])])].nonzero(), (1, 0), value=l)
                          for l, (M, columns, rows) in enumerate(zip(left_open, at, at[1:]))])
     wide = partial(over_wide_inputs, box.layers, arch.activation, arch.slope, g)
-    return dict(identifiable_max=parameter_error(*determined(result, box.layers), arch.activation, arch.slope).max, excluded=len(units), excluded_switching=len(switching(units, wide())),
+    errors = parameter_error(*determined(result, box.layers), arch.activation, arch.slope)
+    return dict(identifiable_max=errors.balanced.max, identifiable_truth=errors.truth.max, excluded=len(units), excluded_switching=len(switching(units, wide())),
                 open_weights=len(weights), open_weights_told=int(on_together(weights, wide()).sum()))
 
 def score(
