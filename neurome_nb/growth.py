@@ -132,9 +132,9 @@ def enrich(
         x = x.detach().requires_grad_(); h, loss = x, 0.
         for l, (W, b) in enumerate(known):
             if l in off: loss = loss + (options.off_by + _with_one(h) @ off[l].T / h.detach().norm(dim=1, keepdim=True).clamp_min(1e-12)).clamp_min(0).sum()
-            z = h @ W.T + b; h = z.clamp_min(0); s = z / z.detach().norm(dim=1, keepdim=True).clamp_min(1e-12) * z.shape[1]**.5; last = l == len(known) - 1
-            if last and want is not None: s = s * want
-            loss = loss + ((1. if last else front) * (least - s).clamp_min(0).mean(1, keepdim=True)).sum()
+            z = h @ W.T + b; h = z.clamp_min(0); s = z / z.detach().norm(dim=1, keepdim=True).clamp_min(1e-12) * z.shape[1]**.5; here = l == len(known) - 1
+            if here and want is not None: s = s * want
+            loss = loss + ((1. if here else front) * (least - s).clamp_min(0).mean(1, keepdim=True)).sum()
         x = r * normalize(x - r * first * (last / first)**(k / steps) * normalize(torch.autograd.grad(loss, x)[0], dim=1), dim=1)
     return x.detach()
 
