@@ -49,7 +49,7 @@ class GrowthSearch:
     same: float = 1e-5  # rows closer than this are one
     alike: float = 1e-2  # and those closer than this too: what they do not agree on is open again
     chunk: int = 24  # rows proved at a time, those that show most first
-    review: int = 8  # places where a row is proved again, against those found since
+    review: int = 8  # places where a row is proved again when chases bring nothing new, against those found since
     review_there: float = .1  # and by this share of the half length looked at the kink may be off there: the rows of the layers before may not be refined yet, and false rows have no kink there at all
     refill: int = 40  # new facets after which entries at corners are looked for again
     quiet: float = 1e-3  # part of a random direction that must be left when no known unit changes along it
@@ -94,7 +94,7 @@ class GrowthSearch:
     corner: float = 1e-3  # of an entry as corners show it
     refined: float = 1e-6  # a standard deviation below this is that of a row that was refined
     before: float = 1e-7  # that of other rows of the layers before
-    moved: float = 1e-5  # a refined row that is further from what its facets show is not taken
+    moved: float = 1e-5  # a refined row that is further from what its facets show is not taken; its bias counts as much less as these say it worse
     open: float = 1e-6  # nor one less precise than this where some of its entries come from corners
     turns: int = 4  # a row much less precise than the others is refined again, at most so often
 
@@ -488,34 +488,37 @@ class Growth:
 
     # --- rows
     def proved(self, l, rows, seen, x, targets, **kwargs):
-        layer = self.layers[l]; return proved(self.f, self.known(l), rows, seen, x, targets, layer.rows, layer.seen, self.noise, self.g, self.options.facets, blind=lambda p: self.blind(l, p), **kwargs)
+        layer = self.layers[l]; return proved(self.f, self.known(l), rows, seen, x, targets, layer.rows, layer.seen, self.noise, self.g, self.options.facets, left=self.told[l] - len(layer), blind=lambda p: self.blind(l, p), **kwargs)
 
     def prove(self, l):
         "Rows from facets whose boundaries go on where they say."
-        o, fo, layer, known, targets = self.options, self.options.facets, self.layers[l], self.known(l), None; owner = self.extend(l); start = grown = len(layer)
+        o, fo, layer, known, targets, vague = self.options, self.options.facets, self.layers[l], self.known(l), None, set(); owner = self.extend(l)
         while True:
-            loose = torch.tensor([c for c in ((owner < 0) & layer.tells & (layer.shows.sum(1) >= enough(layer.rows.shape[1], fo))).nonzero()[:, 0].tolist() if c not in layer.tried], dtype=torch.long)
+            loose = torch.tensor([c for c in ((owner < 0) & layer.tells & (layer.shows.sum(1) >= enough(layer.rows.shape[1], fo))).nonzero()[:, 0].tolist() if c not in layer.tried | vague], dtype=torch.long)
             if not len(loose) or len(layer) >= self.told[l]: break
-            if targets is None: targets = torch.cat([self.crowd.rich(known, 40), self.crowd.centred(known, 20), self.crowd.wide(40)])
-            if len(layer) > grown and l and not layer.done: owner = self.review(l, targets); grown = len(layer)
+            if targets is None: targets = self.targets(l)
             first = (self.facets.side[loose] != 0).double() * layer.shows.shape[1] + layer.shows[loose].sum(1); c = loose[first.argsort(descending=True)][:o.chunk]; layer.tried |= set(c.tolist())
             for then in (False, True):
-                if len(c): right, asked = self.proved(l, layer.partial[c], layer.shows[c], self.facets.x[c], targets, then=then); c = c[(right >= fo.share[then] * asked) & (asked >= fo.asked[then])]
+                if not len(c): break
+                right, asked = self.proved(l, layer.partial[c], layer.shows[c], self.facets.x[c], targets, then=then); few = asked < fo.asked[then]; vague |= set(c[few].tolist()); c = c[~few & (right >= fo.share[then] * asked)]
             alike = (differences(layer.partial[c], layer.shows[c], layer.partial[c], layer.shows[c]) < o.same).sum(1); c = c[alike.argsort(descending=True, stable=True)]  # what several facets say comes first
             for q in c.tolist():
                 if len(layer) >= self.told[l]: layer.tried.discard(q); continue
                 if len(layer) and (differences(layer.partial[q:q + 1], layer.shows[q:q + 1], layer.rows, layer.seen) < o.same).any(): continue
                 layer.add(layer.partial[q:q + 1], layer.shows[q:q + 1]); owner = self.extend(l)
-        if len(layer) > start and l: self.review(l, targets, start if layer.done else 0)
+        layer.tried -= vague  # more rows, or more of their entries, may tell
 
-    def review(self, l, targets, first=0):
-        "Rows are proved again, where as many as possible of those found since are on the other side."
-        o, layer = self.options, self.layers[l]; owner = layer.owners(); shows = torch.where(owner[None] == torch.arange(len(layer))[:, None], layer.shows.sum(1)[None], 0); most, c = shows.max(1); r = ((most > 0) & (torch.arange(len(layer)) >= first)).nonzero()[:, 0]
-        if not len(r): return owner
-        R, S = (layer.partial[c[r]], layer.shows[c[r]]) if layer.done else (layer.rows[r], layer.seen[r])  # put together from facets far away late rows are less precise
-        right, asked = self.proved(l, R, S, self.facets.x[c[r]], targets, then=True, keep=o.review, there=o.review_there); bad = r[right < o.facets.share[0] * asked]
-        if len(bad): layer.tried |= set(torch.isin(owner, bad).nonzero()[:, 0].tolist()); layer.keep(~torch.isin(torch.arange(len(layer)), bad))
-        return self.extend(l)
+    def targets(self, l):
+        "Inputs of all kinds towards which places are looked for where a row is proved."
+        known = self.known(l); return torch.cat([self.crowd.rich(known, 40), self.crowd.centred(known, 20), self.crowd.wide(40)])
+
+    def review(self, l) -> bool:
+        "Rows are proved again, where as many as possible of those found since are on the other side. Whether some were none."
+        o, layer = self.options, self.layers[l]; owner = layer.owners(); shows = torch.where(owner[None] == torch.arange(len(layer))[:, None], layer.shows.sum(1)[None], 0); most, c = shows.max(1); r = (most > 0).nonzero()[:, 0]
+        if not len(r): return False
+        right, asked = self.proved(l, layer.rows[r], layer.seen[r], self.facets.x[c[r]], self.targets(l), then=True, keep=o.review, there=o.review_there); bad = r[(asked >= o.facets.asked[1]) & (right < o.facets.share[0] * asked)]
+        if len(bad): layer.tried |= set(torch.isin(owner, bad).nonzero()[:, 0].tolist()); layer.keep(~torch.isin(torch.arange(len(layer)), bad)); self.extend(l)
+        return len(bad) > 0
 
     def fill(self, l):
         "Entries that no facet shows, at corners."
@@ -722,7 +725,7 @@ class Growth:
             if (q <= 0).all() or n == self.told[l] and layer.seen.all() and (q > 0).double().mean() < o.missing: break
             seen = int(layer.seen.sum()); self.chase_missing(l, x, q, k); open_ = self.update(l); barren = 0 if len(layer) > n or int(layer.seen.sum()) > seen else barren + 1
             self.stage("chase", layer=l + 2, missing=int((q > 0).sum()), units=len(layer), unseen=int((~layer.seen).sum()), signs=open_)
-            if barren >= o.barren and self.close_before(l, x[q > 0]): barren = 0
+            if barren >= o.barren and (self.review(l) or self.close_before(l, x[q > 0])): barren = 0
             if barren >= o.barren: break
 
     def close_before(self, l, bad) -> bool:
@@ -788,13 +791,13 @@ class Growth:
     def refine_seen(self, l):
         o, layer, known = self.options, self.layers[l], self.known(l); sign = torch.where(layer.sign == 0, 1., layer.sign)[:, None]; R = layer.rows * sign; root = R.shape[1]**.5; told = layer.told(); told[:, -1] = True; alone = o.alone[min(l, 1)]
         rough = torch.where(told, alone, torch.where(layer.seen, o.corner, root))
-        if l: rough[:, -1] *= self.levers(l)
-        prior = layer.deviations(rough); within = lambda v: (v * layer.seen).norm(dim=1)
+        lever = self.levers(l)[:, None]; rough[:, -1:] *= lever
+        prior = layer.deviations(rough); within = lambda v: (v * layer.seen).norm(dim=1); moved = lambda v: within(torch.cat([v[:, :-1], v[:, -1:] / lever], 1))
         rows, std, only = R, prior, ((prior >= .9 * alone / root) & layer.seen).any(1)  # what nothing has told yet is off at the places asked
         for turn in range(o.turns if only.any() else 0):
             errors = [torch.zeros(len(known[0][1]), len(known[0][1]) + 1, dtype=R.dtype), *(q.deviations(o.before) for q in self.layers[:l])]
             fit = refine_rows(self.f, known, MeasuredLayer(R[:, :-1], R[:, -1], 0., 0., prior), lambda r: self.crowd.between(known, len(r)), self.noise, "relu", 0., errors=errors, only=only, options=o.walks.deep)
-            new = torch.where(layer.seen, torch.cat([fit.W, fit.b[:, None]], 1), R); better = only & (within(fit.std) < within(std)) & (within(new - R) < o.moved)
+            new = torch.where(layer.seen, torch.cat([fit.W, fit.b[:, None]], 1), R); better = only & (within(fit.std) < within(std)) & (moved(new - R) < o.moved)
             rows, std = torch.where(better[:, None], new, rows), torch.where(better[:, None], fit.std, std); left = within(std) > o.walks.deep.uneven * within(std).median()
             if not left.any() or turn and not (only & ~left).any(): break
             only = left

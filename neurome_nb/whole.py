@@ -257,8 +257,8 @@ def probe_inputs(
 def whole_of(grown: Growth, before: Whole | None, x: Float[Tensor, "n d"], y: Float[Tensor, "n o"], options: WholeSearch = WholeSearch()) -> Whole:
     "The layers that were grown, with the last one as it was before, or else from answers in which nothing is open."
     for l in range(len(grown.layers)): grown.read(l)
-    layers, known = grown.layers, grown.known(len(grown.layers)); ones = lambda layer: torch.ones(len(layer), dtype=torch.float64)
-    whole = Whole([*known, known[-1]], tuple(layer.std for layer in layers), tuple(layer.told() if l else layer.seen for l, layer in enumerate(layers)), tuple(layer.seen for layer in layers), tuple(grown.levers(l) if l else ones(layer) for l, layer in enumerate(layers)), x, y)
+    layers, known = grown.layers, grown.known(len(grown.layers))
+    whole = Whole([*known, known[-1]], tuple(layer.std for layer in layers), tuple(layer.told() if l else layer.seen for l, layer in enumerate(layers)), tuple(layer.seen for layer in layers), tuple(grown.levers(l) for l in range(len(layers))), x, y)
     if before: return replace(whole, net=unit_rows([known[0], *(_as_before(new, old, seen) for new, old, seen in zip(known[1:], before.net[1:], before.seen)), (pad(before.net[-1][0], (0, len(known[-1][1]) - before.net[-1][0].shape[1])), before.net[-1][1])]))
     check_clear(whole, options); clear = whole.clear; return replace(whole, net=[*known, fit_outputs(known, x[clear], y[clear], options.output)])
 

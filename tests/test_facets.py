@@ -6,7 +6,7 @@ from torch.nn.functional import normalize
 
 from neurome_nb.core import generator
 from neurome_nb.deep import sweep_line
-from neurome_nb.facets import (Facets, boundaries, corner_entries, differences, facets_between, facets_on_line, merged, nearest_switch, no_facets, onto, partial_rows, proved, room_along, rows_confirmed,
+from neurome_nb.facets import (Facets, boundaries, corner_entries, differences, facets_between, far_places, facets_on_line, merged, nearest_switch, no_facets, onto, partial_rows, proved, room_along, rows_confirmed,
     second_rows, sent, sketch_proved, sketched)
 from neurome_nb.nets import forward, init_layers, preactivations
 from neurome_nb.walks import kinks_between, positive_vectors
@@ -53,6 +53,13 @@ def test_true_rows_are_proved_and_false_ones_are_not(found):
         assert told.sum() >= 3
         share = right[told] / asked[told]
         assert (share > .9).double().mean() > .9 if good else (share < .75).double().mean() > .9, (good, share)
+
+def test_places_with_no_unit_of_the_layer_between_prove_nothing(found):
+    "A boundary of the third layer goes on straight there: one facet's row passes where all places count, and none is asked where only telling ones do."
+    facets, near = found; r, seen, ok = partial_rows(KNOWN, facets); third = ok & (near[2].values < 1e-9) & (seen.sum(1) > 4); g = generator(1, 'facets/telling'); R = rows(1); all_ = torch.ones_like(R, dtype=torch.bool); x = facets.x[third]
+    whose, p, u, room = far_places(KNOWN, r[third], seen[third], x, x + 1e-2 * draw(len(x), g), R, all_, g, left=0); side = lambda x: sent(KNOWN, x) @ R[:, :-1].T + R[:, -1] > 0
+    assert len(whose) and (side(p) != side(x[whose])).any(1).all()
+    whose, p, u, room = far_places(KNOWN, r[third], seen[third], x, x + 1e-2 * draw(len(x), g), R[:0], all_[:0], g, left=0); assert not len(whose)
 
 def test_a_review_forgives_rows_that_are_not_refined_but_not_false_ones(found):
     facets, near = found; targets = draw(60, generator(1, 'facets/proof'), 3.); r, seen, ok = partial_rows(KNOWN, facets); none = r[:0]; r = r + 1e-5 * seen * draw(len(r), generator(2, 'facets/off'))[:, :r.shape[1]]
