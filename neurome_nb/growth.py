@@ -94,7 +94,7 @@ class GrowthSearch:
     corner: float = 1e-3  # of an entry as corners show it
     refined: float = 1e-6  # a standard deviation below this is that of a row that was refined
     before: float = 1e-7  # that of other rows of the layers before
-    moved: float = 1e-5  # a refined row that is further from what its facets show is not taken
+    moved: float = 1e-5  # a refined row that is further from what its facets show is not taken; its bias may be, as many times as they lie away
     open: float = 1e-6  # nor one less precise than this where some of its entries come from corners
     turns: int = 4  # a row much less precise than the others is refined again, at most so often
 
@@ -788,13 +788,14 @@ class Growth:
     def refine_seen(self, l):
         o, layer, known = self.options, self.layers[l], self.known(l); sign = torch.where(layer.sign == 0, 1., layer.sign)[:, None]; R = layer.rows * sign; root = R.shape[1]**.5; told = layer.told(); told[:, -1] = True; alone = o.alone[min(l, 1)]
         rough = torch.where(told, alone, torch.where(layer.seen, o.corner, root))
-        if l: rough[:, -1] *= self.levers(l)
-        prior = layer.deviations(rough); within = lambda v: (v * layer.seen).norm(dim=1)
+        lever = self.levers(l)
+        if l: rough[:, -1] *= lever
+        prior = layer.deviations(rough); within = lambda v: (v * layer.seen).norm(dim=1); moved = lambda v: within(torch.cat([v[:, :-1], v[:, -1:] / lever[:, None]], 1))  # biases as far as the facets lie away
         rows, std, only = R, prior, ((prior >= .9 * alone / root) & layer.seen).any(1)  # what nothing has told yet is off at the places asked
         for turn in range(o.turns if only.any() else 0):
             errors = [torch.zeros(len(known[0][1]), len(known[0][1]) + 1, dtype=R.dtype), *(q.deviations(o.before) for q in self.layers[:l])]
             fit = refine_rows(self.f, known, MeasuredLayer(R[:, :-1], R[:, -1], 0., 0., prior), lambda r: self.crowd.between(known, len(r)), self.noise, "relu", 0., errors=errors, only=only, options=o.walks.deep)
-            new = torch.where(layer.seen, torch.cat([fit.W, fit.b[:, None]], 1), R); better = only & (within(fit.std) < within(std)) & (within(new - R) < o.moved)
+            new = torch.where(layer.seen, torch.cat([fit.W, fit.b[:, None]], 1), R); better = only & (within(fit.std) < within(std)) & (moved(new - R) < o.moved)
             rows, std = torch.where(better[:, None], new, rows), torch.where(better[:, None], fit.std, std); left = within(std) > o.walks.deep.uneven * within(std).median()
             if not left.any() or turn and not (only & ~left).any(): break
             only = left
