@@ -97,6 +97,11 @@ def test_signs_told_with_fewer_rows_are_kept_where_slopes_tell_none(grown):
     g.facets = copy.copy(g.facets).pick(torch.arange(len(sides))); g.facets.side[:] = 0.
     assert g.signs(1) == 0 and torch.equal(layer.sign, told)
 
+def test_a_bias_is_refined_that_facets_far_away_told_badly(grown):
+    g = copy.copy(grown[0]); layer = copy.copy(g.layers[0]); g.layers = [layer]; g.read(0); before, r = layer.rows, int(layer.seen.all(1).nonzero()[0]); layer.rows, layer.std = before.clone(), layer.std.clone()
+    layer.rows[r, -1] += 1e-5 * g.levers(0)[r] / 2; layer.std[r] = math.inf; assert (layer.rows - before).norm() > 2e-5
+    g.refine_seen(0); assert (layer.rows[r] - before[r]).norm() < 1e-9 and layer.std[r].norm() < 1e-9
+
 def test_rich_inputs_have_doubtful_rows_off():
     c = crowd(); R = rows(1)[1:2]; on = lambda x: (sent(KNOWN, x) @ R[0, :-1] + R[0, -1] > 0).double().mean(); count = lambda x: (sent(NET[:3], x) > 0).sum(1).double().mean()
     before = c.rich(NET[:3], 60); c.doubtful = lambda layers: {1: R}; after = c.rich(NET[:3], 60)
