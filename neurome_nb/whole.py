@@ -79,6 +79,7 @@ class WholeSearch:
     decades: tuple[float, float] = (-1., 5.)  # their lengths, as powers of ten, in units of that over which the black box bends
     enough: int = 2  # explained answers in which both units are on tell the weight between them
     most: int = 3500  # answers of the last fit
+    rarest: float = 4.  # the weight between two units counts as one over the number of answers that tell it to this power, where answers for it are chosen
     pool: int = 2000  # candidates of each kind for the base points of the lift
     surplus: float = 2.7  # equations per unknown in the lift, where all units of a layer are on
 
@@ -197,12 +198,12 @@ def some(which: Bool[Tensor, "n"], n: int, g: torch.Generator) -> Int[Tensor, "m
     "At most n of these, at random."
     i = which.nonzero()[:, 0]; return i[torch.randperm(len(i), generator=g)[:n]]
 
-def telling(whole: Whole, which: Bool[Tensor, "n"], n: int, g: torch.Generator) -> Int[Tensor, "m"]:
-    "At most n of these answers: a third of them those explained least, a third those that tell weights which few others tell."
+def telling(whole: Whole, which: Bool[Tensor, "n"], n: int, g: torch.Generator, options: WholeSearch = WholeSearch()) -> Int[Tensor, "m"]:
+    "At most n of these answers: a third of them those that tell weights which few others tell, a third those explained least. An answer that alone tells a weight counts more than one that tells many weights as several others do."
     i = which.nonzero()[:, 0]
     if len(i) <= n: return i
-    D = [d.double() for d in switched_on(whole.net, whole.x[i])]; rare = sum(((A @ (1 / (A.T @ B).clamp_min(1.))) * B).sum(1) for A, B in zip(D, D[1:])); left = torch.ones(len(i), dtype=torch.bool)
-    for key in (whole.miss[i], rare, torch.rand(len(i), generator=g, dtype=torch.float64)): left[torch.where(left, key, -1.).topk(n // 3).indices] = False
+    D = [d.double() for d in switched_on(whole.net, whole.x[i])]; rare = sum(((A @ (1 / (A.T @ B).clamp_min(1.))**options.rarest) * B).sum(1) for A, B in zip(D, D[1:])); left = torch.ones(len(i), dtype=torch.bool)
+    for key in (rare, whole.miss[i], torch.rand(len(i), generator=g, dtype=torch.float64)): left[torch.where(left, key, -1.).topk(n // 3).indices] = False
     return i[~left]
 
 def opened(whole: Whole, g: torch.Generator, options: WholeSearch = WholeSearch()) -> Whole:
@@ -318,8 +319,8 @@ def completed(grown: Growth, noise: Callable, options: WholeSearch = WholeSearch
     for r in range(o.rounds):
         known = grown.known(len(grown.layers)); empty = torch.zeros(0, known[0][0].shape[1], dtype=torch.float64); x = probe_inputs(grown.crowd, known, whole.x[fine] if whole else empty, r > 0, g, o); y = grown.f(x); ok = y.norm(dim=1) > o.loud * x.norm(dim=1)
         whole = whole_of(grown, whole, torch.cat([whole.x, x[ok]]) if whole else x[ok], torch.cat([whole.y, y[ok]]) if whole else y[ok], o); start = whole.miss[whole.clear].median().item()
-        if start > o.explained: whole = fitted(whole, noise, 1., o.fit, o, telling(whole, whole.clear & (whole.miss < o.odd), o.most, g))
-        whole = mended(opened(whole, g, o), g, o); whole = fitted(whole, noise, 0., o.again, o, telling(whole, whole.clear & (whole.miss < o.odd), o.most, g)); whole = united(whole, o.growth.same); whole = without_idle(whole, whole.explained(o.explained, o), o); fine = whole.explained(o.explained, o)
+        if start > o.explained: whole = fitted(whole, noise, 1., o.fit, o, telling(whole, whole.clear & (whole.miss < o.odd), o.most, g, o))
+        whole = mended(opened(whole, g, o), g, o); whole = fitted(whole, noise, 0., o.again, o, telling(whole, whole.clear & (whole.miss < o.odd), o.most, g, o)); whole = united(whole, o.growth.same); whole = without_idle(whole, whole.explained(o.explained, o), o); fine = whole.explained(o.explained, o)
         seen = [s.clone() for s in whole.seen]
         for s, n in zip(seen[1:], together_in(whole.net, whole.x[fine])[1:]): s[:, :-1] |= n.T >= o.least
         whole = replace(whole, seen=tuple(seen)); kept(grown, whole); units = [len(layer) for layer in grown.layers]
@@ -372,7 +373,7 @@ def settled(whole: Whole, grown: Growth, noise: Callable, wild: Callable[[int], 
     more = [both_on(whole.net, l, q, lambda n: crowd.wide(n, 1., 3.), o.tries[1], g, o) for l, v in enumerate(left[:-1]) if len(q := v[:, :-1].T.nonzero())]; x = torch.cat([few(torch.cat([crowd.wide(o.probes, -.5, 2.), *more])), few(by_chance(whole, left, wild, o))])
     asked = len(whole.x)
     for ask in range(o.asks + 1):
-        whole = mended(with_answers(whole, grown.f, x, o), g, o); fine = whole.explained(o.roughly, o); new = torch.arange(len(fine)) >= asked; i = torch.cat([telling(whole, fine & ~new, o.most, g), (fine & new).nonzero()[:, 0]])
+        whole = mended(with_answers(whole, grown.f, x, o), g, o); fine = whole.explained(o.roughly, o); new = torch.arange(len(fine)) >= asked; i = torch.cat([telling(whole, fine & ~new, o.most, g, o), (fine & new).nonzero()[:, 0]])
         whole = fitted(whole, noise, 0., o.last, o, i); part = replace(whole, x=whole.x[i], y=whole.y[i]); left = untold(whole, o)
         copies = posterior_copies(whole.net, without_untold(whole, left).deviations(o), part.x, part.y, noise(part.x, part.y), g, first=whole.first(o), options=replace(o.fit, draws=o.draws)); vague = [(s > o.goal) & ~v for s, v in zip(spreads(whole.net, copies), left)]; weak = weak_units(vague)
         grown.stage("settled", answers=len(i), residual=part.miss.median().item(), worst=part.miss.max().item(), unexplained=int((~whole.explained(o.explained, o)).sum()), untold=sum(int(v.sum()) for v in left), weak=sum(map(len, weak)))
@@ -427,7 +428,7 @@ def recover_deep_relu(
     for l in range(len(grown.told)): grown.grow(l)
     at = lambda v, y: noise(section.at(v), y); wild = lambda n: wide_inputs(section.first, n, length, g, o); whole = settled(completed(grown, at, o), grown, at, wild, o)
     net, copies, left = in_section(whole, section, noise, g, o); fewer = without_open_units(whole, left, o)
-    if len(fewer.x) < len(whole.x) or any(len(b) < len(c) for (_, b), (_, c) in zip(fewer.net, whole.net)): whole = fewer; net, copies, left = in_section(whole, section, noise, g, o)
+    if fewer is not whole: whole = fewer; net, copies, left = in_section(whole, section, noise, g, o)
     run.stage("copies", open=sum(int(v.sum()) for v in left))
     candidates = torch.cat([section.mixed(o.pool), section.at(grown.crowd.between(whole.net[:-1], o.pool))])
     net, cert = lift_and_certify(run, x0, basis, net, copies, candidates, math.ceil(o.surplus * h / min(len(b) for _, b in net[1:])), noise, "relu", 0., length, g, bars=bars)

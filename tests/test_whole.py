@@ -78,6 +78,10 @@ def test_answers_that_tell_rare_weights_are_chosen():
     w = replace(w, x=torch.cat([w.x[~rare], w.x[few]]), y=torch.cat([w.y[~rare], w.y[few]])); chosen = telling(w, torch.ones(len(w.x), dtype=torch.bool), 90, generator(4, 'whole/telling'))
     assert len(chosen) == 90 and len(set(range(len(w.x) - 3, len(w.x))) & set(chosen.tolist())) >= 2
 
+def test_an_answer_that_alone_tells_a_weight_is_chosen_before_those_that_tell_many_as_others_do():
+    x = -torch.ones(521, 12, dtype=torch.float64); x[:20, :6] = 1.; x[20:520, 9] = 1.; x[520, 7] = 1.; net = [EYE, EYE, EYE, NET[-1]]; net[-1] = (torch.ones(4, 12, dtype=torch.float64), NET[-1][1])
+    w = replace(whole(), net=net, x=x, y=forward(net, x, 'relu', 0.)); assert 520 in telling(w, torch.ones(521, dtype=torch.bool), 30, generator(0, 'whole/alone'))
+
 def test_open_weights_are_met_by_chance():
     w = whole(); open_ = [torch.zeros_like(s) for s in w.seen] + [torch.zeros(4, 7, dtype=torch.bool)]; open_[1][5, 2] = True; g = generator(6, 'whole/chance')
     x = by_chance(w, open_, lambda n: 4 * torch.randn(n, 12, generator=g, dtype=torch.float64), replace(WholeSearch(), chance=(2, 500))); D = switched_on(NET, x)
