@@ -163,7 +163,7 @@ def fit_together(
     first: int = 0,  # layers before this one stay as they are
     steep: float = 1.,  # see `answer_weights`
     options: TogetherFit = TogetherFit(),
-) -> tuple[Layers, Float[Tensor, "n"]]:  # and relative residuals
+) -> tuple[Layers, Float[Tensor, "n"], list[Float[Tensor, "h p"]]]:  # relative residuals, and standard deviations: larger where answers pulled rows beyond theirs
     "All layers together, from answers. While many of them are explained much less than most, and better from round to round, all count nearly alike: what a unit that is on in most answers leaves open there, its neighbours making up for it, hardly moves where these count a million times as much."
     o, rows, size, last = options, as_rows(net), y.norm(dim=1), math.inf; known = rows; misses = lambda rows: (y - forward(as_layers(rows), x, "relu", 0.)).norm(dim=1) / size
     miss, tail = misses(rows), True
@@ -184,7 +184,7 @@ def fit_together(
         now = miss.median() if steep else miss.quantile(o.quantile)
         if now < o.noise * (sigma / size).median() or now > o.gain * last and not loose: break
         last = now
-    return as_layers(rows), miss
+    return as_layers(rows), miss, stds
 
 def posterior_copies(
     net: Layers,

@@ -56,7 +56,7 @@ class WholeSearch:
     suspects: tuple[int, int] = (800, 300)  # answers in which suspects are on to which their weights are fitted, and others
     clear: float = .02  # share of the answers in which nothing is open, below which the attempt is given up: what is fitted to so few explains just these
     dark: int = 1500  # answers in which entries matter that nothing has told yet, to which these are fitted, at most
-    exact: float = 1e-11  # a layer all of whose rows are refined better than this, with those before, is left as it is by the fits
+    exact: float = 1e-10  # a layer all of whose rows are refined better than this, with those before, is left as it is by the fits
     level: tuple[float, ...] = (1e-9, 1e-7, 3e-7, 1e-6)  # standard deviations of rows that were not refined, for the second layer and so on; the last also for those behind
     corner: float = 1e-3  # of entries that corners told
     open: float = .03  # of entries that nothing told, in units of the row
@@ -238,7 +238,8 @@ def fitted(whole: Whole, noise: Callable, steep: float, fit: TogetherFit, option
     "All layers together, but those in front that are refined to rounding."
     x, y = (whole.x, whole.y) if which is None else (whole.x[which], whole.y[which])
     if not len(x): return whole
-    return replace(whole, net=unit_rows(fit_together(whole.net, whole.deviations(options), x, y, noise(x, y), first=whole.first(options), steep=steep, options=fit)[0]))
+    net, _, stds = fit_together(whole.net, whole.deviations(options), x, y, noise(x, y), first=whole.first(options), steep=steep, options=fit)
+    return replace(whole, net=unit_rows(net), std=tuple(torch.where(s < options.growth.refined, new, s) for s, new in zip(whole.std, stds[1:])))
 
 def probe_inputs(
     crowd: Crowd,

@@ -55,19 +55,19 @@ def test_lsqr_solves_several_systems():
 
 def test_rows_that_are_nearly_right_become_right_to_the_noise():
     noise = 1e-13; x, y = answers(400, noise); start = moved(1e-6); stds = [torch.full_like(r, 1e-6) for r in as_rows(NET)]
-    net, miss = fit_together(start, stds, x, y, torch.full((400,), noise, dtype=torch.float64), options=TogetherFit(rounds=8))
+    net, miss, _ = fit_together(start, stds, x, y, torch.full((400,), noise, dtype=torch.float64), options=TogetherFit(rounds=8))
     off = lambda net: max((a - b).abs().max().item() for a, b in zip(rows_of(net), rows_of(NET)))
     assert off(start) > 1e-6 and off(net) < 1e-11 and miss.median() < 10 * noise / y.norm(dim=1).median()
 
 def test_answers_that_something_else_disturbs_count_for_little():
     noise = 1e-13; x, y = answers(400, noise); y[::20] += .1 * rand(20, 4, seed=8); stds = [torch.full_like(r, 1e-6) for r in as_rows(NET)]
-    net, miss = fit_together(moved(1e-6), stds, x, y, torch.full((400,), noise, dtype=torch.float64), options=TogetherFit(rounds=8))
+    net, miss, _ = fit_together(moved(1e-6), stds, x, y, torch.full((400,), noise, dtype=torch.float64), options=TogetherFit(rounds=8))
     assert max((a - b).abs().max().item() for a, b in zip(rows_of(net), rows_of(NET))) < 1e-9 and miss[::20].min() > 1e-4
 
 def test_what_most_answers_leave_open_is_told_by_the_few():
     x = 3 * rand(600, 10, seed=3); W, b = NET[0]; b = torch.where(torch.arange(8) == 2, -(x @ W.T).quantile(.12, dim=0), b); net = [(W, b), *NET[1:]]; y = forward(net, x, 'relu', 0.)  # a unit that is on in 88 % of the answers
     rows = as_rows(net); rows[0][2, -1] += 1e-5; rows[1][:, -1] -= 1e-5 * rows[1][:, 2]; start = as_layers(rows); miss = lambda net: ((y - forward(net, x, 'relu', 0.)).norm(dim=1) / y.norm(dim=1)).quantile(.95)
-    fit, _ = fit_together(start, [torch.full_like(r, 1e-7) for r in rows], x, y, torch.full((600,), 1e-15, dtype=torch.float64), steep=0., options=TogetherFit(iterations=40))
+    fit, *_ = fit_together(start, [torch.full_like(r, 1e-7) for r in rows], x, y, torch.full((600,), 1e-15, dtype=torch.float64), steep=0., options=TogetherFit(iterations=40))
     assert miss(start) > 1e-7 and miss(fit) < 1e-13
 
 def test_layers_in_front_stay_as_they_are():

@@ -45,6 +45,10 @@ def test_layers_that_are_nearly_right_are_fitted_to_rounding():
     near = unit_rows([NET[0], *((W + 1e-7 * rand(*W.shape), b) for W, b in NET[1:])]); w = whole(near)
     w = fitted(w, noise, 1., WholeSearch().again, WholeSearch()); assert off(near) > 1e-8 and off(w.net) < 1e-11
 
+def test_a_row_that_answers_pull_beyond_its_deviation_is_said_to_be_less_sure():
+    W, b = NET[2]; off_by = 1e-8 * rand(*W.shape) * (torch.arange(8) == 3)[:, None]; w = whole(unit_rows([*NET[:2], (W + off_by, b), *NET[3:]])); w = replace(w, std=tuple(torch.full_like(s, 1e-11) for s in w.std))
+    f = fitted(w, noise, 0., WholeSearch().last, replace(WholeSearch(), exact=1e-13)); assert off(w.net) > 5e-9 and off(f.net) < 1e-9 and f.std[1][3].min() > 1e-9 and f.std[1][torch.arange(8) != 3].median() < 1e-10
+
 def test_without_answers_nothing_is_fitted():
     w = whole(); assert fitted(w, noise, 1., WholeSearch().again, WholeSearch(), torch.zeros(0, dtype=torch.long)) is w
 
