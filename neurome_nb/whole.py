@@ -70,14 +70,15 @@ class WholeSearch:
     widths: tuple[float, ...] = (1e-4, 1e-5, 1e-3)  # of the rest of them, relative to the distance from the origin: there a missing unit switches
     more: int = 400  # answers asked before the last fit, at most
     asks: int = 5  # times that answers are asked where networks that explain all others as well differ most
-    goal: float = 2e-9  # spread of a weight among those networks, relative to the largest of its layer, above which such answers are asked, and it is left open in the end
+    goal: float = 2e-9  # spread of a weight among those networks, relative to the largest of its layer, above which it is left open in the end
+    doubt: float = .5  # and by so much of it such answers are asked: few networks tell the spread roughly
     draws: int = 4  # of these networks
     mostly: float = .5  # a unit more of whose weights than this share are left open is left out, and named: nothing fixes its scale
     each_weak: int = 3  # ascents to every two units one of which is such a unit, at most
     chance: tuple[int, int] = (50, 20_000)  # batches of random inputs, and inputs in each, among which those are looked for in which units are on together whose weights are open; none of the others is asked
     chances: int = 12  # such inputs for a weight and batch, at most
     decades: tuple[float, float] = (-1., 5.)  # their lengths, as powers of ten, in units of that over which the black box bends
-    enough: int = 2  # explained answers in which both units are on tell the weight between them
+    enough: int = 1  # explained answers in which both units are on tell the weight between them: an answer has several outputs, and how well is told by the copies
     most: int = 3500  # answers of the last fit
     rarest: float = 4.  # the weight between two units counts as one over the number of answers that tell it to this power, where answers for it are chosen
     pool: int = 2000  # candidates of each kind for the base points of the lift
@@ -376,7 +377,7 @@ def settled(whole: Whole, grown: Growth, noise: Callable, wild: Callable[[int], 
     for ask in range(o.asks + 1):
         whole = mended(with_answers(whole, grown.f, x, o), g, o); fine = whole.explained(o.roughly, o); new = torch.arange(len(fine)) >= asked; i = torch.cat([telling(whole, fine & ~new, o.most, g, o), (fine & new).nonzero()[:, 0]])
         whole = fitted(whole, noise, 0., o.last, o, i); part = replace(whole, x=whole.x[i], y=whole.y[i]); left = untold(whole, o)
-        copies = posterior_copies(whole.net, without_untold(whole, left).deviations(o), part.x, part.y, noise(part.x, part.y), g, first=whole.first(o), options=replace(o.fit, draws=o.draws)); vague = [(s > o.goal) & ~v for s, v in zip(spreads(whole.net, copies), left)]; weak = weak_units(vague)
+        copies = posterior_copies(whole.net, without_untold(whole, left).deviations(o), part.x, part.y, noise(part.x, part.y), g, first=whole.first(o), options=replace(o.fit, draws=o.draws)); vague = [(s > o.doubt * o.goal) & ~v for s, v in zip(spreads(whole.net, copies), left)]; weak = weak_units(vague)
         grown.stage("settled", answers=len(i), residual=part.miss.median().item(), worst=part.miss.max().item(), unexplained=int((~whole.explained(o.explained, o)).sum()), untold=sum(int(v.sum()) for v in left), weak=sum(map(len, weak)))
         more = by_chance(whole, [v | u for v, u in zip(vague, left)], wild, o)
         if ask == o.asks or not (any(map(len, weak)) or len(more)): break
