@@ -365,7 +365,7 @@ class SlopePlaces:
         "Sums of weights that vanish for so many units: along directions in which no other unit changes, nor what entries that are not seen would multiply, slopes at place q tell nothing but theirs. None where they tell of fewer or more."
         B, G, _ = self.normals(q, known, other, layer, options)
         if len(G) >= len(B) - level: return None
-        Q = torch.linalg.svd(G)[2][len(G):].T if len(G) else torch.eye(len(B), dtype=B.dtype); T = self.slopes[q].T @ B.T; _, S, V = torch.linalg.svd(T / T.norm() @ Q, full_matrices=False)
+        Q = torch.linalg.svd(G)[2][len(G):].T if len(G) else torch.eye(len(B), dtype=B.dtype); T = self.slopes[q].T @ B.T; _, S, V = torch.linalg.svd(T / T.norm().clamp_min(1e-300) @ Q, full_matrices=False)
         if len(S) <= level or S[level] > gap * S[level - 1] or S[level - 1] < options.heard: return None
         J = jacobians(known, self.x[q:q + 1], "relu", 0.)[0]; return (J @ B.T @ Q @ (torch.eye(Q.shape[1], dtype=B.dtype) - V[:level].T @ V[:level])).T
 
@@ -396,7 +396,7 @@ def sign_votes(
         if used >= o.sign_places: break
         used += 1; B, G, i = at.normals(q, known, other, layer, o)
         if len(G) >= len(B) or torch.linalg.svdvals(G)[-1] < o.sign_clear: continue
-        T = at.slopes[q].T @ B.T; T = T / T.norm(); R = T @ torch.linalg.svd(G)[2][len(G):].T; rank = lambda M: int((torch.linalg.svdvals(M) > o.sign_tol).sum()); base = rank(R)  # what no unit explains
+        T = at.slopes[q].T @ B.T; T = T / T.norm().clamp_min(1e-300); R = T @ torch.linalg.svd(G)[2][len(G):].T; rank = lambda M: int((torch.linalg.svdvals(M) > o.sign_tol).sum()); base = rank(R)  # what no unit explains
         if base > min(T.shape[0] - 2, R.shape[1] - 2): continue
         alone = normalize(torch.linalg.pinv(G), dim=0)  # column r: changes unit r alone
         for r, c in zip(i.tolist(), range(len(i))):
@@ -552,10 +552,12 @@ class Growth:
         layer.rows[r, -1] = -(layer.rows[r, :-1] * h[c[r]]).sum(1); layer.rows = normalize(layer.rows, dim=1); return layer.owners()
 
     # --- signs
-    def measured_slopes(self, l):
-        "Inputs where nearly all units of the last known layer are on but those that entries come from which are not known, and slopes there."
-        o, fo, known, open_ = self.options, self.options.facets, self.known(l), (~self.layers[l].seen[:, :-1]).any(0); x = self.crowd.rich(known, o.slopes_of)
-        if open_.any(): x = torch.cat([x, self.crowd.rich(known, o.slopes_of, 1 - 2 * open_.double())])
+    def measured_slopes(self, l, x=None):
+        "Inputs where nearly all units of the last known layer are on but those that entries come from which are not known, and slopes there; of these inputs, if some are given."
+        o, fo, known, open_ = self.options, self.options.facets, self.known(l), (~self.layers[l].seen[:, :-1]).any(0)
+        if x is None:
+            x = self.crowd.rich(known, o.slopes_of)
+            if open_.any(): x = torch.cat([x, self.crowd.rich(known, o.slopes_of, 1 - 2 * open_.double())])
         at = sent_around(known, x, fo.independent); count = ((sent(known, x) > 0) & open_).sum(1); top = (at.full * ~self.blind(l, x) * (at.on - count)).argsort(descending=True)[:o.slopes]; x, V = x[top], at.V[top]  # where few entries count that nothing has told
         there = V.norm(dim=2) > .5; step = o.short * torch.minimum(x.norm(dim=1), 1e3 * torch.where(there, room_along(known, x, V), math.inf).amin(1)); w = normalize(torch.where(torch.arange(V.shape[1]) % 2 > 0, 1., -1.).double() @ V, dim=1); left, X, D = torch.arange(len(x)), [], []
         for _ in range(fo.tries):
@@ -654,20 +656,26 @@ class Growth:
             alive[i[got < 0]] = False; hi, lo = got > level[i], (got >= 0) & (got <= level[i]); b[i[hi]], a[i[lo]] = m[hi], m[lo]
         return out
 
-    def everywhere(self, l, level) -> Float[Tensor, "level p"] | None:
-        "Of units that are on wherever that was tested, as many as `level`: a basis of what they come from. Along directions in which no known unit changes slopes tell nothing else."
+    def everywhere(self, l, level) -> tuple[Float[Tensor, "n p"], Bool[Tensor, "h"]] | None:
+        "Of units that are on wherever that was tested, as many as `level`: a basis of what they come from, and known units that were on there too, which it holds beside. Along directions in which no known unit changes slopes tell nothing else."
         o, layer, known = self.options, self.layers[l], self.known(l); at, equations = self.slope_places(l, layer.owners()), []; other = lambda q: (at.z[q] * layer.sign > 0) | at.dim[q]
         for q in sorted(at.order, key=lambda q: -at.free(q, other(q), layer.seen)):
             if at.free(q, other(q), layer.seen) <= level or len(equations) >= o.constant: break
             if (M := at.equations(q, known, other(q), layer, level, o.gap, o)) is not None: equations.append(M)
-        if not equations or len(E := torch.cat(equations)) < E.shape[1]: return None
-        return torch.linalg.svd(E)[2][-level:]
+        if not equations: return None
+        E = torch.cat(equations); size = E.norm(dim=0); on = size > o.facets.independent * size.max()  # nothing is told of what comes from units that were on nowhere
+        both = ((layer.rows[:, :-1] * on) @ E.T).norm(dim=1) < o.facets.independent * E.norm(); n = level + int(both.sum())
+        if min(len(E), int(on.sum())) <= n: return None
+        w = E.new_zeros(n, len(on)); w[:, on] = torch.linalg.svd(E[:, on], full_matrices=False)[2][-n:]; return w, both
 
     def where_off(self, l, level) -> Float[Tensor, "n d"] | None:
-        "Inputs where units may be off that are on wherever that was tested."
-        w = self.everywhere(l, level)
-        if w is None: return None
-        c = torch.randn(self.options.off, len(w), generator=self.g, dtype=torch.float64); return ascend(self.known(l), pad(normalize(c @ w, dim=1), (0, 1)), self.crowd.wide(self.options.off), self.options.climb[1], options=self.options)
+        "Inputs where units may be off that are on wherever that was tested. Known units that were on there too are switched off first: else they cannot be told apart."
+        o, layer, known = self.options, self.layers[l], self.known(l); found = self.everywhere(l, level)
+        if found and found[1].any():
+            rows = (layer.rows * layer.sign[:, None])[found[1]]; x = ascend(known, -rows.repeat(o.off, 1), self.crowd.wide(o.off * len(rows)), o.climb[1], options=o); x = x[(_with_one(sent(known, x)) @ rows.T < 0).any(1)]
+            if len(x): layer.slopes = tuple(torch.cat(v) for v in zip(layer.slopes, self.measured_slopes(l, x))); found = self.everywhere(l, level)
+        if found is None: return None
+        w = found[0]; c = torch.randn(o.off, len(w), generator=self.g, dtype=torch.float64); return ascend(known, pad(normalize(c @ w, dim=1), (0, 1)), self.crowd.wide(o.off), o.climb[1], options=o)
 
     def chase_missing(self, l, x, q, k):
         "Facets of missing units, from places where more of them are on than at others nearby."

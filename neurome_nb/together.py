@@ -25,6 +25,7 @@ class TogetherFit:
     iterations: int = 250  # of LSQR for each
     ridge: float = 1e-13  # of the preconditioner's blocks, whose diagonals are one
     stalled: tuple[int, float] = (50, 1e-3)  # LSQR stops when so many iterations bring the residual down by less than this share
+    mostly: float = .9  # a unit that is on in more than this share of the answers, as they count: its bias is exchanged for those behind on its own
     typical: float = .3  # answers are taken to be off by at least this share of the median residual
     outlying: float = 3.  # those off by more than so many medians count less, the more the further they are off
     robust: float = .1  # and all by their own residual: this share of it is their standard deviation
@@ -125,14 +126,24 @@ class Joint:
         self.at, self.inverse, self.first = Around(rows, x, weight, first), [1 / s for s in stds[first:]], first
         self.factors = [torch.linalg.cholesky(F.mT @ F + torch.diag_embed(i.square()), upper=True) for F, i in zip(self.at.blocks(options.ridge), self.inverse)]
         self.shapes = [r.shape for r in rows[first:]]; self.sizes = [h * p for h, p in self.shapes]; self.answers = self.at.y.numel()
+        self.exchanges = self._exchanges(options.mostly); self.Q, self.R = torch.linalg.qr(self._equations(self.exchanges).T)
+
+    def _exchanges(self, mostly) -> list[Float[Tensor, "q h p"]]:
+        "Changes of the biases of units that are on in nearly all answers, as these count, and of the biases behind that make up for them: what is left of them in the answers is far too little for LSQR."
+        rows, w, zero = self.at.rows, self.at.weight.square(), lambda q: [torch.zeros(q, *s, dtype=self.at.y.dtype) for s in self.shapes]; out = [zero(0)]
+        for l in range(self.first, len(rows) - 1):
+            i = ((self.at.on[l] * w).sum(0) > mostly * w.sum()).nonzero()[:, 0]; D = zero(len(i)); D[l - self.first][torch.arange(len(i)), i, -1] = 1.; D[l + 1 - self.first][:, :, -1] = -rows[l + 1][:, i].T; out.append(D)
+        return [torch.cat(d) for d in zip(*out)]
 
     def solve(self, b: Float[Tensor, "k n o"], prior: list[Float[Tensor, "k h p"]], iterations, options) -> list[Float[Tensor, "k h p"]]:
         "Changes of rows that explain changes of the weighted answers and of the rows as they are known."
         rhs = torch.cat([b.flatten(1), *((d * i).flatten(1) for d, i in zip(prior, self.inverse))], 1)
-        return self._changes(lsqr(self._forward, self._backward, rhs, iterations, options.stalled))
+        left = lambda v: v - (v @ self.Q) @ self.Q.T; u = lsqr(lambda u: left(self._forward(u)), self._backward, left(rhs), iterations, options.stalled)
+        c = torch.linalg.solve_triangular(self.R, ((rhs - self._forward(u)) @ self.Q).T, upper=True).T; return [d + torch.tensordot(c, e, 1) for d, e in zip(self._changes(u), self.exchanges)]
 
     def _changes(self, u): return [torch.linalg.solve_triangular(F, q.unflatten(1, s).permute(1, 2, 0), upper=True).permute(2, 0, 1) for F, q, s in zip(self.factors, u.split(self.sizes, 1), self.shapes)]
-    def _forward(self, u): D = self._changes(u); return torch.cat([self.at.forward(D).flatten(1), *((d * i).flatten(1) for d, i in zip(D, self.inverse))], 1)
+    def _equations(self, D): return torch.cat([self.at.forward(D).flatten(1), *((d * i).flatten(1) for d, i in zip(D, self.inverse))], 1)
+    def _forward(self, u): return self._equations(self._changes(u))
     def _backward(self, v):
         parts = zip(self.factors, self.at.backward(v[:, :self.answers].unflatten(1, self.at.y.shape)), v[:, self.answers:].split(self.sizes, 1), self.inverse)
         return torch.cat([torch.linalg.solve_triangular(F.mT, (g + p.view_as(g) * i).permute(1, 2, 0), upper=False).permute(2, 0, 1).flatten(1) for F, g, p, i in parts], 1)

@@ -8,7 +8,7 @@ from torch.nn.functional import normalize
 from neurome_nb.core import generator
 from neurome_nb.deep import DeepFailure
 from neurome_nb.facets import Facets, sent
-from neurome_nb.growth import Crowd, Growing, Growth, GrowthSearch, ascend, missing_units, of_known_units, open_entries_matter, quiet_directions
+from neurome_nb.growth import Crowd, Growing, Growth, GrowthSearch, SlopePlaces, ascend, missing_units, of_known_units, open_entries_matter, quiet_directions
 from neurome_nb.nets import forward, init_layers
 from neurome_nb.peel import jacobians
 
@@ -101,6 +101,15 @@ def test_a_bias_is_refined_that_facets_far_away_told_badly(grown):
     g = copy.copy(grown[0]); layer = copy.copy(g.layers[0]); g.layers = [layer]; g.read(0); before, r = layer.rows, int(layer.seen.all(1).nonzero()[0]); layer.rows, layer.std = before.clone(), layer.std.clone()
     layer.rows[r, -1] += 1e-5 * g.levers(0)[r] / 2; layer.std[r] = math.inf; assert (layer.rows - before).norm() > 2e-5
     g.refine_seen(0); assert (layer.rows[r] - before[r]).norm() < 1e-9 and layer.std[r].norm() < 1e-9
+
+def test_what_a_unit_comes_from_that_is_on_everywhere_is_told(grown):
+    "Although one unit before is off everywhere, and a known one is on everywhere too."
+    g, R = copy.copy(grown[0]), rows(1); missing, also = 4, 7; others = torch.arange(9) != missing; layer = Growing(15, GrowthSearch()); layer.add(R[others], torch.ones(8, 15, dtype=torch.bool)); layer.sign[:] = 1.; g.layers = [layer]
+    x = crowd().wide(5000)[:, :14]; x[:, 0] = -x[:, 0].abs(); h = x.clamp_min(0); z = h @ R[:, :-1].T + R[:, -1]; x, h, z = (v[(z[:, [missing, also]] > 0).all(1)] for v in (x, h, z))
+    J = jacobians([(torch.eye(14, dtype=torch.float64), torch.zeros(14, dtype=torch.float64)), *NET[1:3]], x, 'relu', 0.); slopes = (NET[3][0] @ J).mT
+    g.slope_places = lambda l, owner: SlopePlaces(x, slopes, z[:, others], torch.zeros(len(x), 8, dtype=torch.bool), h > 0, list(range(len(x))))
+    w, both = g.everywhere(0, 1); true = normalize(R[[missing, also], :-1] * (torch.arange(14) > 0), dim=1)
+    assert both.nonzero()[:, 0].tolist() == [also - 1] and w.shape == (2, 14) and ((true @ w.T @ w - true).norm(dim=1) < 1e-6).all()
 
 def test_rich_inputs_have_doubtful_rows_off():
     c = crowd(); R = rows(1)[1:2]; on = lambda x: (sent(KNOWN, x) @ R[0, :-1] + R[0, -1] > 0).double().mean(); count = lambda x: (sent(NET[:3], x) > 0).sum(1).double().mean()

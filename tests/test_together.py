@@ -4,7 +4,7 @@ import torch
 
 from neurome_nb.core import generator
 from neurome_nb.nets import forward, init_layers
-from neurome_nb.together import Around, TogetherFit, answer_weights, as_layers, as_rows, entry_derivatives, fit_entries, fit_together, in_gauge_of, lsqr, posterior_copies, unit_rows
+from neurome_nb.together import Around, Joint, TogetherFit, answer_weights, as_layers, as_rows, entry_derivatives, fit_entries, fit_together, in_gauge_of, lsqr, posterior_copies, unit_rows
 
 SIZES = (10, 8, 6, 5, 4)
 
@@ -104,3 +104,12 @@ def test_answers_off_by_much_get_large_standard_deviations():
     miss = torch.tensor([1e-9, 1e-9, 1e-9, 1e-3], dtype=torch.float64); size = torch.ones(4, dtype=torch.float64)
     w = answer_weights(miss, size, 1e-12 * size, 1.); assert w[0] > 1e4 * w[3] and w[0] == w[1]
     assert answer_weights(miss, size, 1e-2 * size, 1.)[:3].unique().tolist() == [100.]
+
+def test_what_a_unit_that_is_nearly_always_on_leaves_open_is_told_by_few_iterations():
+    "Its bias and those behind make up for each other in all answers but one."
+    x = 3 * rand(400, 10); (W, b), (V, c) = NET[:2]; c = c.clone(); c[3] = -((x @ W.T + b).clamp_min(0) @ V.T)[:, 3].quantile(.0025) + 1e-3; net = [(W, b), (V, c), *NET[2:]]; y = forward(net, x, 'relu', 0.)
+    sigma = 1e-9 * y.norm(dim=1); stds = [torch.full_like(r, 1e-5) for r in as_rows(net)]; o = TogetherFit(); weight = answer_weights(torch.zeros(400).double(), y.norm(dim=1), sigma, 0., o); at = Around(as_rows(net), x, weight, 1)
+    J = torch.stack([at.forward([e.view_as(r)[None] if l == k else torch.zeros_like(r)[None] for l, r in enumerate(as_rows(net)[1:])])[0].flatten() for k, r in enumerate(as_rows(net)[1:]) for e in torch.eye(r.numel(), dtype=torch.float64)], 1)
+    C = torch.linalg.inv(J.T @ J + 1e10 * torch.eye(J.shape[1], dtype=torch.float64))[27:36, 27:36]; w, bias = V[3], c[3]; gauge = torch.cat([-bias * w / w.square().sum(), torch.ones(1, dtype=torch.float64)]); exact = (gauge @ C @ gauge).sqrt()  # but for the length of the row
+    D = Joint(as_rows(net), stds, x, weight, 1, o).solve(rand(100, *y.shape, seed=4), [s * rand(100, *s.shape, seed=5 + l) for l, s in enumerate(stds[1:])], 12, o)
+    assert .8 < (D[0][:, 3] @ gauge).std() / exact < 1.2
