@@ -101,10 +101,10 @@ def refined_first(
     return replace(layer, W=torch.where(better[:, None], new.W, layer.W), b=torch.where(better, new.b, layer.b), std=torch.where(better[:, None], new.std, layer.std))
 
 # %% ../nbs/19_whole.ipynb #c007
-def wide_inputs(first: MeasuredLayer, n: int, length: float, g: torch.Generator, options: WholeSearch = WholeSearch()) -> Float[Tensor, "n h"]:
-    "What the first layer makes of random inputs of all lengths: its pre-activations."
+def wide_inputs(first: MeasuredLayer, origin: Float[Tensor, "k"], n: int, length: float, g: torch.Generator, options: WholeSearch = WholeSearch()) -> Float[Tensor, "n h"]:
+    "What the first layer makes of random inputs of all lengths, as seen from the black box's own origin: its pre-activations."
     k, (lo, hi) = first.W.shape[1], options.decades; r = length * 10**(lo + (hi - lo) * torch.rand(n, 1, generator=g, dtype=torch.float64))
-    return r * normalize(torch.randn(n, k, generator=g, dtype=torch.float64), dim=1) @ first.W.T + first.b
+    return (origin + r * normalize(torch.randn(n, k, generator=g, dtype=torch.float64), dim=1)) @ first.W.T + first.b
 
 # %% ../nbs/19_whole.ipynb #c009
 def switched_on(net: Layers, x: Float[Tensor, "n d"]) -> list[Bool[Tensor, "n h"]]:
@@ -423,12 +423,12 @@ def recover_deep_relu(
 ) -> tuple[Layers, Certificate, Architecture]:  # layers in the canonical gauge
     "A ReLU network with several hidden layers of known widths, none wider than the one before, and several outputs, from scratch. Raises DeepFailure when a check fails."
     sizes, g, o, walks = run.arch.sizes, run.generator("section"), options, options.growth.walks; d, h = sizes[:2]
-    out = o.away * length; basis, x0 = Basis(d, g), torch.randn(d, generator=g, dtype=torch.float64) * (out / d**.5); k = min(d, max(math.ceil(walks.deep.wide * h), h + 4)); f = lambda c: run.ask(x0 + c @ basis.rows(0, k))
+    out = o.away * length; basis = Basis(d, g); k = min(d, max(math.ceil(walks.deep.wide * h), h + 4)); origin = torch.randn(k, generator=g, dtype=torch.float64) * (out / k**.5); x0 = -origin @ basis.rows(0, k); f = lambda c: run.ask(x0 + c @ basis.rows(0, k))  # the section contains the origin of the inputs
     units, pool = first_layer(run, f, k, h, walks.center * out, eps, g, walks.deep); quiet = pool[0][0].noise; noise = _Noise(quiet.near, quiet.far, eps)
     section = Section(f, refined_first(f, _settled(units, 1, walks.deep), noise, out, g, o), out, noise, g, walks); run.stage("layer", layer=1, units=h, error=section.first.error)
     grown = Growth(lambda v: section.f(section.at(v)), h, list(sizes[2:-1]), walks.center * out, section.size, eps, g, run.stage, o.growth)
     for l in range(len(grown.told)): grown.grow(l)
-    at = lambda v, y: noise(section.at(v), y); wild = lambda n: wide_inputs(section.first, n, length, g, o); whole = settled(completed(grown, at, o), grown, at, wild, o)
+    at = lambda v, y: noise(section.at(v), y); wild = lambda n: wide_inputs(section.first, origin, n, length, g, o); whole = settled(completed(grown, at, o), grown, at, wild, o)
     net, copies, left = in_section(whole, section, noise, g, o); fewer = without_open_units(whole, left, o)
     if fewer is not whole: whole = fewer; net, copies, left = in_section(whole, section, noise, g, o)
     run.stage("copies", open=sum(int(v.sum()) for v in left))

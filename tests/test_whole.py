@@ -14,7 +14,7 @@ from neurome_nb.blackbox import black_box
 from neurome_nb.growth import Crowd, GrowthSearch
 from neurome_nb.nets import forward, init_layers
 from neurome_nb.together import as_rows, unit_rows
-from neurome_nb.whole import Whole, WholeSearch, both_on, by_chance, check_clear, fit_outputs, fitted, held, mended, opened, refined_first, spreads, switched_on, telling, together_in, united, untold, weak_units, with_open, without_idle, without_open_units, without_untold
+from neurome_nb.whole import Whole, WholeSearch, both_on, by_chance, check_clear, fit_outputs, fitted, held, mended, opened, refined_first, spreads, switched_on, telling, together_in, united, untold, weak_units, wide_inputs, with_open, without_idle, without_open_units, without_untold
 
 SIZES = (12, 10, 8, 6, 4)
 EYE = (torch.eye(12, dtype=torch.float64), torch.zeros(12, dtype=torch.float64))
@@ -116,6 +116,11 @@ def test_a_unit_most_of_whose_weights_are_open_is_left_out():
     assert [len(b) - len(c) for (_, b), (_, c) in zip(w.net, fewer.net)] == [0, 0, 1, 0, 0]
     assert len(fewer.x) == int((~switched_on(w.net, w.x)[2][:, 3]).sum()) < len(w.x) and fewer.miss.max() < 1e-12
     assert without_open_units(w, untold(w)).net is w.net
+
+def test_wide_inputs_are_around_the_origin_of_the_inputs():
+    W = rand(6, 8); origin = rand(8, seed=1); first = MeasuredLayer(W, rand(6), 0., 0., W); at = W @ origin + first.b
+    near, far = (wide_inputs(first, origin, 50, 1., generator(0, 'whole/wide'), replace(WholeSearch(), decades=d)) - at for d in ((-6., -5.), (5., 6.)))
+    assert 0 < near.norm(dim=1).max() < 1e-4 * W.norm() and far.norm(dim=1).min() > 1e3
 
 def test_the_first_layer_is_refined_to_rounding():
     net = init_layers((20, 8, 6, 4), generator=generator(4, 'whole/first')); R = torch.cat([net[0][0], net[0][1][:, None]], 1); R = R / R.norm(dim=1, keepdim=True); start = R + 1e-9 * rand(*R.shape)
