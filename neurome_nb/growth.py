@@ -658,7 +658,7 @@ class Growth:
 
     def everywhere(self, l, level) -> tuple[Float[Tensor, "n p"], Bool[Tensor, "h"]] | None:
         "Of units that are on wherever that was tested, as many as `level`: a basis of what they come from, and known units that were on there too, which it holds beside. Along directions in which no known unit changes slopes tell nothing else."
-        o, layer, known = self.options, self.layers[l], self.known(l); at, equations = self.slope_places(l, layer.owners()), []; other = lambda q: (at.z[q] * layer.sign > 0) | at.dim[q]
+        o, layer, known = self.options, self.layers[l], self.known(l); at, equations = self.slope_places(l, layer.owners()), []; other = lambda q: (layer.sign == 0) | (at.z[q] * layer.sign > 0) | at.dim[q]
         for q in sorted(at.order, key=lambda q: -at.free(q, other(q), layer.seen)):
             if at.free(q, other(q), layer.seen) <= level or len(equations) >= o.constant: break
             if (M := at.equations(q, known, other(q), layer, level, o.gap, o)) is not None: equations.append(M)

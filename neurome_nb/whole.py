@@ -334,9 +334,9 @@ def completed(grown: Growth, noise: Callable, options: WholeSearch = WholeSearch
     return whole
 
 def untold(whole: Whole, options: WholeSearch = WholeSearch()) -> list[Bool[Tensor, "h p"]]:
-    "Entries of the rows of all layers behind the first that too few explained answers tell: of weights between two hidden layers."
+    "Entries of the rows of all layers behind the first that too few explained answers tell, nor places where their unit switches: of weights between two hidden layers."
     few = [n < options.enough for n in together_in(whole.net, whole.x[whole.explained(options.explained, options)])]
-    return [pad(n.T, (0, 1)) for n in few] + [torch.zeros_like(as_rows(whole.net[-1:])[0], dtype=torch.bool)]
+    return [pad(n.T, (0, 1)) & (std > options.goal * W.abs().max()) for n, std, (W, _) in zip(few, whole.std, whole.net[1:])] + [torch.zeros_like(as_rows(whole.net[-1:])[0], dtype=torch.bool)]
 
 def spreads(net: Layers, copies: list[Layers]) -> list[Float[Tensor, "h p"]]:
     "How far the rows of the layers behind the first differ among copies, relative to the largest weight of the layer."

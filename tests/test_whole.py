@@ -105,6 +105,7 @@ def test_what_no_answer_tells_is_left_open_and_nothing_else():
     w = whole(); D = switched_on(w.net, w.x); w = replace(w, x=w.x[~(D[1][:, 2] & D[2][:, 5])], y=w.y[~(D[1][:, 2] & D[2][:, 5])]); left = untold(w)
     assert [q.nonzero().tolist() for q in left[1:]] == [[[5, 2]], [], []]
     both = (D[1][:, 2] & D[2][:, 5]).nonzero()[:1, 0]; one = replace(w, x=torch.cat([w.x, whole().x[both]]), y=torch.cat([w.y, whole().y[both]])); assert not any(q.any() for q in untold(one))
+    sure = replace(w, std=tuple(torch.full_like(s, 1e-12) for s in w.std)); assert not any(q.any() for q in untold(sure))  # places where its unit switches told it
     z = without_untold(w, left); assert z.net[2][0][5, 2] == 0 and z.deviations(WholeSearch())[2][5, 2] < 1e-200
     zero = [(torch.zeros_like(W), torch.zeros_like(b)) for W, b in NET]; cert = Certificate(zero, (), 0., 0., {}, 0., (), 0, 1e-9)
     bars = with_open(cert, left).error_bars; assert bars[2][0][5, 2].isinf() and sum(int(t.isinf().sum()) for layer in bars[2:] for t in layer) == 1
