@@ -397,7 +397,7 @@ def sign_votes(
         used += 1; B, G, i = at.normals(q, known, other, layer, o)
         if len(G) >= len(B) or torch.linalg.svdvals(G)[-1] < o.sign_clear: continue
         T = at.slopes[q].T @ B.T; T = T / T.norm().clamp_min(1e-300); R = T @ torch.linalg.svd(G)[2][len(G):].T; rank = lambda M: int((torch.linalg.svdvals(M) > o.sign_tol).sum()); base = rank(R)  # what no unit explains
-        if base > min(T.shape[0] - 2, R.shape[1] - 2): continue
+        if base > min(T.shape[0] - 2, R.shape[1] - 2) or base >= rank(T): continue  # units that are missing fill what later layers let through: one more that is on adds nothing
         alone = normalize(torch.linalg.pinv(G), dim=0)  # column r: changes unit r alone
         for r, c in zip(i.tolist(), range(len(i))):
             if r in need.tolist(): votes[r] += (1. if rank(torch.cat([R, (T @ alone[:, c])[:, None]], 1)) > base else -1.) * at.z[q, r].sign(); count[r] += 1

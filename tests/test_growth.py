@@ -8,7 +8,7 @@ from torch.nn.functional import normalize
 from neurome_nb.core import generator
 from neurome_nb.deep import DeepFailure
 from neurome_nb.facets import Facets, sent
-from neurome_nb.growth import Crowd, Growing, Growth, GrowthSearch, SlopePlaces, ascend, missing_units, of_known_units, open_entries_matter, quiet_directions
+from neurome_nb.growth import Crowd, Growing, Growth, GrowthSearch, SlopePlaces, ascend, missing_units, of_known_units, open_entries_matter, quiet_directions, sign_votes, SlopePlaces
 from neurome_nb.nets import forward, init_layers
 from neurome_nb.peel import jacobians
 
@@ -91,6 +91,13 @@ def test_an_open_entry_comes_from_slopes(grown):
         n += g.told_by_slopes(0); assert not layer.seen[r, 3] or (layer.rows[r] - before[r]).norm() < 1e-7
         layer.seen[r, 3] = True
     assert n >= len(layer) - 3
+
+def test_no_sign_is_told_where_missing_units_fill_what_later_layers_let_through():
+    "One more unit that is on adds nothing there; it would be taken to be off."
+    net = [*NET[:2], (NET[2][0][:2], NET[2][1][:2] + 5.), (torch.randn(5, 2, generator=generator(3, 'growth/narrow'), dtype=torch.float64), NET[3][1])]; x = crowd().rich(KNOWN, 60); x = x[(sent(KNOWN, x) @ NET[1][0][3:].T + NET[1][1][3:] > 0).sum(1) > 1]; h, n = sent(KNOWN, x), len(x)
+    layer = Growing(15, GrowthSearch()); layer.add(rows(1)[:3], torch.ones(3, 15, dtype=torch.bool)); slopes = jacobians([*net[:-1]], x, 'relu', 0.).mT @ net[-1][0].T; z = h @ layer.rows[:, :-1].T + layer.rows[:, -1]
+    at = SlopePlaces(x, slopes, z, torch.zeros(n, 3, dtype=torch.bool), h > 0, (h > 0).sum(1).argsort(descending=True).tolist())
+    assert n > 20 and not sign_votes(KNOWN, layer, at, GrowthSearch())[1].any()
 
 def test_signs_told_with_fewer_rows_are_kept_where_slopes_tell_none(grown):
     g = copy.copy(grown[0]); layer = copy.copy(g.layers[1]); g.layers = [g.layers[0], layer]; layer.done, told, sides = False, layer.sign, g.facets.side != 0; g.ranked = lambda l: None
