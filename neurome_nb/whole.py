@@ -7,7 +7,7 @@ __all__ = ['WholeSearch', 'refined_first', 'wide_inputs', 'switched_on', 'togeth
            'fit_outputs', 'some', 'telling', 'opened', 'mended', 'with_answers', 'fitted', 'probe_inputs', 'whole_of',
            'without', 'united', 'without_idle', 'kept', 'reached', 'completed', 'untold', 'spreads', 'weak_units',
            'telling_inputs', 'by_chance', 'settled', 'without_untold', 'held', 'without_open_units', 'with_open',
-           'in_section', 'recover_deep_relu']
+           'in_section', 'lift_places', 'recover_deep_relu']
 
 # %% ../nbs/19_whole.ipynb #c002
 import math
@@ -413,6 +413,11 @@ def in_section(
     copies = posterior_copies(net, [first.std, *whole.deviations(o)[1:]], x, whole.y, noise(x, whole.y), g, first=whole.first(o), options=o.fit)
     left = [v | (s > o.goal) for v, s in zip(left, spreads(net, copies))]; return net, held(net, copies, left), left
 
+def lift_places(section: Section, grown: Growth, whole: Whole, options: WholeSearch = WholeSearch()) -> Float[Tensor, "m k"]:
+    "Places of all kinds in the section, among which the base points of the lift are chosen."
+    kept(grown, whole)  # units may have been left out since
+    return torch.cat([section.mixed(options.pool), section.at(grown.crowd.between(whole.net[:-1], options.pool))])
+
 def recover_deep_relu(
     run,  # offers ask, generator(name), stage(name, **detail), arch, oracle
     length: float,  # over which the black box bends
@@ -432,8 +437,7 @@ def recover_deep_relu(
     net, copies, left = in_section(whole, section, noise, g, o); fewer = without_open_units(whole, left, o)
     if fewer is not whole: whole = fewer; net, copies, left = in_section(whole, section, noise, g, o)
     run.stage("copies", open=sum(int(v.sum()) for v in left))
-    candidates = torch.cat([section.mixed(o.pool), section.at(grown.crowd.between(whole.net[:-1], o.pool))])
-    net, cert = lift_and_certify(run, x0, basis, net, copies, candidates, math.ceil(o.surplus * h / min(len(b) for _, b in net[1:])), noise, "relu", 0., length, g, bars=bars)
+    net, cert = lift_and_certify(run, x0, basis, net, copies, lift_places(section, grown, whole, o), math.ceil(o.surplus * h / min(len(b) for _, b in net[1:])), noise, "relu", 0., length, g, bars=bars)
     cert, silent = with_open(cert, left), [told - len(b) for told, (_, b) in zip(sizes[1:-1], whole.net)]
     if any(silent): net, cert = with_silent(net, cert, silent, "it was on at no input that was found, or at so few that they do not tell its weights")
     return net, cert, Architecture(sizes, "relu")

@@ -1,6 +1,7 @@
 "Deep ReLU networks with several hidden layers from scratch, and the fit of all layers that ends it."
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,10 +12,10 @@ from neurome_nb.core import generator
 from neurome_nb.deep import DeepFailure, MeasuredLayer
 from neurome_nb.experiments import score
 from neurome_nb.blackbox import black_box
-from neurome_nb.growth import Crowd, GrowthSearch
+from neurome_nb.growth import Crowd, Growing, Growth, GrowthSearch
 from neurome_nb.nets import forward, init_layers
 from neurome_nb.together import as_rows, unit_rows
-from neurome_nb.whole import Whole, WholeSearch, both_on, by_chance, check_clear, fit_outputs, fitted, held, mended, opened, refined_first, spreads, switched_on, telling, together_in, united, untold, weak_units, wide_inputs, with_open, without_idle, without_open_units, without_untold
+from neurome_nb.whole import Whole, WholeSearch, both_on, by_chance, check_clear, fit_outputs, fitted, held, kept, lift_places, mended, opened, refined_first, spreads, switched_on, telling, together_in, united, untold, weak_units, wide_inputs, with_open, without_idle, without_open_units, without_untold
 
 SIZES = (12, 10, 8, 6, 4)
 EYE = (torch.eye(12, dtype=torch.float64), torch.zeros(12, dtype=torch.float64))
@@ -122,6 +123,12 @@ def test_wide_inputs_are_around_the_origin_of_the_inputs():
     W = rand(6, 8); origin = rand(8, seed=1); first = MeasuredLayer(W, rand(6), 0., 0., W); at = W @ origin + first.b
     near, far = (wide_inputs(first, origin, 50, 1., generator(0, 'whole/wide'), replace(WholeSearch(), decades=d)) - at for d in ((-6., -5.), (5., 6.)))
     assert 0 < near.norm(dim=1).max() < 1e-4 * W.norm() and far.norm(dim=1).min() > 1e3
+
+def test_places_for_the_lift_are_drawn_when_a_unit_was_left_out():
+    "Although a row behind it has an open entry, and is to be off where many units are on."
+    seen = [torch.ones_like(r, dtype=torch.bool) for r in as_rows(NET)[1:-1]]; seen[2][1, 0] = False; w = whole(seen=tuple(seen)); layers = [Growing(r.shape[1], GrowthSearch()) for r in as_rows(NET)[1:-1]]; grown = SimpleNamespace(layers=layers, options=GrowthSearch(), _tables={})
+    grown.crowd = Crowd(12, 3., generator(7, 'whole/lift'), GrowthSearch(), lambda n: Growth.doubtful(grown, n)); section = SimpleNamespace(mixed=lambda n: rand(n, 12), at=lambda v: v); left = untold(w); left[1][3, :-2] = True
+    kept(grown, w); x = lift_places(section, grown, without_open_units(w, left), WholeSearch(pool=20)); assert x.shape == (40, 12) and len(layers[1]) == 7
 
 def test_the_first_layer_is_refined_to_rounding():
     net = init_layers((20, 8, 6, 4), generator=generator(4, 'whole/first')); R = torch.cat([net[0][0], net[0][1][:, None]], 1); R = R / R.norm(dim=1, keepdim=True); start = R + 1e-9 * rand(*R.shape)
