@@ -67,6 +67,7 @@ class GrowthSearch:
     near: float = 1e-3  # a way this short, relative to the distance from the origin, is looked at for a kink
     fresh: float = 1e-3  # steps of the count on a way, as a share of it
     barren: int = 2  # chases in a row that bring nothing new
+    again: int = 3  # times that as many lines are swept again when chases bring nothing while the layer is far from complete
     rounds: int = 100  # of lines and chases, at most
     incomplete: float = .2  # share of the places at which a unit is missing at the end, above which the attempt is given up: what is built on it would be wrong there
     slopes: int = 6  # inputs where nearly all units before are on, at which slopes are measured for the signs
@@ -721,20 +722,22 @@ class Growth:
         if missing > o.incomplete: raise DeepFailure(f"units of layer {l + 2} are missing at {missing:.0%} of the places looked at: {len(layer)} of {self.told[l]} were found")
 
     def search(self, l, looked):
-        "Lines while many units are missing, chases when few are."
-        o, layer, idle, barren = self.options, self.layers[l], 0, 0
+        "Lines while many units are missing, chases when few are; lines again where chases bring nothing and units are missing at many places: a later layer lets through only so many at a time, and fewer or more of them are counted where others switch."
+        o, layer, idle, barren, extra, again = self.options, self.layers[l], 0, 0, 0, 0
         for _ in range(o.rounds):
             n = len(layer); k = o.count[0]; x, q = self.survey(l, o.survey[0], k); ok = q >= 0
-            if idle < o.patience and (not ok.any() or q[ok].double().median() >= k - 1):
+            if extra or idle < o.patience and (not ok.any() or q[ok].double().median() >= k - 1):
                 if looked >= len(self.lines): self.aimed(l)
-                self.look(l, looked); looked += 1; self.update(l); idle = 0 if len(layer) > n else idle + 1
+                self.look(l, looked); looked += 1; self.update(l); idle, extra = (0, 0) if len(layer) > n else (idle + 1, max(extra - 1, 0))
                 self.stage("line", layer=l + 2, kinks=len(self.lines[looked - 1].t), units=len(layer)); continue
             if q[ok].double().mean() < o.few_missing: x, q = self.survey(l, o.survey[1], o.count[1])
             if (q <= 0).all() or n == self.told[l] and layer.seen.all() and (q > 0).double().mean() < o.missing: break
             seen = int(layer.seen.sum()); self.chase_missing(l, x, q, k); open_ = self.update(l); barren = 0 if len(layer) > n or int(layer.seen.sum()) > seen else barren + 1
             self.stage("chase", layer=l + 2, missing=int((q > 0).sum()), units=len(layer), unseen=int((~layer.seen).sum()), signs=open_)
             if barren >= o.barren and (self.review(l) or self.close_before(l, x[q > 0])): barren = 0
-            if barren >= o.barren: break
+            if barren >= o.barren:
+                if again >= o.again or (q > 0).double().mean() <= o.incomplete: break
+                extra, barren, again = o.patience, 0, again + 1
 
     def close_before(self, l, bad) -> bool:
         "What is missing may be a unit of an earlier layer: whether one was found there."

@@ -1,5 +1,6 @@
 import copy
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -122,6 +123,12 @@ def test_rich_inputs_have_doubtful_rows_off():
     c = crowd(); R = rows(1)[1:2]; on = lambda x: (sent(KNOWN, x) @ R[0, :-1] + R[0, -1] > 0).double().mean(); count = lambda x: (sent(NET[:3], x) > 0).sum(1).double().mean()
     before = c.rich(NET[:3], 60); c.doubtful = lambda layers: {1: R}; after = c.rich(NET[:3], 60)
     assert on(after) < .6 * on(before) and count(after) > .8 * count(before)
+
+def test_lines_are_swept_again_where_chases_bring_nothing_and_much_is_missing():
+    g = Growth.__new__(Growth); g.options, g.layers, g.told, g.lines, names = GrowthSearch(patience=2, barren=1, again=2), [Growing(15, GrowthSearch())], [9], [SimpleNamespace(t=torch.zeros(3))] * 9, []
+    missing = lambda n: (lambda l, m, k: (torch.zeros(10, 14), torch.tensor([2] * n + [0] * (10 - n)))); nothing = lambda *a: None; g.survey, g.look, g.update, g.chase_missing, g.review, g.close_before, g.stage = missing(9), nothing, lambda l: 0, nothing, nothing, nothing, lambda name, **d: names.append(name)
+    g.search(0, 0); assert names == ['chase', *['line'] * 2] * 2 + ['chase']
+    names.clear(); g.survey = missing(1); g.search(0, 0); assert names == ['chase']
 
 def test_an_attempt_without_units_says_so():
     first = (torch.eye(14, dtype=torch.float64), torch.zeros(14, dtype=torch.float64))
