@@ -513,10 +513,10 @@ def corner_entries(
     def distances(x): return torch.cat([b[0].abs() / b[1].norm(dim=2).clamp_min(1e-300) for p in x.split(300) for b in (list(boundaries(known, p))[-1],)]) if len(x) else x.new_zeros(0, rows.shape[1] - 1)
     at_facets = x, owner, beside, distances(x); starts = at_facets
     for r in range(o.rounds):
-        todo = (~seen[:, :-1] & (fails < o.each)[:, None]).nonzero()
-        if not len(todo) or barren > o.barren: break
-        if barren and barren % o.stale == 0: fails.zero_(); new, whose = _fresh_starts(known, rows, seen, *at_facets[:2], g, o); starts = torch.cat([x, new]), torch.cat([owner, whose]), torch.cat([beside, torch.full_like(whose, -1)]), torch.cat([at_facets[3], distances(new)])
-        i, j, q = _starts(starts[3], starts[1], todo, starts[2], o.each, o.starts)
+        open_ = ~seen[:, :-1]
+        if not open_.any() or barren > o.barren: break
+        if barren and barren % o.stale == 0 or (fails >= o.each)[open_.any(1)].all(): fails.zero_(); new, whose = _fresh_starts(known, rows, seen, *at_facets[:2], g, o); starts = torch.cat([x, new]), torch.cat([owner, whose]), torch.cat([beside, torch.full_like(whose, -1)]), torch.cat([at_facets[3], distances(new)])
+        i, j, q = _starts(starts[3], starts[1], (open_ & (fails < o.each)[:, None]).nonzero(), starts[2], o.each, o.starts)
         if not len(i): break
         p = starts[0][q]; p = p + o.jitter * (r % 10) * p.norm(dim=1, keepdim=True) * normalize(torch.randn(len(q), x.shape[1], generator=g, dtype=x.dtype), dim=1)
         at = corners_of(known, rows, seen, i, j, p, blind, o)

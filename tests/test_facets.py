@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+import neurome_nb.facets
 from neurome_nb.core import generator
 from neurome_nb.deep import sweep_line
-from neurome_nb.facets import (Facets, boundaries, corner_entries, differences, facets_between, far_places, facets_on_line, merged, nearest_switch, no_facets, onto, partial_rows, proved, room_along, rows_confirmed,
+from neurome_nb.facets import (Facets, FacetSearch, boundaries, corner_entries, differences, entries_at, facets_between, far_places, facets_on_line, merged, nearest_switch, no_facets, onto, partial_rows, proved, room_along, rows_confirmed,
     second_rows, sent, sketch_proved, sketched)
 from neurome_nb.nets import forward, init_layers, preactivations
 from neurome_nb.walks import kinks_between, positive_vectors
@@ -75,6 +76,12 @@ def test_corners_give_entries_that_no_facet_shows(found):
     new = now & ~seen
     assert new.sum() >= .8 * (~seen).sum()
     assert ((r - true / (true * now).norm(dim=1, keepdim=True)) * now).abs().max() < 1e-6
+
+def test_a_row_whose_corners_near_its_facets_tell_nothing_is_looked_at_elsewhere(found, monkeypatch):
+    facets, near = found; second = near[1].values < 1e-9; owner = near[1].indices[second]; true = rows(1); seen = torch.ones_like(true, dtype=torch.bool); seen[3, :4] = False; blank, asked = torch.full((20,), math.nan, dtype=torch.float64), []
+    def entries(*a): asked.append(len(a[1].i)); return blank[:asked[-1]] if sum(asked) <= 3 else entries_at(*a)
+    monkeypatch.setattr(neurome_nb.facets, 'entries_at', entries)
+    r, now = corner_entries(f, KNOWN, normalize(true * seen, dim=1), seen, facets.x[second], owner, torch.full_like(owner, -1), noise, generator(3, 'facets/elsewhere'), options=FacetSearch(each=2)); assert (now & ~seen).sum() >= 3, asked
 
 def test_the_only_kink_between_two_inputs():
     g = generator(4, 'facets/between'); W, b = NET[0]; i = torch.arange(12); x = draw(12, g); n = normalize(W, dim=1)
