@@ -67,7 +67,7 @@ class GrowthSearch:
     near: float = 1e-3  # a way this short, relative to the distance from the origin, is looked at for a kink
     fresh: float = 1e-3  # steps of the count on a way, as a share of it
     barren: int = 2  # chases in a row that bring nothing new
-    again: int = 3  # times that as many lines are swept again when chases bring nothing while the layer is far from complete
+    again: int = 3  # times that as many lines are swept again when chases bring nothing while the layer is far from complete, and that a review may take rows out
     rounds: int = 100  # of lines and chases, at most
     incomplete: float = .2  # share of the places at which a unit is missing at the end, above which the attempt is given up: what is built on it would be wrong there
     slopes: int = 6  # inputs where nearly all units before are on, at which slopes are measured for the signs
@@ -431,14 +431,14 @@ class Growth:
     def blind(self, l, x) -> Bool[Tensor, "n"]:
         "Where a unit before may be on by entries nothing has told yet: the known layers are wrong there."
         out = torch.zeros(len(x), dtype=torch.bool)
-        for m in range(1, l):
+        for m in range(l):
             if not self.layers[m].seen.all(): out |= open_entries_matter(sent(self.known(m), x), *self.layers[m].layer, self.layers[m].seen, self.options.surely)
         return out
 
     def doubtful(self, layers) -> dict[int, Float[Tensor, "k p+1"]]:
         "Rows with entries nothing has told yet of so many known layers, by layer, these entries as large as they may be."
         out = {}
-        for m in range(1, layers - 1):
+        for m in range(layers - 1):
             W, b = self.layers[m].layer; seen = self.layers[m].seen; r = (~seen[:, :-1]).any(1); typical = (W.square().sum(1) / seen[:, :-1].sum(1).clamp_min(1)).sqrt()
             if r.any(): out[m + 1] = torch.where(seen, torch.cat([W, b[:, None]], 1), self.options.surely * typical[:, None])[r]
         return out
@@ -723,7 +723,7 @@ class Growth:
 
     def search(self, l, looked):
         "Lines while many units are missing, chases when few are; lines again where chases bring nothing and units are missing at many places: a later layer lets through only so many at a time, and fewer or more of them are counted where others switch."
-        o, layer, idle, barren, extra, again = self.options, self.layers[l], 0, 0, 0, 0
+        o, layer, idle, barren, extra, again, reviews = self.options, self.layers[l], 0, 0, 0, 0, 0
         for _ in range(o.rounds):
             n = len(layer); k = o.count[0]; x, q = self.survey(l, o.survey[0], k); ok = q >= 0
             if extra or idle < o.patience and (not ok.any() or q[ok].double().median() >= k - 1):
@@ -734,7 +734,8 @@ class Growth:
             if (q <= 0).all() or n == self.told[l] and layer.seen.all() and (q > 0).double().mean() < o.missing: break
             seen = int(layer.seen.sum()); self.chase_missing(l, x, q, k); open_ = self.update(l); barren = 0 if len(layer) > n or int(layer.seen.sum()) > seen else barren + 1
             self.stage("chase", layer=l + 2, missing=int((q > 0).sum()), units=len(layer), unseen=int((~layer.seen).sum()), signs=open_)
-            if barren >= o.barren and (self.review(l) or self.close_before(l, x[q > 0])): barren = 0
+            if barren >= o.barren and reviews < o.again and self.review(l): barren, reviews = 0, reviews + 1  # true rows that a review takes for false ones are found again
+            elif barren >= o.barren and self.close_before(l, x[q > 0]): barren = 0
             if barren >= o.barren:
                 if again >= o.again or (q > 0).double().mean() <= o.incomplete: break
                 extra, barren, again = o.patience, 0, again + 1

@@ -105,6 +105,14 @@ def test_signs_told_with_fewer_rows_are_kept_where_slopes_tell_none(grown):
     g.facets = copy.copy(g.facets).pick(torch.arange(len(sides))); g.facets.side[:] = 0.
     assert g.signs(1) == 0 and torch.equal(layer.sign, told)
 
+def test_places_where_an_open_entry_of_the_second_layer_counts_are_blind(grown):
+    g = copy.copy(grown[0]); layer = copy.copy(g.layers[0]); g.layers = [layer, g.layers[1]]; layer.rows, layer.seen = layer.rows.clone(), layer.seen.clone(); layer.rows[2, 3], layer.seen[2, 3] = 0., False; x = crowd().wide(300)[:, :14]
+    dark = g.blind(1, x); assert dark.any() and not dark[x[:, 3] <= 0].any() and torch.equal(dark, g.blind(2, x)) and list(g.doubtful(2)) == [1]
+
+def test_reviews_end_though_rows_are_taken_out_and_found_again(grown):
+    g, reviews = copy.copy(grown[0]), []; x = crowd().wide(5)[:, :14]; g.survey = lambda l, n, k: (x, torch.ones(5, dtype=torch.long)); g.chase_missing = lambda *a: None; g.update = lambda l: 0; g.look = g.aimed = g.close_before = lambda *a: None
+    g.review = lambda l: reviews.append(l) or True; g.lines = g.lines * 9; g.search(1, 0); assert 0 < len(reviews) <= g.options.again
+
 def test_a_bias_is_refined_that_facets_far_away_told_badly(grown):
     g = copy.copy(grown[0]); layer = copy.copy(g.layers[0]); g.layers = [layer]; g.read(0); before, r = layer.rows, int(layer.seen.all(1).nonzero()[0]); layer.rows, layer.std = before.clone(), layer.std.clone()
     layer.rows[r, -1] += 1e-5 * g.levers(0)[r] / 2; layer.std[r] = math.inf; assert (layer.rows - before).norm() > 2e-5
