@@ -104,7 +104,7 @@ def refined_first(
 def wide_inputs(first: MeasuredLayer, origin: Float[Tensor, "k"], n: int, length: float, g: torch.Generator, options: WholeSearch = WholeSearch()) -> Float[Tensor, "n h"]:
     "What the first layer makes of random inputs of all lengths, as seen from the black box's own origin: its pre-activations."
     k, (lo, hi) = first.W.shape[1], options.decades; r = length * 10**(lo + (hi - lo) * torch.rand(n, 1, generator=g, dtype=torch.float64))
-    return (origin + r * normalize(torch.randn(n, k, generator=g, dtype=torch.float64), dim=1)) @ first.W.T + first.b
+    return (origin + r * normalize(torch.randn(n, k, generator=g, dtype=torch.float32).double(), dim=1)) @ first.W.T + first.b  # drawn in single precision: a million of them take seconds
 
 # %% ../nbs/19_whole.ipynb #c009
 def switched_on(net: Layers, x: Float[Tensor, "n d"]) -> list[Bool[Tensor, "n h"]]:
@@ -373,13 +373,13 @@ def settled(whole: Whole, grown: Growth, noise: Callable, wild: Callable[[int], 
     o, g, crowd = options, grown.g, grown.crowd
     few = lambda x: x[torch.randperm(len(x), generator=g)[:o.more]]; left = untold(whole, o)
     more = [both_on(whole.net, l, q, lambda n: crowd.wide(n, 1., 3.), o.tries[1], g, o) for l, v in enumerate(left[:-1]) if len(q := v[:, :-1].T.nonzero())]; x = torch.cat([few(torch.cat([crowd.wide(o.probes, -.5, 2.), *more])), few(by_chance(whole, left, wild, o))])
-    asked, doubtful = len(whole.x), math.inf
+    asked, doubtful, looked = len(whole.x), math.inf, left
     for ask in range(o.asks + 1):
         whole = mended(with_answers(whole, grown.f, x, o), g, o); fine = whole.explained(o.roughly, o); new = torch.arange(len(fine)) >= asked; i = torch.cat([telling(whole, fine & ~new, o.most, g, o), (fine & new).nonzero()[:, 0]])
         whole = fitted(whole, noise, 0., o.last, o, i); part = replace(whole, x=whole.x[i], y=whole.y[i]); left = untold(whole, o)
         copies = posterior_copies(whole.net, without_untold(whole, left).deviations(o), part.x, part.y, noise(part.x, part.y), g, first=whole.first(o), options=replace(o.fit, draws=o.draws)); vague = [(s > o.doubt * o.goal) & ~v for s, v in zip(spreads(whole.net, copies), left)]; weak = weak_units(vague)
         grown.stage("settled", answers=len(i), residual=part.miss.median().item(), worst=part.miss.max().item(), unexplained=int((~whole.explained(o.explained, o)).sum()), untold=sum(int(v.sum()) for v in left), weak=sum(map(len, weak)))
-        open_ = [v | u for v, u in zip(vague, left)]; more = by_chance(whole, open_, wild, o); before, doubtful = doubtful, sum(int(v.sum()) for v in open_)
+        open_ = [v | u for v, u in zip(vague, left)]; more = by_chance(whole, [v & ~u for v, u in zip(open_, looked)], wild, o); looked = [v | u for v, u in zip(looked, open_)]; before, doubtful = doubtful, sum(int(v.sum()) for v in open_)
         if ask == o.asks or not (any(map(len, weak)) or len(more)) or doubtful >= before: break  # more of these answers do not help
         x = torch.cat([few(more), *([telling_inputs(whole, copies, weak, crowd, noise, g, o)] if any(map(len, weak)) else [])])
     return part

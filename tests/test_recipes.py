@@ -532,7 +532,6 @@ def test_smooth_units_of_no_kind_that_is_looked_for_are_given_up_soon(monkeypatc
     r = reconstruct(Oracle(lambda x: forward(layers, x, "tanh"), 8), progress=False)
     assert len(tried) == 3 and r.outcome.kind == "not_converged" and "softplus" in str(r.outcome) and "not supported" in str(r.outcome)
 
-
 def test_a_few_weights_without_bars_are_told_and_many_are_not_recovered():
     arch = Architecture((30, 20, 10, 5), "relu"); zero = [(torch.zeros(h, k), torch.zeros(h)) for k, h in zip(arch.sizes, arch.sizes[1:])]
     def outcome(n, named=()):

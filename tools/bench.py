@@ -179,6 +179,10 @@ def error(r):
     "Of what the certificate does not leave open, balanced gauge."
     return r.get('identifiable_max', r['balanced_max'])
 
+def truth(r):
+    "The same in the truth gauge; None where a run that left something open did not keep it."
+    return r.get('identifiable_truth') if 'identifiable_max' in r else r['truth_max']
+
 def excluded(row, r):
     "Whether the units that the certificate names are few, and truly never switch, and whether no answer depends on the weights that it leaves open between others."
     return r.get('excluded', 0) <= EXCLUDED*sum(row.sizes[1:-1]) and not r.get('excluded_switching') and not r.get('open_weights_told')
@@ -224,7 +228,7 @@ def line(row, code):
     if good:
         worst = lambda k: max(r[k] for r in good)
         mid = lambda k: median(r[k] for r in good)
-        cells += [f'{mid("queries"):,.0f}', f'{mid("ratio"):.2f}, {worst("ratio"):.2f}{limit(row.ratio)}', f'{max(map(error, good)):.0e}{limit(row.error)}', '-' if None in (truth := [r.get('identifiable_truth') if 'identifiable_max' in r else r['truth_max'] for r in good]) else f'{max(truth):.0e}', f'{worst("function_max"):.0e}']
+        cells += [f'{mid("queries"):,.0f}', f'{mid("ratio"):.2f}, {worst("ratio"):.2f}{limit(row.ratio)}', f'{max(map(error, good)):.0e}{limit(row.error)}', f'{max(told):.0e}' if None not in (told := [truth(r) for r in good]) else '-', f'{worst("function_max"):.0e}']
     else: cells += ['-', f'-{limit(row.ratio)}', f'-{limit(row.error)}', '-', '-']
     cells += [f'{len(good)}/{len(same)}' + f' (≥ {row.need:.0%})'*(row.need > 0) + (f', {sum(success(row, r) for r in other)}/{len(other)}' if other else '')]
     cells += [f'{number(mid("seconds"))}{limit(row.seconds)}', f'{worst("memory"):.1f}{limit(row.memory)}'] if good else [f'-{limit(row.seconds)}', f'-{limit(row.memory)}']
