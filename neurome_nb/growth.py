@@ -489,7 +489,8 @@ class Growth:
 
     # --- rows
     def proved(self, l, rows, seen, x, targets, **kwargs):
-        layer = self.layers[l]; return proved(self.f, self.known(l), rows, seen, x, targets, layer.rows, layer.seen, self.noise, self.g, self.options.facets, left=self.told[l] - len(layer), blind=lambda p: self.blind(l, p), **kwargs)
+        layer = self.layers[l]; left = self.told[l] - len(layer) if l < len(self.told) - 1 else math.inf  # behind the last hidden layer there is no unit whose boundary may be mistaken for one of it
+        return proved(self.f, self.known(l), rows, seen, x, targets, layer.rows, layer.seen, self.noise, self.g, self.options.facets, left=left, blind=lambda p: self.blind(l, p), **kwargs)
 
     def prove(self, l):
         "Rows from facets whose boundaries go on where they say."

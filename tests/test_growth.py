@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+import neurome_nb.growth
 from neurome_nb.core import generator
 from neurome_nb.deep import DeepFailure
 from neurome_nb.facets import Facets, sent
@@ -112,6 +113,11 @@ def test_places_where_an_open_entry_of_the_second_layer_counts_are_blind(grown):
 def test_reviews_end_though_rows_are_taken_out_and_found_again(grown):
     g, reviews = copy.copy(grown[0]), []; x = crowd().wide(5)[:, :14]; g.survey = lambda l, n, k: (x, torch.ones(5, dtype=torch.long)); g.chase_missing = lambda *a: None; g.update = lambda l: 0; g.look = g.aimed = g.close_before = lambda *a: None
     g.review = lambda l: reviews.append(l) or True; g.lines = g.lines * 9; g.search(1, 0); assert 0 < len(reviews) <= g.options.again
+
+def test_rows_of_the_last_hidden_layer_are_proved_at_all_places(grown, monkeypatch):
+    "There is no later unit to mistake them for; before it only places with enough units between count."
+    g, left = grown[0], []; monkeypatch.setattr(neurome_nb.growth, 'proved', lambda *a, **k: left.append(k['left'])); g.proved(0, *[None] * 4); g.proved(1, *[None] * 4)
+    assert left == [9 - len(g.layers[0]), math.inf]
 
 def test_a_bias_is_refined_that_facets_far_away_told_badly(grown):
     g = copy.copy(grown[0]); layer = copy.copy(g.layers[0]); g.layers = [layer]; g.read(0); before, r = layer.rows, int(layer.seen.all(1).nonzero()[0]); layer.rows, layer.std = before.clone(), layer.std.clone()
