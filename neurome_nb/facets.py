@@ -52,8 +52,10 @@ class FacetSearch:
     bend: float = 1e-4  # by this share of the change the two straight pieces may miss each other
     there: float = 1e-2  # by this share of that half length the kink may be off
     again: float = .1  # a place that shows none is looked at once more over this share of it: another unit may be near
+    apart_by: float = 1e-5  # on which side of a known unit a place lies is told where it is further from switching than this, relative to what is sent on
+    bends: tuple[float, float] = (3., .2)  # without a known unit on the other side a place tells something where so many of those that are not known are expected to be; in narrow layers this share of them
     share: tuple[float, float] = (.75, .9)  # of the places asked that must show the kink, first and then
-    asked: tuple[int, int] = (2, 8)  # places asked at least
+    asked: tuple[int, int] = (2, 4)  # places asked at least
     each: int = 8  # entries per row that are measured at corners in a round, and failures after which one is given up
     starts: int = 4  # facets from which a corner is looked for
     rounds: int = 40  # of looking for corners
@@ -352,20 +354,21 @@ def far_places(
     *,
     then: bool = False,  # the second time: more places, further away
     keep: int | None = None,  # places per row
+    left: float = math.inf,  # units of the layer that are not known, as far as that is known
     blind: Callable | None = None,  # inputs (n, d) -> where the known layers are wrong
     options: FacetSearch = FacetSearch(),
 ) -> tuple[Int[Tensor, "n"], Float[Tensor, "n d"], Float[Tensor, "n d"], Float[Tensor, "n"]]:  # whose row, place, direction, room
-    "Where these rows predict their boundaries, as far as possible from x in what is sent on, and with as many known units of the layer as possible on the other side."
+    "Where these rows predict their boundaries, as far as possible from x in what is sent on, and with as many known units of the layer as possible on the other side. Where none of the layer is, the boundary of a later unit goes on as straight as one of the layer: such places are left out."
     o, (c, d), kind = options, x.shape, int(then); keep = keep or o.places[kind]; many, near, far = o.drawn[kind], o.near[kind], o.far[kind]
-    S = seen[:, None, :-1].expand(-1, many, -1).flatten(0, 1); h0 = normalize(_with_one(sent(known, x)), dim=1); side = h0 @ beside.T > 0
+    S = seen[:, None, :-1].expand(-1, many, -1).flatten(0, 1); h0 = normalize(_with_one(sent(known, x)), dim=1)
+    def sides(h): z = h @ beside.T; return z.sign() * ((z.abs() > o.apart_by) & ~((h[:, :-1] > 0).to(h.dtype) @ (~seen_beside[:, :-1]).to(h.dtype).T > 0))  # 0.: not told
+    side = sides(h0)
     start = x[:, None]; P, U = x.new_zeros(2, c, 0, d); score = x.new_zeros(c, 0)
     for _ in range(o.hops[kind]):
         p, u, h, ok = _on_boundary(known, rows, seen, start, targets, many, near, far, g, o); ok &= ~((h > 0) & ~S).any(1)
         if blind is not None: ok &= ~blind(p)
-        hn = normalize(_with_one(h), dim=1); s = (hn.view(c, many, -1) - h0[:, None]).norm(dim=2)
-        if len(beside):
-            dim = (h > 0).to(x.dtype) @ (~seen_beside[:, :-1]).to(x.dtype).T > 0
-            s = s + (((hn @ beside.T > 0).view(c, many, -1) != side[:, None]) & ~dim.view(c, many, -1)).sum(2)
+        hn = normalize(_with_one(h), dim=1); far_off = (hn.view(c, many, -1) - h0[:, None]).norm(dim=2); both = sides(hn).view(c, many, -1) * side[:, None]
+        bends = (both < 0).sum(2); chance = 2 / math.pi * (far_off / 2).clamp_max(1.).asin(); s = far_off + bends; rest = left + (both == 0).sum(2); ok &= ((bends > 0) | (chance * rest > (o.bends[1] * rest).clamp_max(o.bends[0]))).flatten()
         P, U = torch.cat([P, p.view(c, many, d)], 1), torch.cat([U, u.view(c, many, d)], 1); score = torch.cat([score, torch.where(ok.view(c, many), s, -math.inf)], 1)
         score, best = score.topk(min(3 * keep, score.shape[1]), 1); at = best[:, :, None].expand(-1, -1, d); P, U = P.gather(1, at), U.gather(1, at)
         start = torch.where((score[:, :8] > -math.inf)[:, :, None], P[:, :8], x[:, None])
@@ -386,14 +389,17 @@ def proved(
     noise: Callable,  # (points, answers) -> standard deviation of an answer
     g: torch.Generator,
     options: FacetSearch = FacetSearch(),
+    there: float = FacetSearch.there,  # see `shown`
+    then: bool = False,  # the second time
     **kwargs,  # passed to `far_places`
 ) -> tuple[Int[Tensor, "c"], Int[Tensor, "c"]]:
-    "Of the places where these rows predict a kink: how many show it, and how many were asked."
-    o = options; whose, p, u, room = far_places(known, rows, seen, x, targets, beside, seen_beside, g, options=o, **kwargs); asked = whose.bincount(minlength=len(rows))
+    "Of the places where these rows predict a kink: how many show it, and how many there are; none is asked where these are too few to tell."
+    o = options; whose, p, u, room = far_places(known, rows, seen, x, targets, beside, seen_beside, g, options=o, then=then, **kwargs); asked = whose.bincount(minlength=len(rows))
+    some = (asked >= o.asked[then])[whose]; whose, p, u, room = whose[some], p[some], u[some], room[some]
     if not len(whose): return asked, asked
-    half = torch.minimum(o.room * room, o.half * p.norm(dim=1)); ok = shown(f, p, u, half, noise, options=o)
+    half = torch.minimum(o.room * room, o.half * p.norm(dim=1)); ok = shown(f, p, u, half, noise, there, o)
     no = (~ok & (whose[ok].bincount(minlength=len(rows)) >= 2)[whose]).nonzero()[:, 0]
-    if len(no): ok[no] = shown(f, p[no], u[no], o.again * half[no], noise, options=o)
+    if len(no): ok[no] = shown(f, p[no], u[no], o.again * half[no], noise, there, o)
     return whose[ok].bincount(minlength=len(rows)), asked
 
 # %% ../nbs/19_facets.ipynb #c023
@@ -507,10 +513,10 @@ def corner_entries(
     def distances(x): return torch.cat([b[0].abs() / b[1].norm(dim=2).clamp_min(1e-300) for p in x.split(300) for b in (list(boundaries(known, p))[-1],)]) if len(x) else x.new_zeros(0, rows.shape[1] - 1)
     at_facets = x, owner, beside, distances(x); starts = at_facets
     for r in range(o.rounds):
-        todo = (~seen[:, :-1] & (fails < o.each)[:, None]).nonzero()
-        if not len(todo) or barren > o.barren: break
-        if barren and barren % o.stale == 0: fails.zero_(); new, whose = _fresh_starts(known, rows, seen, *at_facets[:2], g, o); starts = torch.cat([x, new]), torch.cat([owner, whose]), torch.cat([beside, torch.full_like(whose, -1)]), torch.cat([at_facets[3], distances(new)])
-        i, j, q = _starts(starts[3], starts[1], todo, starts[2], o.each, o.starts)
+        open_ = ~seen[:, :-1]
+        if not open_.any() or barren > o.barren: break
+        if barren and barren % o.stale == 0 or (fails >= o.each)[open_.any(1)].all(): fails.zero_(); new, whose = _fresh_starts(known, rows, seen, *at_facets[:2], g, o); starts = torch.cat([x, new]), torch.cat([owner, whose]), torch.cat([beside, torch.full_like(whose, -1)]), torch.cat([at_facets[3], distances(new)])
+        i, j, q = _starts(starts[3], starts[1], (open_ & (fails < o.each)[:, None]).nonzero(), starts[2], o.each, o.starts)
         if not len(i): break
         p = starts[0][q]; p = p + o.jitter * (r % 10) * p.norm(dim=1, keepdim=True) * normalize(torch.randn(len(q), x.shape[1], generator=g, dtype=x.dtype), dim=1)
         at = corners_of(known, rows, seen, i, j, p, blind, o)

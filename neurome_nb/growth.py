@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['GrowthSearch', 'ascend', 'enrich', 'Crowd', 'quiet_directions', 'missing_units', 'Growing', 'open_entries_matter',
-           'of_known_units', 'SlopePlaces', 'sign_votes', 'Growth']
+           'of_known_units', 'SlopePlaces', 'solved_entries', 'sign_votes', 'Growth']
 
 # %% ../nbs/19_growth.ipynb #c002
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 from torch.nn.functional import leaky_relu, normalize, one_hot, pad
@@ -30,6 +30,7 @@ class GrowthSearch:
     leak: tuple[float, float, float] = (.05, .7, .2)  # units that are off let so much through at first, and nothing after this share of the steps; more of it towards what is hardly ever on
     climb: tuple[int, int, int, int] = (60, 100, 150, 200)  # steps of ascents to many units at once, to few, to as many as possible, and to what is hardly ever on
     front: float = 10.  # where as many units as possible are to be on, those of the last known layer count up to so many times as much as those before
+    off_by: float = .05  # rows with open entries are to be off by at least so much, relative to what is sent on to them, where as many units as possible are on
     few: float = .1  # share of the units that are to be on where few are
     rare: tuple[float, float] = (.02, .2)  # share of the units that are on where hardly any is
     uneven: float = 3.  # standard deviation of the logarithms of what units are to send on, at most
@@ -48,7 +49,8 @@ class GrowthSearch:
     same: float = 1e-5  # rows closer than this are one
     alike: float = 1e-2  # and those closer than this too: what they do not agree on is open again
     chunk: int = 24  # rows proved at a time, those that show most first
-    review: int = 8  # places where a row is proved again, against those found since
+    review: int = 8  # places where a row is proved again when chases bring nothing new, against those found since
+    review_there: float = .1  # and by this share of the half length looked at the kink may be off there: the rows of the layers before may not be refined yet, and false rows have no kink there at all
     refill: int = 40  # new facets after which entries at corners are looked for again
     quiet: float = 1e-3  # part of a random direction that must be left when no known unit changes along it
     silent: float = 1e-5  # a slope along quiet directions below this, relative to the answer over the distance, is none
@@ -65,10 +67,15 @@ class GrowthSearch:
     near: float = 1e-3  # a way this short, relative to the distance from the origin, is looked at for a kink
     fresh: float = 1e-3  # steps of the count on a way, as a share of it
     barren: int = 2  # chases in a row that bring nothing new
+    again: int = 3  # times that as many lines are swept again when chases bring nothing while the layer is far from complete, and that a review may take rows out
     rounds: int = 100  # of lines and chases, at most
     incomplete: float = .2  # share of the places at which a unit is missing at the end, above which the attempt is given up: what is built on it would be wrong there
     slopes: int = 6  # inputs where nearly all units before are on, at which slopes are measured for the signs
     slopes_of: int = 192  # chosen from so many
+    slope_gap: float = 1e-4  # the second singular value of slopes, relative to the first, where they show one row alone
+    slope_tol: float = 1e-5  # relative misfit of the entries that slopes tell
+    slope_least: float = 1e-3  # an entry is told where its equations count at least this much, relative to those that count most
+    slope_places: int = 8  # that tell the entries of a row, at most
     sign_places: int = 60  # places that are asked for signs in a round, at most
     sign_votes: int = 6  # for one unit
     sign_agree: float = .8  # of them
@@ -88,7 +95,7 @@ class GrowthSearch:
     corner: float = 1e-3  # of an entry as corners show it
     refined: float = 1e-6  # a standard deviation below this is that of a row that was refined
     before: float = 1e-7  # that of other rows of the layers before
-    moved: float = 1e-5  # a refined row that is further from what its facets show is not taken
+    moved: float = 1e-5  # a refined row that is further from what its facets show is not taken; its bias counts as much less as these say it worse
     open: float = 1e-6  # nor one less precise than this where some of its entries come from corners
     turns: int = 4  # a row much less precise than the others is refined again, at most so often
 
@@ -118,22 +125,24 @@ def enrich(
     want: Float[Tensor, "p"] | None = None,  # 1.: of the last layer these are to be on, -1.: and these off
     options: GrowthSearch = GrowthSearch(),
     least: float = .3,  # on by this much, in units of what is typical
+    off: dict[int, Float[Tensor, "k p+1"]] = {},  # rows of known layers, by layer, that are to be off
 ) -> Float[Tensor, "n d"]:
     "Inputs as far from the origin, where as many units as possible are on."
     r, (first, last) = x.norm(dim=1, keepdim=True), options.stride
     for k in range(steps):
         x = x.detach().requires_grad_(); h, loss = x, 0.
         for l, (W, b) in enumerate(known):
-            z = h @ W.T + b; h = z.clamp_min(0); s = z / z.detach().norm(dim=1, keepdim=True).clamp_min(1e-12) * z.shape[1]**.5; last = l == len(known) - 1
-            if last and want is not None: s = s * want
-            loss = loss + ((1. if last else front) * (least - s).clamp_min(0).mean(1, keepdim=True)).sum()
+            if l in off: loss = loss + (options.off_by + _with_one(h) @ off[l].T / h.detach().norm(dim=1, keepdim=True).clamp_min(1e-12)).clamp_min(0).sum()
+            z = h @ W.T + b; h = z.clamp_min(0); s = z / z.detach().norm(dim=1, keepdim=True).clamp_min(1e-12) * z.shape[1]**.5; here = l == len(known) - 1
+            if here and want is not None: s = s * want
+            loss = loss + ((1. if here else front) * (least - s).clamp_min(0).mean(1, keepdim=True)).sum()
         x = r * normalize(x - r * first * (last / first)**(k / steps) * normalize(torch.autograd.grad(loss, x)[0], dim=1), dim=1)
     return x.detach()
 
 class Crowd:
     "Inputs of all kinds."
-    def __init__(self, d, scale, g, options):
-        self.d, self.scale, self.g, self.options, self._between = d, scale, g, options, {}
+    def __init__(self, d, scale, g, options, doubtful: Callable = lambda layers: {}):  # doubtful: of so many known layers the rows, by layer, that are to be off where as many units as possible are on
+        self.d, self.scale, self.g, self.options, self.doubtful, self._between = d, scale, g, options, doubtful, {}
 
     def draw(self, *s): return normalize(torch.randn(*s, self.d, generator=self.g, dtype=torch.float64), dim=-1)
     def rand(self, *s): return torch.rand(*s, generator=self.g, dtype=torch.float64)
@@ -144,7 +153,7 @@ class Crowd:
 
     def rich(self, known, n, want=None):
         "Where as many units as possible are on, or of the last layer those that are wanted."
-        return enrich(known, self.wide(n, 0., 1.), self.options.front**-self.rand(n, 1), self.options.climb[2], want, self.options)
+        return enrich(known, self.wide(n, 0., 1.), self.options.front**-self.rand(n, 1), self.options.climb[2], want, self.options, off=self.doubtful(len(known)))
 
     def centred(self, known, n):
         "Where what is sent on is unlike what is sent on at most inputs."
@@ -353,6 +362,27 @@ class SlopePlaces:
         G = normalize(torch.cat([layer.rows[other][:, :-1] @ J, J[still]]), dim=1) @ B.T; i = torch.cat([other.nonzero()[:, 0], torch.full((len(still),), -1)]); keep = G.norm(dim=1) > .5
         return B, G[keep], i[keep]
 
+    def equations(self, q, known, other, layer, level, gap, options) -> Float[Tensor, "m p"] | None:
+        "Sums of weights that vanish for so many units: along directions in which no other unit changes, nor what entries that are not seen would multiply, slopes at place q tell nothing but theirs. None where they tell of fewer or more."
+        B, G, _ = self.normals(q, known, other, layer, options)
+        if len(G) >= len(B) - level: return None
+        Q = torch.linalg.svd(G)[2][len(G):].T if len(G) else torch.eye(len(B), dtype=B.dtype); T = self.slopes[q].T @ B.T; _, S, V = torch.linalg.svd(T / T.norm().clamp_min(1e-300) @ Q, full_matrices=False)
+        if len(S) <= level or S[level] > gap * S[level - 1] or S[level - 1] < options.heard: return None
+        J = jacobians(known, self.x[q:q + 1], "relu", 0.)[0]; return (J @ B.T @ Q @ (torch.eye(Q.shape[1], dtype=B.dtype) - V[:level].T @ V[:level])).T
+
+    def alone(self, r):
+        "The same places, but that entries of row r which are not seen do not count."
+        return replace(self, dim=self.dim & (torch.arange(self.dim.shape[1]) != r))
+
+def solved_entries(
+    M: Float[Tensor, "m p"],  # sums of the weights of a row that vanish
+    w: Float[Tensor, "p"],  # the weights; those that are open zero
+    open_: Int[Tensor, "u"],
+) -> tuple[Float[Tensor, "u"], float]:  # the open ones, and the relative misfit
+    "The entries of a row for which these sums vanish."
+    rest = M @ w; e = torch.linalg.lstsq(M[:, open_], -rest[:, None], driver="gelsd").solution[:, 0]
+    return e, ((M[:, open_] @ e + rest).norm() / rest.norm().clamp_min(1e-300)).item()
+
 def sign_votes(
     known: Layers,
     layer: Growing,
@@ -367,8 +397,8 @@ def sign_votes(
         if used >= o.sign_places: break
         used += 1; B, G, i = at.normals(q, known, other, layer, o)
         if len(G) >= len(B) or torch.linalg.svdvals(G)[-1] < o.sign_clear: continue
-        T = at.slopes[q].T @ B.T; T = T / T.norm(); R = T @ torch.linalg.svd(G)[2][len(G):].T; rank = lambda M: int((torch.linalg.svdvals(M) > o.sign_tol).sum()); base = rank(R)  # what no unit explains
-        if base > min(T.shape[0] - 2, R.shape[1] - 2): continue
+        T = at.slopes[q].T @ B.T; T = T / T.norm().clamp_min(1e-300); R = T @ torch.linalg.svd(G)[2][len(G):].T; rank = lambda M: int((torch.linalg.svdvals(M) > o.sign_tol).sum()); base = rank(R)  # what no unit explains
+        if base > min(T.shape[0] - 2, R.shape[1] - 2) or base >= rank(T): continue  # units that are missing fill what later layers let through: one more that is on adds nothing
         alone = normalize(torch.linalg.pinv(G), dim=0)  # column r: changes unit r alone
         for r, c in zip(i.tolist(), range(len(i))):
             if r in need.tolist(): votes[r] += (1. if rank(torch.cat([R, (T @ alone[:, c])[:, None]], 1)) > base else -1.) * at.z[q, r].sign(); count[r] += 1
@@ -391,7 +421,7 @@ class Growth:
         self.f, self.told, self.size, self.eps, self.g, self.stage, self.options = f, told, size, eps, g, stage, options
         self.given = [(torch.eye(width, dtype=torch.float64), torch.zeros(width, dtype=torch.float64))]
         self.layers, self.lines, self.facets, self.noise, self.faint, self._tables, self._measured = [], [], None, None, 0., {}, set()
-        self.crowd = Crowd(width, scale, g, options); self.sweep()  # the first line only tells scale and noise
+        self.crowd = Crowd(width, scale, g, options, self.doubtful); self.sweep()  # the first line only tells scale and noise
         self.crowd.scale = max(scale, options.walks.spread * self.lines.pop().t.abs().median().item())
 
     def known(self, l) -> Layers:
@@ -401,8 +431,16 @@ class Growth:
     def blind(self, l, x) -> Bool[Tensor, "n"]:
         "Where a unit before may be on by entries nothing has told yet: the known layers are wrong there."
         out = torch.zeros(len(x), dtype=torch.bool)
-        for m in range(1, l):
+        for m in range(l):
             if not self.layers[m].seen.all(): out |= open_entries_matter(sent(self.known(m), x), *self.layers[m].layer, self.layers[m].seen, self.options.surely)
+        return out
+
+    def doubtful(self, layers) -> dict[int, Float[Tensor, "k p+1"]]:
+        "Rows with entries nothing has told yet of so many known layers, by layer, these entries as large as they may be."
+        out = {}
+        for m in range(layers - 1):
+            W, b = self.layers[m].layer; seen = self.layers[m].seen; r = (~seen[:, :-1]).any(1); typical = (W.square().sum(1) / seen[:, :-1].sum(1).clamp_min(1)).sqrt()
+            if r.any(): out[m + 1] = torch.where(seen, torch.cat([W, b[:, None]], 1), self.options.surely * typical[:, None])[r]
         return out
 
     # --- lines
@@ -451,34 +489,38 @@ class Growth:
 
     # --- rows
     def proved(self, l, rows, seen, x, targets, **kwargs):
-        layer = self.layers[l]; return proved(self.f, self.known(l), rows, seen, x, targets, layer.rows, layer.seen, self.noise, self.g, self.options.facets, blind=lambda p: self.blind(l, p), **kwargs)
+        layer = self.layers[l]; left = self.told[l] - len(layer) if l < len(self.told) - 1 else math.inf  # behind the last hidden layer there is no unit whose boundary may be mistaken for one of it
+        return proved(self.f, self.known(l), rows, seen, x, targets, layer.rows, layer.seen, self.noise, self.g, self.options.facets, left=left, blind=lambda p: self.blind(l, p), **kwargs)
 
     def prove(self, l):
         "Rows from facets whose boundaries go on where they say."
-        o, fo, layer, known, targets = self.options, self.options.facets, self.layers[l], self.known(l), None; owner = self.extend(l); start = grown = len(layer)
+        o, fo, layer, known, targets, vague = self.options, self.options.facets, self.layers[l], self.known(l), None, set(); owner = self.extend(l)
         while True:
-            loose = torch.tensor([c for c in ((owner < 0) & layer.tells & (layer.shows.sum(1) >= enough(layer.rows.shape[1], fo))).nonzero()[:, 0].tolist() if c not in layer.tried], dtype=torch.long)
+            loose = torch.tensor([c for c in ((owner < 0) & layer.tells & (layer.shows.sum(1) >= enough(layer.rows.shape[1], fo))).nonzero()[:, 0].tolist() if c not in layer.tried | vague], dtype=torch.long)
             if not len(loose) or len(layer) >= self.told[l]: break
-            if targets is None: targets = torch.cat([self.crowd.rich(known, 40), self.crowd.centred(known, 20), self.crowd.wide(40)])
-            if len(layer) > grown and l and not layer.done: owner = self.review(l, targets); grown = len(layer)
+            if targets is None: targets = self.targets(l)
             first = (self.facets.side[loose] != 0).double() * layer.shows.shape[1] + layer.shows[loose].sum(1); c = loose[first.argsort(descending=True)][:o.chunk]; layer.tried |= set(c.tolist())
             for then in (False, True):
-                if len(c): right, asked = self.proved(l, layer.partial[c], layer.shows[c], self.facets.x[c], targets, then=then); c = c[(right >= fo.share[then] * asked) & (asked >= fo.asked[then])]
+                if not len(c): break
+                right, asked = self.proved(l, layer.partial[c], layer.shows[c], self.facets.x[c], targets, then=then); few = asked < fo.asked[then]; vague |= set(c[few].tolist()); c = c[~few & (right >= fo.share[then] * asked)]
             alike = (differences(layer.partial[c], layer.shows[c], layer.partial[c], layer.shows[c]) < o.same).sum(1); c = c[alike.argsort(descending=True, stable=True)]  # what several facets say comes first
             for q in c.tolist():
                 if len(layer) >= self.told[l]: layer.tried.discard(q); continue
                 if len(layer) and (differences(layer.partial[q:q + 1], layer.shows[q:q + 1], layer.rows, layer.seen) < o.same).any(): continue
                 layer.add(layer.partial[q:q + 1], layer.shows[q:q + 1]); owner = self.extend(l)
-        if len(layer) > start and l: self.review(l, targets, start if layer.done else 0)
+        layer.tried -= vague  # more rows, or more of their entries, may tell
 
-    def review(self, l, targets, first=0):
-        "Rows are proved again, where as many as possible of those found since are on the other side."
-        o, layer = self.options, self.layers[l]; owner = layer.owners(); shows = torch.where(owner[None] == torch.arange(len(layer))[:, None], layer.shows.sum(1)[None], 0); most, c = shows.max(1); r = ((most > 0) & (torch.arange(len(layer)) >= first)).nonzero()[:, 0]
-        if not len(r): return owner
-        R, S = (layer.partial[c[r]], layer.shows[c[r]]) if layer.done else (layer.rows[r], layer.seen[r])  # put together from facets far away late rows are less precise
-        right, asked = self.proved(l, R, S, self.facets.x[c[r]], targets, then=True, keep=o.review); bad = r[right < o.facets.share[0] * asked]
-        if len(bad): layer.tried |= set(torch.isin(owner, bad).nonzero()[:, 0].tolist()); layer.keep(~torch.isin(torch.arange(len(layer)), bad))
-        return self.extend(l)
+    def targets(self, l):
+        "Inputs of all kinds towards which places are looked for where a row is proved."
+        known = self.known(l); return torch.cat([self.crowd.rich(known, 40), self.crowd.centred(known, 20), self.crowd.wide(40)])
+
+    def review(self, l) -> bool:
+        "Rows are proved again, where as many as possible of those found since are on the other side. Whether some were none."
+        o, layer = self.options, self.layers[l]; owner = layer.owners(); shows = torch.where(owner[None] == torch.arange(len(layer))[:, None], layer.shows.sum(1)[None], 0); most, c = shows.max(1); r = (most > 0).nonzero()[:, 0]
+        if not len(r): return False
+        right, asked = self.proved(l, layer.rows[r], layer.seen[r], self.facets.x[c[r]], self.targets(l), then=True, keep=o.review, there=o.review_there); bad = r[(asked >= o.facets.asked[1]) & (right < o.facets.share[0] * asked)]
+        if len(bad): layer.tried |= set(torch.isin(owner, bad).nonzero()[:, 0].tolist()); layer.keep(~torch.isin(torch.arange(len(layer)), bad)); self.extend(l)
+        return len(bad) > 0
 
     def fill(self, l):
         "Entries that no facet shows, at corners."
@@ -491,7 +533,9 @@ class Growth:
     def update(self, l) -> int:
         "Rows from all that was measured. How many signs are open."
         if self.facets is None: return 0
-        self.read(l); self.prove(l); self.fill(l); return self.signs(l)
+        self.read(l); self.prove(l); self.fill(l); left = self.signs(l)
+        if not left: self.told_by_slopes(l)
+        return left
 
     def nearest(self, l):
         "For every row the facet of it that lies nearest, of those where nothing counts that is not told; how far away (infinite: there is none), and what is sent on at all facets."
@@ -510,10 +554,12 @@ class Growth:
         layer.rows[r, -1] = -(layer.rows[r, :-1] * h[c[r]]).sum(1); layer.rows = normalize(layer.rows, dim=1); return layer.owners()
 
     # --- signs
-    def measured_slopes(self, l):
-        "Inputs where nearly all units of the last known layer are on but those that entries come from which are not known, and slopes there."
-        o, fo, known, open_ = self.options, self.options.facets, self.known(l), (~self.layers[l].seen[:, :-1]).any(0); x = self.crowd.rich(known, o.slopes_of)
-        if open_.any(): x = torch.cat([x, self.crowd.rich(known, o.slopes_of, 1 - 2 * open_.double())])
+    def measured_slopes(self, l, x=None):
+        "Inputs where nearly all units of the last known layer are on but those that entries come from which are not known, and slopes there; of these inputs, if some are given."
+        o, fo, known, open_ = self.options, self.options.facets, self.known(l), (~self.layers[l].seen[:, :-1]).any(0)
+        if x is None:
+            x = self.crowd.rich(known, o.slopes_of)
+            if open_.any(): x = torch.cat([x, self.crowd.rich(known, o.slopes_of, 1 - 2 * open_.double())])
         at = sent_around(known, x, fo.independent); count = ((sent(known, x) > 0) & open_).sum(1); top = (at.full * ~self.blind(l, x) * (at.on - count)).argsort(descending=True)[:o.slopes]; x, V = x[top], at.V[top]  # where few entries count that nothing has told
         there = V.norm(dim=2) > .5; step = o.short * torch.minimum(x.norm(dim=1), 1e3 * torch.where(there, room_along(known, x, V), math.inf).amin(1)); w = normalize(torch.where(torch.arange(V.shape[1]) % 2 > 0, 1., -1.).double() @ V, dim=1); left, X, D = torch.arange(len(x)), [], []
         for _ in range(fo.tries):
@@ -534,14 +580,14 @@ class Growth:
 
     def signs(self, l) -> int:
         "Signs of the rows, from the sides of facets that were chased, and from slopes. How many are open."
-        o, layer = self.options, self.layers[l]; owner = layer.owners()
+        o, layer = self.options, self.layers[l]; owner, before = layer.owners(), layer.sign
         if not layer.done: layer.sign = torch.zeros(len(layer), dtype=torch.float64)
         c = ((owner >= 0) & (self.facets.side != 0)).nonzero()[:, 0]; r = owner[c]; zero = torch.zeros(len(layer), dtype=torch.float64)
         sides = zero.index_add(0, r, self.facets.side[c] * ((layer.partial[c] * layer.rows[r]) * (layer.shows[c] & layer.seen[r])).sum(1).sign()); count = r.bincount(minlength=len(layer))
         layer.sign = torch.where((layer.sign == 0) & (count >= o.sign_sides) & (sides.abs() >= o.sign_agree * count), sides.sign(), layer.sign)
-        self.ranked(l); weak = (layer.sign == 0) & (sides != 0)
-        if weak.any(): layer.sign = torch.where(weak, sides.sign(), layer.sign); self.ranked(l); layer.sign[weak] = 0.; self.ranked(l)  # with their help others are told, and then they themselves
-        layer.sign = torch.where(layer.sign == 0, sides.sign(), layer.sign)
+        self.ranked(l); sides = torch.where(before == 0, sides.sign(), before); weak = (layer.sign == 0) & (sides != 0)  # signs told when there were fewer rows, else single sides
+        if weak.any(): layer.sign = torch.where(weak, sides, layer.sign); self.ranked(l); layer.sign[weak] = 0.; self.ranked(l)  # with their help others are told, and then they themselves
+        layer.sign = torch.where(layer.sign == 0, sides, layer.sign)
         return int((layer.sign == 0).sum())
 
     def ranked(self, l):
@@ -554,6 +600,31 @@ class Growth:
             if not sure.any(): sure = agreed & (count >= 1)
             if not sure.any(): break
             layer.sign[sure] = votes[sure].sign()
+
+    def told_by_slopes(self, l) -> int:
+        "Entries nothing has told yet, from slopes where what they multiply is on: along directions that change no other unit answers change with that row alone, which tells its entries there but for one factor. How many; no query."
+        o, layer, n = self.options, self.layers[l], 0
+        if layer.seen.all() or (layer.sign == 0).any(): return 0
+        at = self.slope_places(l, layer.owners())
+        for r in (~layer.seen[:, :-1]).any(1).nonzero()[:, 0].tolist():
+            M = self.row_equations(l, at, r)
+            if M is None: continue
+            size, open_, w = M.norm(dim=0), ~layer.seen[r, :-1], (layer.rows[r] * layer.seen[r])[:-1]; u = (open_ & (size > o.slope_least * size.max())).nonzero()[:, 0]
+            if not len(u) or torch.linalg.svdvals(M[:, u])[-1] < o.slope_least * torch.linalg.svdvals(M)[0]: continue
+            e, miss = solved_entries(M, w, u)
+            if miss < o.slope_tol: layer.rows[r, u], layer.seen[r, u], layer.std[r, u] = e, True, math.inf; n += len(u)
+        layer.rows = normalize(layer.rows, dim=1); return n
+
+    def row_equations(self, l, at: SlopePlaces, r) -> Float[Tensor, "m p"] | None:
+        "Sums of the weights of row r that vanish, from slopes at places where one of its open entries counts; None where there are none."
+        o, layer, known, there, at, out = self.options, self.layers[l], self.known(l), at.dim[:, r], at.alone(r), []
+        for q in at.order:
+            other = (at.z[q] * layer.sign > 0) | at.dim[q]; other[r] = False
+            if not there[q] or at.free(q, other, layer.seen) <= 1 or (M := at.equations(q, known, other, layer, 1, o.slope_gap, o)) is None: continue
+            u = (at.sent[q] & ~layer.seen[r, :-1]).nonzero()[:, 0]
+            if len(M) > len(u) + 1 and solved_entries(M, (layer.rows[r] * layer.seen[r])[:-1], u)[1] < o.slope_tol: out.append(M)
+            if len(out) >= o.slope_places: break
+        return torch.cat(out) if out else None
 
     # --- missing units
     def testable(self, l, n):
@@ -587,22 +658,26 @@ class Growth:
             alive[i[got < 0]] = False; hi, lo = got > level[i], (got >= 0) & (got <= level[i]); b[i[hi]], a[i[lo]] = m[hi], m[lo]
         return out
 
-    def everywhere(self, l, level) -> Float[Tensor, "level p"] | None:
-        "Of units that are on wherever that was tested, as many as `level`: a basis of what they come from. Along directions in which no known unit changes slopes tell nothing else."
-        o, layer, known = self.options, self.layers[l], self.known(l); at, equations = self.slope_places(l, layer.owners()), []; other = lambda q: (at.z[q] * layer.sign > 0) | at.dim[q]
+    def everywhere(self, l, level) -> tuple[Float[Tensor, "n p"], Bool[Tensor, "h"]] | None:
+        "Of units that are on wherever that was tested, as many as `level`: a basis of what they come from, and known units that were on there too, which it holds beside. Along directions in which no known unit changes slopes tell nothing else."
+        o, layer, known = self.options, self.layers[l], self.known(l); at, equations = self.slope_places(l, layer.owners()), []; other = lambda q: (layer.sign == 0) | (at.z[q] * layer.sign > 0) | at.dim[q]
         for q in sorted(at.order, key=lambda q: -at.free(q, other(q), layer.seen)):
             if at.free(q, other(q), layer.seen) <= level or len(equations) >= o.constant: break
-            B, G, _ = at.normals(q, known, other(q), layer, o); Q = torch.linalg.svd(G)[2][len(G):].T if len(G) else torch.eye(len(B), dtype=B.dtype); T = at.slopes[q].T @ B.T; _, S, V = torch.linalg.svd(T / T.norm() @ Q, full_matrices=False)
-            if len(S) <= level or S[level] > o.gap * S[level - 1] or S[level - 1] < o.heard: continue
-            J = jacobians(known, at.x[q:q + 1], "relu", 0.)[0]; equations.append((J @ B.T @ Q @ (torch.eye(Q.shape[1], dtype=B.dtype) - V[:level].T @ V[:level])).T)
-        if not equations or len(E := torch.cat(equations)) < E.shape[1]: return None
-        return torch.linalg.svd(E)[2][-level:]
+            if (M := at.equations(q, known, other(q), layer, level, o.gap, o)) is not None: equations.append(M)
+        if not equations: return None
+        E = torch.cat(equations); size = E.norm(dim=0); on = size > o.facets.independent * size.max()  # nothing is told of what comes from units that were on nowhere
+        both = ((layer.rows[:, :-1] * on) @ E.T).norm(dim=1) < o.facets.independent * E.norm(); n = level + int(both.sum())
+        if min(len(E), int(on.sum())) <= n: return None
+        w = E.new_zeros(n, len(on)); w[:, on] = torch.linalg.svd(E[:, on], full_matrices=False)[2][-n:]; return w, both
 
     def where_off(self, l, level) -> Float[Tensor, "n d"] | None:
-        "Inputs where units may be off that are on wherever that was tested."
-        w = self.everywhere(l, level)
-        if w is None: return None
-        c = torch.randn(self.options.off, len(w), generator=self.g, dtype=torch.float64); return ascend(self.known(l), pad(normalize(c @ w, dim=1), (0, 1)), self.crowd.wide(self.options.off), self.options.climb[1], options=self.options)
+        "Inputs where units may be off that are on wherever that was tested. Known units that were on there too are switched off first: else they cannot be told apart."
+        o, layer, known = self.options, self.layers[l], self.known(l); found = self.everywhere(l, level)
+        if found and found[1].any():
+            rows = (layer.rows * layer.sign[:, None])[found[1]]; x = ascend(known, -rows.repeat(o.off, 1), self.crowd.wide(o.off * len(rows)), o.climb[1], options=o); x = x[(_with_one(sent(known, x)) @ rows.T < 0).any(1)]
+            if len(x): layer.slopes = tuple(torch.cat(v) for v in zip(layer.slopes, self.measured_slopes(l, x))); found = self.everywhere(l, level)
+        if found is None: return None
+        w = found[0]; c = torch.randn(o.off, len(w), generator=self.g, dtype=torch.float64); return ascend(known, pad(normalize(c @ w, dim=1), (0, 1)), self.crowd.wide(o.off), o.climb[1], options=o)
 
     def chase_missing(self, l, x, q, k):
         "Facets of missing units, from places where more of them are on than at others nearby."
@@ -648,20 +723,23 @@ class Growth:
         if missing > o.incomplete: raise DeepFailure(f"units of layer {l + 2} are missing at {missing:.0%} of the places looked at: {len(layer)} of {self.told[l]} were found")
 
     def search(self, l, looked):
-        "Lines while many units are missing, chases when few are."
-        o, layer, idle, barren = self.options, self.layers[l], 0, 0
+        "Lines while many units are missing, chases when few are; lines again where chases bring nothing and units are missing at many places: a later layer lets through only so many at a time, and fewer or more of them are counted where others switch."
+        o, layer, idle, barren, extra, again, reviews = self.options, self.layers[l], 0, 0, 0, 0, 0
         for _ in range(o.rounds):
             n = len(layer); k = o.count[0]; x, q = self.survey(l, o.survey[0], k); ok = q >= 0
-            if idle < o.patience and (not ok.any() or q[ok].double().median() >= k - 1):
+            if extra or idle < o.patience and (not ok.any() or q[ok].double().median() >= k - 1):
                 if looked >= len(self.lines): self.aimed(l)
-                self.look(l, looked); looked += 1; self.update(l); idle = 0 if len(layer) > n else idle + 1
+                self.look(l, looked); looked += 1; self.update(l); idle, extra = (0, 0) if len(layer) > n else (idle + 1, max(extra - 1, 0))
                 self.stage("line", layer=l + 2, kinks=len(self.lines[looked - 1].t), units=len(layer)); continue
             if q[ok].double().mean() < o.few_missing: x, q = self.survey(l, o.survey[1], o.count[1])
             if (q <= 0).all() or n == self.told[l] and layer.seen.all() and (q > 0).double().mean() < o.missing: break
             seen = int(layer.seen.sum()); self.chase_missing(l, x, q, k); open_ = self.update(l); barren = 0 if len(layer) > n or int(layer.seen.sum()) > seen else barren + 1
             self.stage("chase", layer=l + 2, missing=int((q > 0).sum()), units=len(layer), unseen=int((~layer.seen).sum()), signs=open_)
-            if barren >= o.barren and self.close_before(l, x[q > 0]): barren = 0
-            if barren >= o.barren: break
+            if barren >= o.barren and reviews < o.again and self.review(l): barren, reviews = 0, reviews + 1  # true rows that a review takes for false ones are found again
+            elif barren >= o.barren and self.close_before(l, x[q > 0]): barren = 0
+            if barren >= o.barren:
+                if again >= o.again or (q > 0).double().mean() <= o.incomplete: break
+                extra, barren, again = o.patience, 0, again + 1
 
     def close_before(self, l, bad) -> bool:
         "What is missing may be a unit of an earlier layer: whether one was found there."
@@ -726,13 +804,13 @@ class Growth:
     def refine_seen(self, l):
         o, layer, known = self.options, self.layers[l], self.known(l); sign = torch.where(layer.sign == 0, 1., layer.sign)[:, None]; R = layer.rows * sign; root = R.shape[1]**.5; told = layer.told(); told[:, -1] = True; alone = o.alone[min(l, 1)]
         rough = torch.where(told, alone, torch.where(layer.seen, o.corner, root))
-        if l: rough[:, -1] *= self.levers(l)
-        prior = layer.deviations(rough); within = lambda v: (v * layer.seen).norm(dim=1)
+        lever = self.levers(l)[:, None]; rough[:, -1:] *= lever
+        prior = layer.deviations(rough); within = lambda v: (v * layer.seen).norm(dim=1); moved = lambda v: within(torch.cat([v[:, :-1], v[:, -1:] / lever], 1))
         rows, std, only = R, prior, ((prior >= .9 * alone / root) & layer.seen).any(1)  # what nothing has told yet is off at the places asked
         for turn in range(o.turns if only.any() else 0):
             errors = [torch.zeros(len(known[0][1]), len(known[0][1]) + 1, dtype=R.dtype), *(q.deviations(o.before) for q in self.layers[:l])]
             fit = refine_rows(self.f, known, MeasuredLayer(R[:, :-1], R[:, -1], 0., 0., prior), lambda r: self.crowd.between(known, len(r)), self.noise, "relu", 0., errors=errors, only=only, options=o.walks.deep)
-            new = torch.where(layer.seen, torch.cat([fit.W, fit.b[:, None]], 1), R); better = only & (within(fit.std) < within(std)) & (within(new - R) < o.moved)
+            new = torch.where(layer.seen, torch.cat([fit.W, fit.b[:, None]], 1), R); better = only & (within(fit.std) < within(std)) & (moved(new - R) < o.moved)
             rows, std = torch.where(better[:, None], new, rows), torch.where(better[:, None], fit.std, std); left = within(std) > o.walks.deep.uneven * within(std).median()
             if not left.any() or turn and not (only & ~left).any(): break
             only = left

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['TogetherFit', 'as_rows', 'as_layers', 'unit_rows', 'in_gauge_of', 'Around', 'lsqr', 'Joint', 'answer_weights',
-           'fit_together', 'posterior_copies', 'entry_derivatives', 'fit_entries']
+           'heavy_tail', 'fit_together', 'posterior_copies', 'entry_derivatives', 'fit_entries']
 
 # %% ../nbs/19_together.ipynb #c002
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 from jaxtyping import Bool, Float
@@ -25,6 +25,7 @@ class TogetherFit:
     iterations: int = 250  # of LSQR for each
     ridge: float = 1e-13  # of the preconditioner's blocks, whose diagonals are one
     stalled: tuple[int, float] = (50, 1e-3)  # LSQR stops when so many iterations bring the residual down by less than this share
+    mostly: float = .9  # a unit that is on in more than this share of the answers, as they count: its bias is exchanged for those behind on its own
     typical: float = .3  # answers are taken to be off by at least this share of the median residual
     outlying: float = 3.  # those off by more than so many medians count less, the more the further they are off
     robust: float = .1  # and all by their own residual: this share of it is their standard deviation
@@ -34,6 +35,7 @@ class TogetherFit:
     pulled: float = 3.  # rows that answers pull beyond their standard deviations are less sure than was said: by as much, times this
     gain: float = .7  # residuals that fall by less than to this share do not fall
     quantile: float = .99  # of the residuals that is to fall when no answer counts less
+    tail: tuple[float, float] = (.95, 30.)  # while this quantile of the residuals is more than so many medians, and falls, it sets the scale: what most answers leave open, the few tell
     draws: int = 12  # networks drawn for the error bars
     draw_iterations: int = 150  # of LSQR for them: they need few digits
     entries: int = 25  # steps of the fit of a few entries
@@ -124,14 +126,24 @@ class Joint:
         self.at, self.inverse, self.first = Around(rows, x, weight, first), [1 / s for s in stds[first:]], first
         self.factors = [torch.linalg.cholesky(F.mT @ F + torch.diag_embed(i.square()), upper=True) for F, i in zip(self.at.blocks(options.ridge), self.inverse)]
         self.shapes = [r.shape for r in rows[first:]]; self.sizes = [h * p for h, p in self.shapes]; self.answers = self.at.y.numel()
+        self.exchanges = self._exchanges(options.mostly); self.Q, self.R = torch.linalg.qr(self._equations(self.exchanges).T)
+
+    def _exchanges(self, mostly) -> list[Float[Tensor, "q h p"]]:
+        "Changes of the biases of units that are on in nearly all answers, as these count, and of the biases behind that make up for them: what is left of them in the answers is far too little for LSQR."
+        rows, w, zero = self.at.rows, self.at.weight.square(), lambda q: [torch.zeros(q, *s, dtype=self.at.y.dtype) for s in self.shapes]; out = [zero(0)]
+        for l in range(self.first, len(rows) - 1):
+            i = ((self.at.on[l] * w).sum(0) > mostly * w.sum()).nonzero()[:, 0]; D = zero(len(i)); D[l - self.first][torch.arange(len(i)), i, -1] = 1.; D[l + 1 - self.first][:, :, -1] = -rows[l + 1][:, i].T; out.append(D)
+        return [torch.cat(d) for d in zip(*out)]
 
     def solve(self, b: Float[Tensor, "k n o"], prior: list[Float[Tensor, "k h p"]], iterations, options) -> list[Float[Tensor, "k h p"]]:
         "Changes of rows that explain changes of the weighted answers and of the rows as they are known."
         rhs = torch.cat([b.flatten(1), *((d * i).flatten(1) for d, i in zip(prior, self.inverse))], 1)
-        return self._changes(lsqr(self._forward, self._backward, rhs, iterations, options.stalled))
+        left = lambda v: v - (v @ self.Q) @ self.Q.T; u = lsqr(lambda u: left(self._forward(u)), self._backward, left(rhs), iterations, options.stalled)
+        c = torch.linalg.solve_triangular(self.R, ((rhs - self._forward(u)) @ self.Q).T, upper=True).T; return [d + torch.tensordot(c, e, 1) for d, e in zip(self._changes(u), self.exchanges)]
 
     def _changes(self, u): return [torch.linalg.solve_triangular(F, q.unflatten(1, s).permute(1, 2, 0), upper=True).permute(2, 0, 1) for F, q, s in zip(self.factors, u.split(self.sizes, 1), self.shapes)]
-    def _forward(self, u): D = self._changes(u); return torch.cat([self.at.forward(D).flatten(1), *((d * i).flatten(1) for d, i in zip(D, self.inverse))], 1)
+    def _equations(self, D): return torch.cat([self.at.forward(D).flatten(1), *((d * i).flatten(1) for d, i in zip(D, self.inverse))], 1)
+    def _forward(self, u): return self._equations(self._changes(u))
     def _backward(self, v):
         parts = zip(self.factors, self.at.backward(v[:, :self.answers].unflatten(1, self.at.y.shape)), v[:, self.answers:].split(self.sizes, 1), self.inverse)
         return torch.cat([torch.linalg.solve_triangular(F.mT, (g + p.view_as(g) * i).permute(1, 2, 0), upper=False).permute(2, 0, 1).flatten(1) for F, g, p, i in parts], 1)
@@ -142,10 +154,15 @@ def answer_weights(
     sigma: Float[Tensor, "n"],  # their noise
     steep: float,  # how much less those count that are explained less than others, as a power; 0: as in a sum of absolute residuals
     options: TogetherFit = TogetherFit(),
+    level: float = .5,  # the quantile of the residuals that sets the scale
 ) -> Float[Tensor, "n"]:
     "One over the standard deviation that an answer is given: a unit that is missing may be on there."
-    o, med = options, miss.median()
-    return 1 / (size * torch.maximum(sigma / size, torch.maximum(o.robust * miss * (miss / (o.outlying * med).clamp_min(1e-300)).clamp_min(1.)**steep, o.typical * med)))
+    o, scale = options, miss.quantile(level)
+    return 1 / (size * torch.maximum(sigma / size, torch.maximum(o.robust * miss * (miss / (o.outlying * scale).clamp_min(1e-300)).clamp_min(1.)**steep, o.typical * scale)))
+
+def heavy_tail(miss: Float[Tensor, "n"], options: TogetherFit = TogetherFit()) -> bool:
+    "Whether many answers are explained much less than most are."
+    q, times = options.tail; return bool(miss.quantile(q) > times * miss.median())
 
 def fit_together(
     net: Layers,
@@ -157,24 +174,28 @@ def fit_together(
     first: int = 0,  # layers before this one stay as they are
     steep: float = 1.,  # see `answer_weights`
     options: TogetherFit = TogetherFit(),
-) -> tuple[Layers, Float[Tensor, "n"]]:  # and relative residuals
-    "All layers together, from answers."
+) -> tuple[Layers, Float[Tensor, "n"], list[Float[Tensor, "h p"]]]:  # relative residuals, and standard deviations: larger where answers pulled rows beyond theirs
+    "All layers together, from answers. While many of them are explained much less than most, and better from round to round, all count nearly alike: what a unit that is on in most answers leaves open there, its neighbours making up for it, hardly moves where these count a million times as much."
     o, rows, size, last = options, as_rows(net), y.norm(dim=1), math.inf; known = rows; misses = lambda rows: (y - forward(as_layers(rows), x, "relu", 0.)).norm(dim=1) / size
-    miss = misses(rows)
+    miss, tail = misses(rows), True
     for _ in range(o.rounds):
-        weight = answer_weights(miss, size, sigma, steep, o); joint = Joint(rows, stds, x, weight, first, o)
+        tail = tail and heavy_tail(miss, o); level = o.tail[0] if tail else .5; weight = answer_weights(miss, size, sigma, steep, o, level); joint = Joint(rows, stds, x, weight, first, o)
         D = joint.solve(((y - joint.at.y) * weight[:, None])[None], [(k - r)[None] for k, r in zip(known[first:], rows[first:])], o.iterations, o)
         judge = lambda e: (e * weight * size).clamp_max(o.clipped).square().sum()
         for h in range(o.halvings[0]):
             new = [*rows[:first], *(r + d[0] / o.halvings[1]**h for r, d in zip(rows[first:], D))]; e = misses(new)
-            if e.median() < miss.median() or judge(e) < judge(miss): break
-        else: break
+            if e.quantile(level) < miss.quantile(level) or judge(e) < judge(miss): break
+        else:
+            if not tail: break
+            tail = False; continue
         pulls = [((r - k) / s).square().mean(1, keepdim=True).sqrt() for s, r, k in zip(stds[first:], new[first:], known[first:])]; loose = any((p > 1).any() for p in pulls)
         stds = [*stds[:first], *(s * torch.where(p > 1, o.pulled * p, 1.) for s, p in zip(stds[first:], pulls))]
-        rows, miss = new, e; now = miss.median() if steep else miss.quantile(o.quantile)
+        fell, rows, miss = bool(e.quantile(level) < o.gain * miss.quantile(level)), new, e
+        if tail: tail = fell; continue
+        now = miss.median() if steep else miss.quantile(o.quantile)
         if now < o.noise * (sigma / size).median() or now > o.gain * last and not loose: break
         last = now
-    return as_layers(rows), miss
+    return as_layers(rows), miss, stds
 
 def posterior_copies(
     net: Layers,
@@ -187,11 +208,11 @@ def posterior_copies(
     first: int = 0,  # rows of the layers before this one were not fitted: they are drawn
     options: TogetherFit = TogetherFit(),
 ) -> list[Layers]:
-    "Networks that would explain the answers as well, in the gauge of this one: answers and rows as they were known, drawn again with their noise, and what the fit makes of them."
+    "Networks that would explain the answers as well, in the gauge of this one: answers and rows as they were known, drawn again with their noise, and what the fit makes of them. An answer is as sure as it is explained, and not surer than most: what only answers tell that are explained badly is told badly."
     o, rows, size, n = options, as_rows(net), y.norm(dim=1), options.draws; draw = lambda *s: torch.randn(n, *s, generator=g, dtype=x.dtype)
-    miss = (y - forward(net, x, "relu", 0.)).norm(dim=1) / size; weight = answer_weights(miss, size, sigma, 0., o); joint = Joint(rows, stds, x, weight, first, o)
-    level = max(1., ((y - joint.at.y) * weight[:, None]).square().mean().sqrt().item()); before = [s * draw(*s.shape) for s in stds[:first]]
-    b = level * draw(*y.shape)
+    miss = (y - forward(net, x, "relu", 0.)).square().mean(1).sqrt() / size; weight = answer_weights(miss, size, sigma, 0., replace(o, robust=1., typical=1.)); joint = Joint(rows, stds, x, weight, first, o)
+    before = [s * draw(*s.shape) for s in stds[:first]]
+    b = draw(*y.shape)
     if first: b = b - Around(rows, x, weight).forward([*before, *(r.new_zeros(n, *r.shape) for r in rows[first:])])
     D = [*before, *joint.solve(b, [s * draw(*s.shape) for s in stds[first:]], o.draw_iterations, o)]
     return [in_gauge_of(net, as_layers([r + d[i] for r, d in zip(rows, D)])) for i in range(n)]

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+import neurome_nb.facets
 from neurome_nb.core import generator
 from neurome_nb.deep import sweep_line
-from neurome_nb.facets import (Facets, boundaries, corner_entries, differences, facets_between, facets_on_line, merged, nearest_switch, no_facets, onto, partial_rows, proved, room_along, rows_confirmed,
+from neurome_nb.facets import (Facets, FacetSearch, boundaries, corner_entries, differences, entries_at, facets_between, far_places, facets_on_line, merged, nearest_switch, no_facets, onto, partial_rows, proved, room_along, rows_confirmed,
     second_rows, sent, sketch_proved, sketched)
 from neurome_nb.nets import forward, init_layers, preactivations
 from neurome_nb.walks import kinks_between, positive_vectors
@@ -54,6 +55,20 @@ def test_true_rows_are_proved_and_false_ones_are_not(found):
         share = right[told] / asked[told]
         assert (share > .9).double().mean() > .9 if good else (share < .75).double().mean() > .9, (good, share)
 
+def test_places_with_no_unit_of_the_layer_between_prove_nothing(found):
+    "A boundary of the third layer goes on straight there: one facet's row passes where all places count, and none is asked where only telling ones do."
+    facets, near = found; r, seen, ok = partial_rows(KNOWN, facets); third = ok & (near[2].values < 1e-9) & (seen.sum(1) > 4); g = generator(1, 'facets/telling'); R = rows(1); all_ = torch.ones_like(R, dtype=torch.bool); x = facets.x[third]
+    whose, p, u, room = far_places(KNOWN, r[third], seen[third], x, x + 1e-2 * draw(len(x), g), R, all_, g, left=0); side = lambda x: sent(KNOWN, x) @ R[:, :-1].T + R[:, -1] > 0
+    assert len(whose) and (side(p) != side(x[whose])).any(1).all()
+    whose, p, u, room = far_places(KNOWN, r[third], seen[third], x, x + 1e-2 * draw(len(x), g), R[:0], all_[:0], g, left=0); assert not len(whose)
+
+def test_a_review_forgives_rows_that_are_not_refined_but_not_false_ones(found):
+    facets, near = found; targets = draw(60, generator(1, 'facets/proof'), 3.); r, seen, ok = partial_rows(KNOWN, facets); none = r[:0]; r = r + 1e-5 * seen * draw(len(r), generator(2, 'facets/off'))[:, :r.shape[1]]
+    second, third = (ok & (n.values < 1e-9) & (seen.sum(1) > 4) for n in near[1:])
+    def passed(which, there):
+        right, asked = proved(f, KNOWN, r[which], seen[which], facets.x[which], targets, none, none.bool(), noise, generator(3, 'facets/proof'), then=True, there=there); told = asked >= 4; return (right >= .75 * asked)[told].double().mean()
+    assert passed(second, .01) < .8 and passed(second, .1) > .95 and passed(third, .1) < .1
+
 def test_corners_give_entries_that_no_facet_shows(found):
     facets, near = found; second = near[1].values < 1e-9; owner = near[1].indices[second]; true = rows(1); g = generator(2, 'facets/corners')
     seen = torch.ones_like(true, dtype=torch.bool); seen[torch.arange(len(true)), torch.arange(len(true)) % 12] = False; seen[0, 5] = False
@@ -61,6 +76,12 @@ def test_corners_give_entries_that_no_facet_shows(found):
     new = now & ~seen
     assert new.sum() >= .8 * (~seen).sum()
     assert ((r - true / (true * now).norm(dim=1, keepdim=True)) * now).abs().max() < 1e-6
+
+def test_a_row_whose_corners_near_its_facets_tell_nothing_is_looked_at_elsewhere(found, monkeypatch):
+    facets, near = found; second = near[1].values < 1e-9; owner = near[1].indices[second]; true = rows(1); seen = torch.ones_like(true, dtype=torch.bool); seen[3, :4] = False; blank, asked = torch.full((20,), math.nan, dtype=torch.float64), []
+    def entries(*a): asked.append(len(a[1].i)); return blank[:asked[-1]] if sum(asked) <= 3 else entries_at(*a)
+    monkeypatch.setattr(neurome_nb.facets, 'entries_at', entries)
+    r, now = corner_entries(f, KNOWN, normalize(true * seen, dim=1), seen, facets.x[second], owner, torch.full_like(owner, -1), noise, generator(3, 'facets/elsewhere'), options=FacetSearch(each=2)); assert (now & ~seen).sum() >= 3, asked
 
 def test_the_only_kink_between_two_inputs():
     g = generator(4, 'facets/between'); W, b = NET[0]; i = torch.arange(12); x = draw(12, g); n = normalize(W, dim=1)

@@ -4,7 +4,7 @@ import torch
 
 from neurome_nb.core import generator
 from neurome_nb.nets import forward, init_layers
-from neurome_nb.together import Around, TogetherFit, answer_weights, as_layers, as_rows, entry_derivatives, fit_entries, fit_together, in_gauge_of, lsqr, posterior_copies, unit_rows
+from neurome_nb.together import Around, Joint, TogetherFit, answer_weights, as_layers, as_rows, entry_derivatives, fit_entries, fit_together, in_gauge_of, lsqr, posterior_copies, unit_rows
 
 SIZES = (10, 8, 6, 5, 4)
 
@@ -55,14 +55,20 @@ def test_lsqr_solves_several_systems():
 
 def test_rows_that_are_nearly_right_become_right_to_the_noise():
     noise = 1e-13; x, y = answers(400, noise); start = moved(1e-6); stds = [torch.full_like(r, 1e-6) for r in as_rows(NET)]
-    net, miss = fit_together(start, stds, x, y, torch.full((400,), noise, dtype=torch.float64), options=TogetherFit(rounds=8))
+    net, miss, _ = fit_together(start, stds, x, y, torch.full((400,), noise, dtype=torch.float64), options=TogetherFit(rounds=8))
     off = lambda net: max((a - b).abs().max().item() for a, b in zip(rows_of(net), rows_of(NET)))
     assert off(start) > 1e-6 and off(net) < 1e-11 and miss.median() < 10 * noise / y.norm(dim=1).median()
 
 def test_answers_that_something_else_disturbs_count_for_little():
     noise = 1e-13; x, y = answers(400, noise); y[::20] += .1 * rand(20, 4, seed=8); stds = [torch.full_like(r, 1e-6) for r in as_rows(NET)]
-    net, miss = fit_together(moved(1e-6), stds, x, y, torch.full((400,), noise, dtype=torch.float64), options=TogetherFit(rounds=8))
+    net, miss, _ = fit_together(moved(1e-6), stds, x, y, torch.full((400,), noise, dtype=torch.float64), options=TogetherFit(rounds=8))
     assert max((a - b).abs().max().item() for a, b in zip(rows_of(net), rows_of(NET))) < 1e-9 and miss[::20].min() > 1e-4
+
+def test_what_most_answers_leave_open_is_told_by_the_few():
+    x = 3 * rand(600, 10, seed=3); W, b = NET[0]; b = torch.where(torch.arange(8) == 2, -(x @ W.T).quantile(.12, dim=0), b); net = [(W, b), *NET[1:]]; y = forward(net, x, 'relu', 0.)  # a unit that is on in 88 % of the answers
+    rows = as_rows(net); rows[0][2, -1] += 1e-5; rows[1][:, -1] -= 1e-5 * rows[1][:, 2]; start = as_layers(rows); miss = lambda net: ((y - forward(net, x, 'relu', 0.)).norm(dim=1) / y.norm(dim=1)).quantile(.95)
+    fit, *_ = fit_together(start, [torch.full_like(r, 1e-7) for r in rows], x, y, torch.full((600,), 1e-15, dtype=torch.float64), steep=0., options=TogetherFit(iterations=40))
+    assert miss(start) > 1e-7 and miss(fit) < 1e-13
 
 def test_layers_in_front_stay_as_they_are():
     x, y = answers(300); net = [NET[0], *moved(1e-7)[1:]]; stds = [torch.full_like(r, 1e-7) for r in as_rows(NET)]
@@ -78,6 +84,15 @@ def test_copies_are_as_far_from_the_fit_as_the_fit_is_from_the_truth():
             spread = torch.stack([rows_of(c)[l] - rows_of(net)[l] for c in copies]).square().mean(0).sqrt(); ratios.append(((rows_of(net)[l] - rows_of(NET)[l]) / spread).square().mean().sqrt())
     assert .7 < torch.stack(ratios).square().mean().sqrt() < 1.5, ratios
 
+def test_what_only_badly_explained_answers_tell_is_told_badly():
+    noise, ratios = 1e-12, []
+    for seed in range(2):
+        x = 3 * rand(300, 10, seed=10 * seed); W, b = NET[0]; b = torch.where(torch.arange(8) == 2, -(x @ W.T).quantile(.9, dim=0), b); true = [(W, b), *NET[1:]]; rare = x @ W[2] + b[2] > 0  # a unit that is on in 30 answers, which are 100 times less sure than is said
+        y = forward(true, x, 'relu', 0.) + torch.where(rare, 100 * noise, noise)[:, None] * rand(300, 4, seed=seed + 1); sigma = torch.full((300,), noise, dtype=torch.float64); stds = [torch.full_like(r, 1e-7) for r in as_rows(true)]
+        net = fit_together(as_layers([r + s * rand(*r.shape, seed=20 + seed) for r, s in zip(as_rows(true), stds)]), stds, x, y, sigma, steep=0., options=TogetherFit(rounds=8))[0]; copies = posterior_copies(net, stds, x, y, sigma, generator(seed, 'together/copies'), options=TogetherFit(draws=24))
+        spread = torch.stack([rows_of(c)[0] - rows_of(net)[0] for c in copies]).square().mean(0).sqrt(); ratios.append(((rows_of(net)[0] - rows_of(true)[0]) / spread)[2])
+    assert .5 < torch.stack(ratios).square().mean().sqrt() < 1.6, ratios
+
 def test_a_few_entries_from_answers_some_of_which_are_disturbed():
     x, y = answers(200); y[:10] += .1 * rand(10, 4, seed=9); rows = [r.clone() for r in as_rows(NET)]; masks = [torch.zeros_like(r, dtype=torch.bool) for r in rows]
     for l, i, j in ((1, 2, 3), (1, 4, 0), (2, 1, 5)): rows[l][i, j] = 0.; masks[l][i, j] = True
@@ -89,3 +104,12 @@ def test_answers_off_by_much_get_large_standard_deviations():
     miss = torch.tensor([1e-9, 1e-9, 1e-9, 1e-3], dtype=torch.float64); size = torch.ones(4, dtype=torch.float64)
     w = answer_weights(miss, size, 1e-12 * size, 1.); assert w[0] > 1e4 * w[3] and w[0] == w[1]
     assert answer_weights(miss, size, 1e-2 * size, 1.)[:3].unique().tolist() == [100.]
+
+def test_what_a_unit_that_is_nearly_always_on_leaves_open_is_told_by_few_iterations():
+    "Its bias and those behind make up for each other in all answers but one."
+    x = 3 * rand(400, 10); (W, b), (V, c) = NET[:2]; c = c.clone(); c[3] = -((x @ W.T + b).clamp_min(0) @ V.T)[:, 3].quantile(.0025) + 1e-3; net = [(W, b), (V, c), *NET[2:]]; y = forward(net, x, 'relu', 0.)
+    sigma = 1e-9 * y.norm(dim=1); stds = [torch.full_like(r, 1e-5) for r in as_rows(net)]; o = TogetherFit(); weight = answer_weights(torch.zeros(400).double(), y.norm(dim=1), sigma, 0., o); at = Around(as_rows(net), x, weight, 1)
+    J = torch.stack([at.forward([e.view_as(r)[None] if l == k else torch.zeros_like(r)[None] for l, r in enumerate(as_rows(net)[1:])])[0].flatten() for k, r in enumerate(as_rows(net)[1:]) for e in torch.eye(r.numel(), dtype=torch.float64)], 1)
+    C = torch.linalg.inv(J.T @ J + 1e10 * torch.eye(J.shape[1], dtype=torch.float64))[27:36, 27:36]; w, bias = V[3], c[3]; gauge = torch.cat([-bias * w / w.square().sum(), torch.ones(1, dtype=torch.float64)]); exact = (gauge @ C @ gauge).sqrt()  # but for the length of the row
+    D = Joint(as_rows(net), stds, x, weight, 1, o).solve(rand(100, *y.shape, seed=4), [s * rand(100, *s.shape, seed=5 + l) for l, s in enumerate(stds[1:])], 12, o)
+    assert .8 < (D[0][:, 3] @ gauge).std() / exact < 1.2
