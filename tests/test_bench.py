@@ -57,6 +57,16 @@ def test_targets_do_not_make_a_result_stale_but_the_black_box_does():
     depends = lambda row, module: tool.digest(row, {module: 'x'}) != tool.digest(row, {module: 'y'})
     assert depends(three, 'students') and depends(three, 'smooth') and depends(three, 'consensus') and depends(two, 'smooth') and not depends(two, 'students') and not depends(ROW, 'students')
 
+def test_a_layer_search_makes_only_results_stale_that_take_it():
+    source = {'deep': 'class DeepSearch:\n    a: int = 1\n    b: int = 2\ndef lines(o=DeepSearch.a): return step()\ndef step(): return 1\ndef recover_deep(o): return lines() + o.b', 'walks': 'from .deep import lines'}
+    tools = lambda old, new: tool.tools_of('deep', {**source, 'deep': source['deep'].replace(old, new)})
+    same = tools('', '')
+    assert same == tools('b: int = 2', 'b: int = 3') == tools('+ o.b', '- o.b') and same not in (tools('a: int = 1', 'a: int = 3'), tools('return 1', 'return 2'))
+    with_search = {r.name for r in tool.ROWS if tool.digest(r, {'gather': 'x'}) != tool.digest(r, {'gather': 'y'})}
+    assert with_search == {r.name for r in tool.ROWS if len(r.sizes) > 3 and r.activation == 'leaky_relu' and r.dtype == 'float64'} - {'deep_20_64_32_5'}
+    assert all((r.name in with_search) == (tool.digest(r, {'deep': 'x'}) != tool.digest(r, {'deep': 'y'})) for r in tool.ROWS)
+    assert {r.name for r in tool.ROWS if tool.digest(r, {'deep tools': 'x'}) != tool.digest(r, {'deep tools': 'y'})} == {r.name for r in tool.ROWS if len(r.sizes) > 3} - with_search
+
 def test_resumes(bench, capsys):
     bench.main(['--rows', 'mnist_relu', '--seeds', '0-1'])
     files = sorted(p.name for p in (bench.RESULTS/'mnist_relu').iterdir())

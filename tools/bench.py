@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT/'nbs'/'bench'
 TABLE, IMAGES = RESULTS/'table.md', ROOT/'nbs'/'images'
 SHARED = 'core nets oracle symmetry sweep lift search certify'.split()       # modules that every row exercises
-SHALLOW, DEEP, WALKS, WHOLE, SMOOTH, STUDENTS, NOISY = 'polish consensus committee disagree shallow'.split(), 'peel gather deep'.split(), 'walks columns'.split(), 'facets growth together whole'.split(), ['smooth'], ['students'], ['noisy']   # and those with one hidden layer, with more, with more of ReLU units or wider than the input, with more than two of ReLU units and several outputs, with more of saturating units, with more than two of those, with more and few digits
+SHALLOW, DEEP, LAYERS, WALKS, WHOLE, SMOOTH, STUDENTS, NOISY = 'polish consensus committee disagree shallow'.split(), ['peel', 'deep tools'], 'gather deep'.split(), 'walks columns'.split(), 'facets growth together whole'.split(), ['smooth'], ['students'], ['noisy']   # and those with one hidden layer, with more, with more and `recover_deep`, with more of ReLU units or wider than the input, with more than two of ReLU units and several outputs, with more of saturating units, with more than two of those, with more and few digits
 OTHER = 100             # the second series: black box seed s, reconstruction seed s + OTHER
 BUSY = 1.25             # a load above this many times the threads means that others share the cores
 SLOPE = 1e-6            # an unknown slope may be off by this much
@@ -97,9 +97,24 @@ def code_of(source):
     from neurome_nb.experiments import bare, as_lists   # here, since it takes torch along, which the rest of the tool leaves to its workers
     return json.dumps(as_lists(bare(source)))
 
+def tools_of(module, source):
+    "What others take from a module: every definition that can be reached by name from there, of its options those that someone mentions."
+    from neurome_nb.experiments import bare, as_lists
+    trees = {m: bare(text) for m, text in source.items()}; nodes = lambda kept: (n for k in kept for n in ast.walk(k)); kept = {}
+    own = {name: n for n in trees.pop(module).body for name in (getattr(n, 'name', None), *(t.id for t in getattr(n, 'targets', ()) if isinstance(t, ast.Name)))}
+    todo = [a.name for n in nodes(trees.values()) if isinstance(n, ast.ImportFrom) and n.module == module for a in n.names]
+    while todo:
+        name = todo.pop()
+        if name in own and name not in kept: kept[name] = own[name]; todo += [n.id for n in nodes([own[name]]) if isinstance(n, ast.Name)]
+    mentioned = {n.attr for n in nodes([*kept.values(), *trees.values()]) if isinstance(n, ast.Attribute)}
+    for options in kept.values():
+        if isinstance(options, ast.ClassDef) and options.name.endswith('Search'): options.body = [f for f in options.body if not isinstance(f, ast.AnnAssign) or f.target.id in mentioned]
+    return json.dumps(as_lists([kept[name] for name in sorted(kept)]))
+
 def sources(folder=ROOT/'neurome_nb'):
     "The code of every module that a row exercises; of `recipes` only the options, without those that other modules hold: the rest of it chooses a route."
-    code = {m: code_of((folder/f'{m}.py').read_text()) for m in SHARED + SHALLOW + DEEP + WALKS + WHOLE + SMOOTH + STUDENTS + NOISY}
+    source = {m: (folder/f'{m}.py').read_text() for m in SHARED + SHALLOW + ['peel'] + LAYERS + WALKS + WHOLE + SMOOTH + STUDENTS + NOISY}
+    code = {m: code_of(text) for m, text in source.items()} | {'deep tools': tools_of('deep', source)}
     recipes = ast.parse((folder/'recipes.py').read_text())
     options = next(n for n in recipes.body if isinstance(n, ast.ClassDef) and n.name == 'Exact')
     options.body = [f for f in options.body if not (isinstance(f, ast.AnnAssign) and isinstance(f.value, ast.Call))]
@@ -112,7 +127,8 @@ def digest(row, code):
     smooth = len(row.sizes) > 3 and row.activation in ('tanh', 'sigmoid')
     student = smooth and len(row.sizes) > 4             # which uses tools of the shallow searches too
     noisy = len(row.sizes) > 3 and row.dtype != 'float64'
-    other = ([] if student else SHALLOW if len(row.sizes) > 3 else DEEP) + ([] if student else STUDENTS) + ([] if walks else WALKS) + ([] if whole else WHOLE) + ([] if smooth else SMOOTH) + ([] if noisy else NOISY)
+    layers = len(row.sizes) > 3 and not (walks or smooth or noisy)
+    other = ([] if student else SHALLOW if len(row.sizes) > 3 else DEEP) + (DEEP[1:] if layers else LAYERS) + ([] if student else STUDENTS) + ([] if walks else WALKS) + ([] if whole else WHOLE) + ([] if smooth else SMOOTH) + ([] if noisy else NOISY)
     asked = {k: v for k, v in asdict(row).items() if k in ('sizes', 'activation', 'data', 'dtype', 'search', 'init', 'known')}
     code = {m: text for m, text in code.items() if m not in other}
     return hashlib.blake2b(json.dumps([code, asked], sort_keys=True).encode(), digest_size=8).hexdigest()
