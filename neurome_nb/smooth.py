@@ -471,7 +471,7 @@ def lift_rows(
     rest, y0 = layers[1:], forward(layers[1:], z.tanh(), "tanh")
     rho = torch.zeros(z.shape[1], len(dy), dtype=z.dtype); Q, R = torch.linalg.qr(step * _slopes_behind(layers, z).flatten(0, 1))
     def miss(rho): return dy - (forward(rest, (z + step * rho.T[:, None]).tanh(), "tanh") - y0)
-    for _ in range(newton):
+    for _ in range(newton if len(dy) else 0):  # sections of few inputs hold them all
         move = torch.linalg.solve_triangular(R, Q.T @ miss(rho).flatten(1).T, upper=True); rho = rho + move
         if not move.abs().max() > 1e-14 * rho.abs().max(): break
     return rho, miss(rho).square().mean((1, 2)).sqrt()

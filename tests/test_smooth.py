@@ -26,7 +26,7 @@ def oracle(net, activation="tanh"): return Oracle(lambda x: forward(net, x, acti
 def normal(*shape, name): return torch.randn(*shape, generator=generator(0, f"test/smooth/{name}"), **TANH)
 
 
-@pytest.mark.parametrize("sizes, activation, seed, known", (((40, 16, 8, 5), "tanh", 0, True), ((40, 16, 8, 5), "tanh", 1, False), ((40, 16, 8, 5), "sigmoid", 0, True), ((30, 12, 6, 3), "tanh", 2, True)))
+@pytest.mark.parametrize("sizes, activation, seed, known", (((40, 16, 8, 5), "tanh", 0, True), ((40, 16, 8, 5), "tanh", 1, False), ((40, 16, 8, 5), "sigmoid", 0, True), ((30, 12, 6, 3), "tanh", 2, True), ((12, 10, 8, 4), "tanh", 3, True)))
 def test_two_hidden_layers_are_recovered(sizes, activation, seed, known):
     net = box(sizes, seed, 2. if activation == "tanh" else 6.); f = oracle(net, activation)
     r = reconstruct(f, Architecture(sizes if known else (sizes[0], None, None, sizes[-1]), activation), seed=seed, progress=False)
