@@ -361,6 +361,7 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
     if arch.sizes is not None and len(arch.sizes) == 2: raise Stop("out_of_family", f"the black box is not affine, so it is not {arch}.", "Give the hidden layer, or sizes=None.")
     if arch.activation and ACTIVATIONS[arch.activation].piecewise_linear == bool(smooth):
         raise Stop("out_of_family", f"the black box was said to use {arch.activation}, but it {'bends smoothly' if smooth else 'is straight between kinks'}.", "Leave activation=None to have it found.")
+    if run.oracle.in_features == 1: raise Stop("not_converged", "the black box has one input and is not affine: recipe 'exact' tells units apart by their directions, for which it needs two.", "recipe='committee' needs the sizes only.")
     reasons, deep = [], arch.sizes is not None and len(arch.sizes) > 3
     walked = deep and arch.activation == "relu"
     coarse = run.eps > (opt.precise if smooth else opt.afar.crude)
@@ -369,6 +370,7 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
         raise Stop("not_converged", f"the black box bends smoothly, and grows far away; answers with an error of {run.eps:.0e} of what they vary by do not tell which of {', '.join(RAMPS)} its units are.", "Give the activation in arch.")
     run.options = replace(opt, coarse_slope=max(opt.coarse_slope, opt.afar.slope * run.eps))
     few = not smooth and run.eps > opt.precise; noisy = deep and few
+    if noisy and _expands(arch): raise Stop("not_converged", "deep networks whose first layer is wider than the input are not reconstructed from answers as coarse as these yet.", "Ask for answers in double precision.")
     attempts = min(opt.attempts, opt.afar.attempts if coarse else opt.noisy.attempts if noisy else UNTOLD if smooth and not arch.activation else opt.attempts)
     for run.attempt in range(attempts):
         try:

@@ -210,6 +210,17 @@ def test_a_deeper_network_is_named(name, width):
     r = run(answers(deep, name), Architecture((20, width, 4), name))
     assert r.outcome.kind == "out_of_family" and "units switch along" in str(r.outcome) and r.queries < 4000
 
+@pytest.mark.parametrize("name", ["leaky_relu", "tanh"])
+@pytest.mark.parametrize("known", [True, False])
+def test_one_input_is_too_few(name, known):
+    line = net((1, 4, 2)); r = run(answers(line, name), Architecture((1, 4, 2), name) if known else None, d=1)
+    assert r.outcome.kind == "not_converged" and "one input" in r.outcome.message and r.queries < FEW, r.outcome
+
+def test_single_precision_is_too_little_for_a_first_layer_wider_than_the_input():
+    wide = net((4, 6, 5, 3)); oracle = Oracle(lambda x: answers(wide)(x.double()).float(), 4, dtype=torch.float32)
+    r = reconstruct(oracle, Architecture((4, 6, 5, 3), "leaky_relu"), progress=False)
+    assert r.outcome.kind == "not_converged" and "wider than the input" in r.outcome.message and r.queries < FEW, r.outcome
+
 @pytest.mark.parametrize("f, words, few", [(lambda x: GOOD(x).softmax(1), "add up to one", 60), (lambda x: GOOD(x).log_softmax(1), "add up to one", 60), (lambda x: GOOD(x).sigmoid(), "each by itself", FEW)], ids="softmax log_softmax sigmoid".split())
 def test_probabilities_taken_for_raw_outputs(f, words, few):
     r = run(f)
