@@ -29,6 +29,7 @@ from .guided import Guided, GuidedSearch, Scales, guided_layers, leaky_student, 
 @dataclass(frozen=True)
 class TailSearch(GuidedSearch):
     "Options of the last layers and of the fit of all of them."
+    attempts: int = 2  # each takes minutes
     wide_tail: float = 3.  # units of the last layers' student per unit of the black box
     tail_study: int = 60_000  # its queries
     tail_training: Training = Training(steps=10_000)
@@ -40,7 +41,7 @@ class TailSearch(GuidedSearch):
     stride: float = .05  # length of each, in units of the input's
     dense: float = 4.  # answers times outputs per weight, in the fit of all layers
     loose: float = .05  # standard deviation of rows that come from a student
-    early: int = 4  # Gauss-Newton steps for the layers behind the first
+    early: int = 3  # Gauss-Newton steps for the last layers
     late: int = 4  # and for all of them
     iterations: int = 250  # of conjugate gradients for each step
     enough: float = 1e-3  # they end when the residual is so much smaller
@@ -118,17 +119,17 @@ def student_tail(deep: Guided, widths: Sequence[int]) -> Layers:
 # %% ../nbs/18_tails.ipynb #c009
 def _times(a, b): return sum((x * y).sum((-1, -2)) for x, y in zip(a, b))[..., None, None]
 
-def _conjugate(at, sigma, prior, right, blocks, first, steps, enough):
-    "Conjugate gradients for the normal equations of the layers from `first` on."
-    still = [r.new_zeros(r.shape) for r in _rows(at.net)[:first]]; full = lambda v: [*still, *v]
-    product = lambda v: [q + w / p.square() for q, w, p in zip(at.back(at.along(full(v)) / sigma[:, None].square())[first:], v, prior[first:])]
-    roughly = lambda v: [torch.cholesky_solve((q * s)[..., None], C)[..., 0] * s for q, (C, s) in zip(v, blocks[first:])]
-    r = right[first:]; x = [torch.zeros_like(q) for q in r]; d = roughly(r); size = start = _times(r, d)
+def _conjugate(at, sigma, prior, right, blocks, steps, enough):
+    "Conjugate gradients for the normal equations, in single precision: a step needs few digits."
+    low = lambda v: [t.float() for t in v]; rough = _Pass([(W.float(), b.float()) for W, b in at.net], low(at.entering), low(at.slopes), at.y); scale = sigma.min(); w = (scale / sigma).square().float()[:, None]; rest = [(scale / p).square().float() for p in prior]
+    product = lambda v: [q + u * p for q, u, p in zip(rough.back(rough.along(v) * w), v, rest)]
+    chol = [(C.float(), (s / scale).float()) for C, s in blocks]; roughly = lambda v: [torch.cholesky_solve((q * s)[..., None], C)[..., 0] * s for q, (C, s) in zip(v, chol)]
+    unit = max(q.abs().max() for q in right); r = low(q / unit for q in right); x = [torch.zeros_like(q) for q in r]; d = roughly(r); size = start = _times(r, d)
     for _ in range(steps):
         Ad = product(d); a = size / _times(d, Ad); x = [u + a * v for u, v in zip(x, d)]; r = [u - a * v for u, v in zip(r, Ad)]
         z = roughly(r); new = _times(r, z); d = [u + new / size * v for u, v in zip(z, d)]; size = new
         if (size < enough**2 * start).all(): break
-    return full(x)
+    return [q.double() * unit * scale**2 for q in x]
 
 def _unsure(miss, noise, usual, outlying):
     "Standard deviation that every answer is given: as far as most are explained, relative to their size, and more where it is off by much more."
@@ -145,7 +146,6 @@ def fit_layers(
     slope: float,
     g: torch.Generator,
     *,
-    first: int = 0,  # layers before this one stay as they are
     steps: int = TailSearch.late,
     options: TailSearch = TailSearch(),
 ) -> tuple[Layers, Float[Tensor, "n o"]]:  # and what is left of the answers
@@ -154,10 +154,10 @@ def fit_layers(
     misses = lambda net: y - forward(net, x, *kind); net, left = layers, misses(layers)
     for _ in range(steps):
         at, sigma, rows = _Pass.of(net, x, *kind), _unsure(left, noise, usual, o.outlying), _rows(net); cost = lambda e: (q := (e / sigma[:, None]).square().mean(1).sqrt()).square().minimum(o.outlying * q).mean().item()
-        right = [a + (s - r) / p.square() for a, s, r, p in zip(at.back(left / sigma[:, None].square()), start, rows, stds)]; move = _conjugate(at, sigma, stds, right, at.blocks(sigma, stds, part), first, o.iterations, o.enough); before = cost(left)
-        better = next(((new, e) for new, e in ((new := _layers([r + share * m for r, m in zip(rows, move)]), misses(new)) for share in o.shares) if cost(e) < before), None)
+        right = [a + (s - r) / p.square() for a, s, r, p in zip(at.back(left / sigma[:, None].square()), start, rows, stds)]; move = _conjugate(at, sigma, stds, right, at.blocks(sigma, stds, part), o.iterations, o.enough); before = cost(left)
+        tried = (_layers([r + share * m for r, m in zip(rows, move)]) for share in o.shares); better = next((new for new in tried if cost(misses(new)) < before), None)
         if better is None: break
-        net, left = better
+        net, left = better, misses(better)
         if cost(left) > o.settles * before: break
     return net, left
 
@@ -177,7 +177,7 @@ def drawn_layers(
     o, rows, n = options, _rows(layers), options.sampled; at = _Pass.of(layers, x, activation, slope); draw = lambda *s: torch.randn(n, *s, generator=g, dtype=x.dtype)
     sigma = torch.maximum(noise, (left.square().mean() / noise.square().mean()).sqrt() * noise) * (left.numel() / max(1, left.numel() - sum(r.numel() for r in rows)))**.5
     before = [torch.where(s.isinf(), 0., s) * draw(*s.shape) for s in stds]; off = sigma[:, None] * draw(*left.shape) - at.along(before)
-    more = _conjugate(at, sigma, stds, at.back(off / sigma[:, None].square()), at.blocks(sigma, stds, torch.randperm(len(x), generator=g)[:o.part]), 0, o.iterations, o.enough)
+    more = _conjugate(at, sigma, stds, at.back(off / sigma[:, None].square()), at.blocks(sigma, stds, torch.randperm(len(x), generator=g)[:o.part]), o.iterations, o.enough)
     return [_layers([r + a[i] + b[i] for r, a, b in zip(rows, before, more)]) for i in range(n)]
 
 # %% ../nbs/18_tails.ipynb #c011
@@ -191,11 +191,11 @@ def whole_fit(deep: Guided, tail: Layers) -> tuple[Layers, list[Layers], float]:
     "All layers from answers on both sides of all units: those behind the first to begin with, then all. Once they are known better, such places are looked for anew."
     o, kind, g = deep.options, deep.kind, deep.g; hiddens = [torch.full_like(r, o.loose / r.shape[1]**.5) for r in _rows(tail)[:-1]]; stds = [*(o.caution * s for s in deep.stds), *hiddens, torch.full_like(_rows(tail)[-1], math.inf)]
     net = [*deep.known, *tail]; n = math.ceil(o.dense * sum(s.numel() for s in stds) / len(tail[-1][1]))
-    for first, steps in ((1, o.early), (0, o.late)):
-        x = both_sides(deep, net[:-1], n); y = deep.f(x); noise = deep.noise(x, y)
-        net, left = fit_layers(net, stds, x, y, noise, *kind, g, first=first, steps=steps, options=o); rms = (left / noise[:, None]).square().mean().sqrt().item()
-        deep.run.stage("fit", first=first + 1, residual=rms, median=(left / noise[:, None]).square().mean(1).sqrt().median().item())
-        if first: net = unit_rows(net, 0)
+    def answers():
+        x = both_sides(deep, net[:-1], n); y = deep.f(x); return x, y, deep.noise(x, y)
+    def told(kind, left, noise): deep.run.stage("fit", of=kind, residual=(rms := (left / noise[:, None]).square().mean().sqrt().item()), median=(left / noise[:, None]).square().mean(1).sqrt().median().item()); return rms
+    x, y, noise = answers(); m = len(deep.layers); tail, left = fit_layers(tail, stds[m:], hidden(deep.known, x, *kind), y, noise, *kind, g, steps=o.early, options=o); net = [*deep.known, *unit_rows(tail, 0)]; told("last", left, noise)
+    x, y, noise = answers(); net, left = fit_layers(net, stds, x, y, noise, *kind, g, steps=o.late, options=o); rms = told("all", left, noise)
     copies = drawn_layers(net, stds, x, left, noise, *kind, g, options=o)
     return net, copies, rms
 
