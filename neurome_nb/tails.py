@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TailSearch', 'climb', 'spread_inputs', 'both_sides', 'pruned_layer', 'student_tail', 'fit_layers', 'drawn_layers',
-           'whole_fit', 'recover_guided']
+           'woken', 'whole_fit', 'recover_guided']
 
 # %% ../nbs/18_tails.ipynb #c002
 import math
@@ -34,15 +34,22 @@ class TailSearch(GuidedSearch):
     tail_study: int = 60_000  # its queries
     tail_training: Training = Training(steps=10_000)
     settle: Training = Training(steps=3000, rate=3e-3)  # after each layer that is pruned
+    straight: int = 5  # units of a layer that switch at none of these, at most: they are what remains linear
     judges: int = 12_000  # queries by which units are judged
     remote: float = 4.  # inputs farther away than so many times natural ones carry the errors of the layers before
     spare_looks: int = 6  # inputs looked at for one that is not
     climbs: int = 40  # steps up a direction of hidden vectors, at most
     stride: float = .05  # length of each, in units of the input's
+    seldom: int = 5  # a unit that is on, or off, at fewer of the answers is not seen to switch
+    wakers: int = 600  # inputs that are to turn such a unit on
+    patience: int = 4  # they climb so many times farther
+    outcry: float = 30.  # answers there that are off by so many times what others are say that it is
+    clearly: float = 3.  # a unit is taken to be found if they are off by so many times less with it
     dense: float = 4.  # answers times outputs per weight, in the fit of all layers
     loose: float = .05  # standard deviation of rows that come from a student
-    early: int = 3  # Gauss-Newton steps for the last layers
-    late: int = 4  # and for all of them
+    early: int = 4  # Gauss-Newton steps
+    late: int = 3  # and once units were found that hardly ever switch
+    wakings: int = 3  # times that such units are looked for
     iterations: int = 250  # of conjugate gradients for each step
     enough: float = 1e-3  # they end when the residual is so much smaller
     outlying: float = 3.  # answers that are off by more than so many times what is typical count less: units are on the wrong side there
@@ -89,6 +96,14 @@ def both_sides(deep: Guided, layers: Layers, n: int) -> Float[Tensor, "m k"]:
     return torch.cat(x)
 
 # %% ../nbs/18_tails.ipynb #c007
+def _least(A, y): return torch.linalg.lstsq(A / (s := A.norm(dim=0).clamp_min(1e-300)), y, driver="gelsd").solution / s[:, None]
+
+def _chosen(h, rows, bends, target, w, slope):
+    "These rows, on the side where they are on, and the linear map that they leave."
+    n = len(rows); theta = _least(torch.cat([bends, h * w], 1), target); v, L = theta[:n] * 2 / (1 - slope), theta[n:-1].T; C = torch.linalg.cholesky(torch.cov(h[:, :-1].T) + 1e-9 * torch.eye(h.shape[1] - 1, dtype=h.dtype))  # as much as it matters
+    turned = (1 + slope) / 2 * torch.einsum("it,ih->ith", v, rows[:, :-1]); sign = torch.linalg.lstsq((turned @ C).flatten(1).T, (L @ C).reshape(-1, 1), driver="gelsd").solution.sign()
+    return sign * rows, L - (sign[:, :, None] * turned).sum(0), C
+
 def pruned_layer(
     layers: Layers,  # a student's
     l: int,  # which of them
@@ -96,25 +111,26 @@ def pruned_layer(
     x: Float[Tensor, "n k"],  # where it is judged
     weight: Float[Tensor, "n"],  # of the misses there
     slope: float,
-) -> Layers:
+    straight: int = TailSearch.straight,  # units that switch nowhere, at most
+) -> tuple[Layers, int]:  # and how many of them switch nowhere
     "The units of a layer that the next one needs most, on the side where they are on, and the next layer's rows by least squares."
     entering, D = _leaky_sensitivities(layers, x, slope); h, rows = _with_one(entering[l]), _rows(layers)[l]; w = weight[:, None]; act = ACTIVATIONS["leaky_relu"].fn
     z = entering[l + 1] @ layers[l + 1][0].T + layers[l + 1][1]; e, Q = torch.linalg.eigh(torch.einsum("noa,nob->ab", D[l + 1] * w[:, None], D[l + 1] * w[:, None]) / len(x)); target = z @ (Q * e.clamp_min(0).sqrt()) * w
-    fit = lambda A, y: (torch.linalg.lstsq(A / (s := A.norm(dim=0).clamp_min(1e-300)), y, driver="gelsd").solution / s[:, None])
-    bends = (h @ rows.T).abs() * w; order = _spare(torch.cat([bends, h * w], 1), target, len(rows)).order; kept = order[len(order) - width:].sort().values; rows = rows[kept]
-    theta = fit(torch.cat([bends[:, kept], h * w], 1), target); v, L = theta[:width] * 2 / (1 - slope), theta[width:-1].T; C = torch.linalg.cholesky(torch.cov(entering[l].T) + 1e-9 * torch.eye(h.shape[1] - 1, dtype=h.dtype))  # as much as it matters
-    sign = torch.linalg.lstsq((1 + slope) / 2 * torch.einsum("it,ih->ith", v, rows[:, :-1] @ C).flatten(1).T, (L @ C).reshape(-1, 1), driver="gelsd").solution
-    rows = torch.where(sign < 0, -1., 1.) * rows; theta = fit(_with_one(act(h @ rows.T, slope)) * w, z * w); new = list(layers); new[l], new[l + 1] = _layers([rows, theta.T.contiguous()])
-    return new
+    bends = (h @ rows.T).abs() * w; order = _spare(torch.cat([bends, h * w], 1), target, len(rows)).order; best = math.inf
+    for r in range(straight + 1):
+        kept = order[len(order) - width + r:].sort().values; some, rest, C = _chosen(h, rows[kept], bends[:, kept], target, w, slope); u = torch.linalg.svd(rest @ C)[0][:, :r].T @ rest; z0 = h[:, :-1] @ u.T
+        some = torch.cat([some, torch.cat([u, (2 * z0.abs().amax(0) if r else u.new_zeros(0))[:, None]], 1)]); A = _with_one(act(h @ some.T, slope)) * w; off = (A @ _least(A, target) - target).square().mean().item()
+        if off < .8 * best: best, chosen, number, theta = off, some, r, _least(A, z * w)
+    new = list(layers); new[l], new[l + 1] = _layers([chosen, theta.T.contiguous()]); return new, number
 
 def student_tail(deep: Guided, widths: Sequence[int]) -> Layers:
     "All layers behind the known ones, roughly; hidden rows of unit length."
     o, g, slope = deep.options, deep.g, deep.kind[1]; x = spread_inputs(deep, deep.known, o.tail_study); x = x[torch.randperm(len(x), generator=g)]; y, h = deep.f(x), hidden(deep.known, x, *deep.kind)
-    layers, loss = leaky_student(h, y, [math.ceil(o.wide_tail * w) for w in widths], slope, g, training=o.tail_training); losses = [loss]
+    layers, loss = leaky_student(h, y, [math.ceil(o.wide_tail * w) for w in widths], slope, g, training=o.tail_training); losses, straight = [loss], []
     scale = Scales.of(h, y); layers, v, a, weight = scale.there(layers), scale.inputs(h), scale.answers(y), scale.weight(y); few = slice(o.judges)
     for l, width in enumerate(widths):
-        layers, loss = train_leaky(pruned_layer(layers, l, width, v[few], weight[few], slope), v, a, weight, slope, generator=g, training=o.settle); losses.append(loss)
-    deep.run.stage("tail", loss=losses[0], pruned=losses[-1]); return unit_rows(scale.back(layers), 0)
+        layers, n = pruned_layer(layers, l, width, v[few], weight[few], slope, o.straight); straight.append(n); layers, loss = train_leaky(layers, v, a, weight, slope, generator=g, training=o.settle); losses.append(loss)
+    deep.run.stage("tail", loss=losses[0], pruned=losses[-1], straight=straight); return unit_rows(scale.back(layers), 0)
 
 # %% ../nbs/18_tails.ipynb #c009
 def _times(a, b): return sum((x * y).sum((-1, -2)) for x, y in zip(a, b))[..., None, None]
@@ -187,15 +203,33 @@ def _excess(deep, net, copies, n):
     allowed = deep.noise(x, y).square() + torch.stack([forward(c, x, *kind) - said for c in copies]).square().mean((0, 2)); off = ((y - said).square().mean(1) / allowed)
     return max(part.mean().sqrt().item() for part in off.tensor_split(2 * len(net) - 1))
 
+def woken(deep: Guided, net: Layers, x: Float[Tensor, "n k"]) -> tuple[Layers, int]:  # and how many units were found to switch
+    "Units that are on the same side at all these inputs stand for a linear map v w^T. If theirs was a unit that is off there, the answers say so where a climb along its row, either way, turns it on; and how far it has to go."
+    o, g, kind, slope, found = deep.options, deep.g, deep.kind, deep.kind[1], 0
+    for l in range(1, len(net) - 1):
+        z = hidden(net[:l], x, *kind) @ net[l][0].T + net[l][1]; on = (z > 0).sum(0); single = (torch.minimum(on, len(x) - on) < o.seldom).nonzero()[:, 0]
+        if len(single) != 1: continue  # rows of several span the right space, but are no unit's
+        i = int(single); w, b = net[l][0][i], net[l][1][i]; side = torch.arange(o.wakers) % 2 * 2. - 1
+        at = climb(net[:l], deep.natural(o.wakers), side[:, None].double() * w, torch.randint(0, o.patience * o.climbs, (o.wakers,), generator=g), *kind, o.stride); y = deep.f(at); off = (y - forward(net, at, *kind)).square().mean(1).sqrt() / deep.noise(at, y)
+        odd = off > o.outcry * off[(side < 0) | (side > 0)].quantile(.25).clamp_min(1.); u = hidden(net[:l], at, *kind) @ w
+        if odd.sum() < o.seldom: continue
+        s = 1. if u[odd].median() > u.median() else -1.; u = s * u; cut = u.sort().values; wrong = torch.stack([(odd & (u <= c)).sum() + (~odd & (u > c)).sum() for c in cut]); theta = cut[wrong.argmin()]
+        linear = net[l + 1][0][:, i] * (1. if on[i] > len(x) / 2 else slope); v = s * linear / slope; V = net[l + 1][0].clone(); V[:, i] = v
+        W, c = net[l][0].clone(), net[l][1].clone(); W[i], c[i] = s * w, -theta; new = [*net[:l], (W, c), (V, net[l + 1][1] + linear * b + v * slope * theta), *net[l + 2:]]
+        left = (y - forward(new, at, *kind)).square().mean(1).sqrt() / deep.noise(at, y)
+        if left[odd].median() < off[odd].median() / o.clearly: net, found = unit_rows(new, 0), found + 1
+    return net, found
+
 def whole_fit(deep: Guided, tail: Layers) -> tuple[Layers, list[Layers], float]:  # all layers, copies, residual in units of the noise
-    "All layers from answers on both sides of all units: those behind the first to begin with, then all. Once they are known better, such places are looked for anew."
+    "All layers from answers on both sides of all units; once more with new ones where units turned out to switch that did not seem to."
     o, kind, g = deep.options, deep.kind, deep.g; hiddens = [torch.full_like(r, o.loose / r.shape[1]**.5) for r in _rows(tail)[:-1]]; stds = [*(o.caution * s for s in deep.stds), *hiddens, torch.full_like(_rows(tail)[-1], math.inf)]
     net = [*deep.known, *tail]; n = math.ceil(o.dense * sum(s.numel() for s in stds) / len(tail[-1][1]))
     def answers():
         x = both_sides(deep, net[:-1], n); y = deep.f(x); return x, y, deep.noise(x, y)
-    def told(kind, left, noise): deep.run.stage("fit", of=kind, residual=(rms := (left / noise[:, None]).square().mean().sqrt().item()), median=(left / noise[:, None]).square().mean(1).sqrt().median().item()); return rms
-    x, y, noise = answers(); m = len(deep.layers); tail, left = fit_layers(tail, stds[m:], hidden(deep.known, x, *kind), y, noise, *kind, g, steps=o.early, options=o); net = [*deep.known, *unit_rows(tail, 0)]; told("last", left, noise)
-    x, y, noise = answers(); net, left = fit_layers(net, stds, x, y, noise, *kind, g, steps=o.late, options=o); rms = told("all", left, noise)
+    for again in range(o.wakings):
+        x, y, noise = answers(); net, left = fit_layers(net, stds, x, y, noise, *kind, g, steps=o.late if again else o.early, options=o); rms = (left / noise[:, None]).square().mean().sqrt().item()
+        net, found = woken(deep, net, x); deep.run.stage("fit", residual=rms, woken=found)
+        if not found: break
     copies = drawn_layers(net, stds, x, left, noise, *kind, g, options=o)
     return net, copies, rms
 
