@@ -34,13 +34,18 @@ class TailSearch(GuidedSearch):
     tail_study: int = 60_000  # its queries
     tail_training: Training = Training(steps=10_000)
     settle: Training = Training(steps=3000, rate=3e-3)  # after each layer that is pruned
-    straight: int = 5  # units of a layer that switch at none of these, at most: they are what remains linear
+    straight: float = .01  # a unit whose bends matter less than this, in units of what is typical, may switch nowhere: what remains linear is tried instead
+    better: float = .5  # and taken if it leaves less than this share of what the unit left
     judges: int = 12_000  # queries by which units are judged
     remote: float = 4.  # inputs farther away than so many times natural ones carry the errors of the layers before
     spare_looks: int = 6  # inputs looked at for one that is not
     climbs: int = 40  # steps up a direction of hidden vectors, at most
     stride: float = .05  # length of each, in units of the input's
     seldom: int = 5  # a unit that is on, or off, at fewer of the answers is not seen to switch
+    asleep: int = 5  # such units of a layer, at most
+    starts_awake: int = 48  # at once
+    waking_steps: int = 500
+    waking_rate: float = .03
     wakers: int = 600  # inputs that are to turn such a unit on
     patience: int = 4  # they climb so many times farther
     outcry: float = 30.  # answers there that are off by so many times what others are say that it is
@@ -54,7 +59,7 @@ class TailSearch(GuidedSearch):
     enough: float = 1e-3  # they end when the residual is so much smaller
     outlying: float = 3.  # answers that are off by more than so many times what is typical count less: units are on the wrong side there
     part: int = 6000  # answers from which each row's block of the preconditioner is estimated
-    sampled: int = 6  # networks drawn for error bars
+    sampled: int = 4  # networks drawn for error bars
     settles: float = .9  # another step follows while the last one left less than this share
     fine: float = 4.  # residual, in units of the noise, at most
 
@@ -111,16 +116,16 @@ def pruned_layer(
     x: Float[Tensor, "n k"],  # where it is judged
     weight: Float[Tensor, "n"],  # of the misses there
     slope: float,
-    straight: int = TailSearch.straight,  # units that switch nowhere, at most
+    options: TailSearch = TailSearch(),
 ) -> tuple[Layers, int]:  # and how many of them switch nowhere
     "The units of a layer that the next one needs most, on the side where they are on, and the next layer's rows by least squares."
     entering, D = _leaky_sensitivities(layers, x, slope); h, rows = _with_one(entering[l]), _rows(layers)[l]; w = weight[:, None]; act = ACTIVATIONS["leaky_relu"].fn
     z = entering[l + 1] @ layers[l + 1][0].T + layers[l + 1][1]; e, Q = torch.linalg.eigh(torch.einsum("noa,nob->ab", D[l + 1] * w[:, None], D[l + 1] * w[:, None]) / len(x)); target = z @ (Q * e.clamp_min(0).sqrt()) * w
-    bends = (h @ rows.T).abs() * w; order = _spare(torch.cat([bends, h * w], 1), target, len(rows)).order; best = math.inf
-    for r in range(straight + 1):
+    bends = (h @ rows.T).abs() * w; spare = _spare(torch.cat([bends, h * w], 1), target, len(rows)); order, cost = spare.order, spare.increase[-width:]; best = math.inf
+    for r in range(int((cost < options.straight * cost.median()).sum()) + 1):
         kept = order[len(order) - width + r:].sort().values; some, rest, C = _chosen(h, rows[kept], bends[:, kept], target, w, slope); u = torch.linalg.svd(rest @ C)[0][:, :r].T @ rest; z0 = h[:, :-1] @ u.T
         some = torch.cat([some, torch.cat([u, (2 * z0.abs().amax(0) if r else u.new_zeros(0))[:, None]], 1)]); A = _with_one(act(h @ some.T, slope)) * w; off = (A @ _least(A, target) - target).square().mean().item()
-        if off < .8 * best: best, chosen, number, theta = off, some, r, _least(A, z * w)
+        if off < options.better * best: best, chosen, number, theta = off, some, r, _least(A, z * w)
     new = list(layers); new[l], new[l + 1] = _layers([chosen, theta.T.contiguous()]); return new, number
 
 def student_tail(deep: Guided, widths: Sequence[int]) -> Layers:
@@ -129,7 +134,7 @@ def student_tail(deep: Guided, widths: Sequence[int]) -> Layers:
     layers, loss = leaky_student(h, y, [math.ceil(o.wide_tail * w) for w in widths], slope, g, training=o.tail_training); losses, straight = [loss], []
     scale = Scales.of(h, y); layers, v, a, weight = scale.there(layers), scale.inputs(h), scale.answers(y), scale.weight(y); few = slice(o.judges)
     for l, width in enumerate(widths):
-        layers, n = pruned_layer(layers, l, width, v[few], weight[few], slope, o.straight); straight.append(n); layers, loss = train_leaky(layers, v, a, weight, slope, generator=g, training=o.settle); losses.append(loss)
+        layers, n = pruned_layer(layers, l, width, v[few], weight[few], slope, o); straight.append(n); layers, loss = train_leaky(layers, v, a, weight, slope, generator=g, training=o.settle); losses.append(loss)
     deep.run.stage("tail", loss=losses[0], pruned=losses[-1], straight=straight); return unit_rows(scale.back(layers), 0)
 
 # %% ../nbs/18_tails.ipynb #c009
@@ -203,21 +208,36 @@ def _excess(deep, net, copies, n):
     allowed = deep.noise(x, y).square() + torch.stack([forward(c, x, *kind) - said for c in copies]).square().mean((0, 2)); off = ((y - said).square().mean(1) / allowed)
     return max(part.mean().sqrt().item() for part in off.tensor_split(2 * len(net) - 1))
 
+def _one_sided(net, x, kind, seldom):
+    "Units of every hidden layer that are on, or off, at hardly any of these inputs."
+    z = [hidden(net[:l], x, *kind) @ W.T + b for l, (W, b) in enumerate(net[:-1])]
+    return [(torch.minimum((v > 0).sum(0), (v < 0).sum(0)) < seldom).nonzero()[:, 0] for v in z]
+
+def _awake(net, l, units, x, y, kind, g, o):
+    "These units as such that are off where they were met, and on at some of these inputs: rows that span the same space, and where they switch, from many starts at once."
+    act, slope = ACTIVATIONS[kind[0]], kind[1]; h = hidden(net[:l], x, *kind); z = h @ net[l][0].T + net[l][1]; W, b = net[l][0][units], net[l][1][units]; (V, c), r = net[l + 1], len(units)
+    linear = V[:, units] * torch.where((z[:, units] > 0).double().mean(0) > .5, 1., slope); others = act.fn(z, slope); others[:, units] = 0.; others = others @ V.T + c + linear @ b
+    u = h @ W.T; size = torch.linalg.cholesky(u.T @ u / len(u) + 1e-12 * u.square().mean() * torch.eye(r, dtype=u.dtype)); e = torch.linalg.solve_triangular(size, u.T, upper=False).T  # of unit covariance; linear u = (linear size) e
+    A = torch.linalg.qr(torch.randn(o.starts_awake, r, r, generator=g, dtype=u.dtype))[0]; theta = torch.rand(o.starts_awake, r, generator=g, dtype=u.dtype) * 2; p = [A.requires_grad_(), theta.requires_grad_()]; adam = torch.optim.Adam(p, lr=o.waking_rate); schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, o.waking_steps)
+    def parts(A, theta): v = linear @ size @ torch.linalg.inv(A) / slope; return v, (v @ theta[..., None])[..., 0] * slope
+    def said(A, theta):
+        v, shift = parts(A, theta); z = others + act.fn(e @ A.mT - theta[:, None], slope) @ v.mT + shift[:, None]; return forward(net[l + 2:], act.fn(z, slope), *kind) if net[l + 2:] else z
+    for _ in range(o.waking_steps): adam.zero_grad(); loss = (said(*p) - y).abs().mean((1, 2)); loss.sum().backward(); adam.step(); schedule.step()
+    with torch.no_grad():
+        best = int((said(*p) - y).abs().mean((1, 2)).argmin()); A, theta = A[best].detach(), theta[best].detach(); v, shift = parts(A, theta); W2, b2, V2 = net[l][0].clone(), net[l][1].clone(), V.clone()
+        W2[units], b2[units], V2[:, units] = A @ torch.linalg.solve_triangular(size, W, upper=False), -theta, v; return unit_rows([*net[:l], (W2, b2), (V2, c + linear @ b + shift), *net[l + 2:]], 0)
+
 def woken(deep: Guided, net: Layers, x: Float[Tensor, "n k"]) -> tuple[Layers, int]:  # and how many units were found to switch
-    "Units that are on the same side at all these inputs stand for a linear map v w^T. If theirs was a unit that is off there, the answers say so where a climb along its row, either way, turns it on; and how far it has to go."
-    o, g, kind, slope, found = deep.options, deep.g, deep.kind, deep.kind[1], 0
-    for l in range(1, len(net) - 1):
-        z = hidden(net[:l], x, *kind) @ net[l][0].T + net[l][1]; on = (z > 0).sum(0); single = (torch.minimum(on, len(x) - on) < o.seldom).nonzero()[:, 0]
-        if len(single) != 1: continue  # rows of several span the right space, but are no unit's
-        i = int(single); w, b = net[l][0][i], net[l][1][i]; side = torch.arange(o.wakers) % 2 * 2. - 1
-        at = climb(net[:l], deep.natural(o.wakers), side[:, None].double() * w, torch.randint(0, o.patience * o.climbs, (o.wakers,), generator=g), *kind, o.stride); y = deep.f(at); off = (y - forward(net, at, *kind)).square().mean(1).sqrt() / deep.noise(at, y)
-        odd = off > o.outcry * off[(side < 0) | (side > 0)].quantile(.25).clamp_min(1.); u = hidden(net[:l], at, *kind) @ w
+    "Units that are on the same side at all these inputs stand for a linear map V W. If theirs were units that are off there, V W is that of these, times the slope, and the answers say so where climbs along random rows in their span turn some of them on."
+    o, g, kind, found = deep.options, deep.g, deep.kind, 0
+    for l, units in enumerate(_one_sided(net, x, kind, o.seldom)):
+        if l == 0 or not 0 < len(units) <= o.asleep: continue
+        start, c = deep.natural(o.wakers), torch.randn(o.wakers, len(units), generator=g, dtype=x.dtype) @ net[l][0][units]
+        at = climb(net[:l], start, c, torch.randint(0, o.patience * o.climbs, (o.wakers,), generator=g), *kind, o.stride); y = deep.f(at); miss = lambda net: (y - forward(net, at, *kind)).square().mean(1).sqrt() / deep.noise(at, y)
+        off = miss(net); odd = off > o.outcry * off.quantile(.25).clamp_min(1.)
         if odd.sum() < o.seldom: continue
-        s = 1. if u[odd].median() > u.median() else -1.; u = s * u; cut = u.sort().values; wrong = torch.stack([(odd & (u <= c)).sum() + (~odd & (u > c)).sum() for c in cut]); theta = cut[wrong.argmin()]
-        linear = net[l + 1][0][:, i] * (1. if on[i] > len(x) / 2 else slope); v = s * linear / slope; V = net[l + 1][0].clone(); V[:, i] = v
-        W, c = net[l][0].clone(), net[l][1].clone(); W[i], c[i] = s * w, -theta; new = [*net[:l], (W, c), (V, net[l + 1][1] + linear * b + v * slope * theta), *net[l + 2:]]
-        left = (y - forward(new, at, *kind)).square().mean(1).sqrt() / deep.noise(at, y)
-        if left[odd].median() < off[odd].median() / o.clearly: net, found = unit_rows(new, 0), found + 1
+        new = _awake(net, l, units, at, y, kind, g, o); left = miss(new); deep.run.stage("wake", layer=l + 1, units=len(units), odd=int(odd.sum()), before=off[odd].median().item(), after=left[odd].median().item())
+        if left[odd].median() < off[odd].median() / o.clearly: net, found = new, found + len(units)
     return net, found
 
 def whole_fit(deep: Guided, tail: Layers) -> tuple[Layers, list[Layers], float]:  # all layers, copies, residual in units of the noise
