@@ -51,9 +51,10 @@ class TailSearch(GuidedSearch):
     outcry: float = 30.  # answers there that are off by so many times what others are say that it is
     clearly: float = 3.  # a unit is taken to be found if they are off by so many times less with it
     dense: float = 4.  # answers times outputs per weight, in the fit of all layers
+    fewest: int = 4000  # answers, at least: there should be some of every kind for each unit
     loose: float = .05  # standard deviation of rows that come from a student
-    early: int = 4  # Gauss-Newton steps
-    late: int = 3  # and once units were found that hardly ever switch
+    early: int = 8  # Gauss-Newton steps
+    late: int = 6  # and once units were found that hardly ever switch
     wakings: int = 3  # times that such units are looked for
     iterations: int = 250  # of conjugate gradients for each step
     enough: float = 1e-3  # they end when the residual is so much smaller
@@ -218,7 +219,7 @@ def _awake(net, l, units, x, y, kind, g, o):
     act, slope = ACTIVATIONS[kind[0]], kind[1]; h = hidden(net[:l], x, *kind); z = h @ net[l][0].T + net[l][1]; W, b = net[l][0][units], net[l][1][units]; (V, c), r = net[l + 1], len(units)
     linear = V[:, units] * torch.where((z[:, units] > 0).double().mean(0) > .5, 1., slope); others = act.fn(z, slope); others[:, units] = 0.; others = others @ V.T + c + linear @ b
     u = h @ W.T; size = torch.linalg.cholesky(u.T @ u / len(u) + 1e-12 * u.square().mean() * torch.eye(r, dtype=u.dtype)); e = torch.linalg.solve_triangular(size, u.T, upper=False).T  # of unit covariance; linear u = (linear size) e
-    A = torch.linalg.qr(torch.randn(o.starts_awake, r, r, generator=g, dtype=u.dtype))[0]; theta = torch.rand(o.starts_awake, r, generator=g, dtype=u.dtype) * 2; p = [A.requires_grad_(), theta.requires_grad_()]; adam = torch.optim.Adam(p, lr=o.waking_rate); schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, o.waking_steps)
+    A = torch.linalg.qr(torch.randn(o.starts_awake, r, r, generator=g, dtype=u.dtype))[0] * torch.randn(o.starts_awake, r, 1, generator=g, dtype=u.dtype).sign(); theta = torch.rand(o.starts_awake, r, generator=g, dtype=u.dtype) * 2; p = [A.requires_grad_(), theta.requires_grad_()]; adam = torch.optim.Adam(p, lr=o.waking_rate); schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, o.waking_steps)
     def parts(A, theta): v = linear @ size @ torch.linalg.inv(A) / slope; return v, (v @ theta[..., None])[..., 0] * slope
     def said(A, theta):
         v, shift = parts(A, theta); z = others + act.fn(e @ A.mT - theta[:, None], slope) @ v.mT + shift[:, None]; return forward(net[l + 2:], act.fn(z, slope), *kind) if net[l + 2:] else z
@@ -243,7 +244,7 @@ def woken(deep: Guided, net: Layers, x: Float[Tensor, "n k"]) -> tuple[Layers, i
 def whole_fit(deep: Guided, tail: Layers) -> tuple[Layers, list[Layers], float]:  # all layers, copies, residual in units of the noise
     "All layers from answers on both sides of all units; once more with new ones where units turned out to switch that did not seem to."
     o, kind, g = deep.options, deep.kind, deep.g; hiddens = [torch.full_like(r, o.loose / r.shape[1]**.5) for r in _rows(tail)[:-1]]; stds = [*(o.caution * s for s in deep.stds), *hiddens, torch.full_like(_rows(tail)[-1], math.inf)]
-    net = [*deep.known, *tail]; n = math.ceil(o.dense * sum(s.numel() for s in stds) / len(tail[-1][1]))
+    net = [*deep.known, *tail]; n = max(o.fewest, math.ceil(o.dense * sum(s.numel() for s in stds) / len(tail[-1][1])))
     def answers():
         x = both_sides(deep, net[:-1], n); y = deep.f(x); return x, y, deep.noise(x, y)
     for again in range(o.wakings):
