@@ -198,9 +198,10 @@ def drawn_layers(
     "Networks that would explain the answers as well: rows as they were known before, and answers, drawn again; and what the fit makes of them. What conjugate gradients have not reached when they stop counts as not known."
     o, rows, n = options, _rows(layers), options.sampled; at = _Pass.of(layers, x, activation, slope); draw = lambda *s: torch.randn(n, *s, generator=g, dtype=x.dtype)
     sigma = torch.maximum(noise, (left.square().mean() / noise.square().mean()).sqrt() * noise) * (left.numel() / max(1, left.numel() - sum(r.numel() for r in rows)))**.5
-    before = [torch.where(s.isinf(), 0., s) * draw(*s.shape) for s in stds]; off = sigma[:, None] * draw(*left.shape) - at.along(before)
-    more = _conjugate(at, sigma, stds, at.back(off / sigma[:, None].square()), at.blocks(sigma, stds, torch.randperm(len(x), generator=g)[:o.part]), o.iterations, o.enough)
-    return [_layers([r + a[i] + b[i] for r, a, b in zip(rows, before, more)]) for i in range(n)]
+    drawn = [torch.where(s.isinf(), 0., s) * draw(*s.shape) for s in stds]; start = [d * (s < o.loose / s.shape[1]**.5) for d, s in zip(drawn, stds)]  # rows that were hardly known before start from what is found: the way back from what they might have been is far longer
+    right = [a + (d - b) / s.square() for a, d, b, s in zip(at.back((sigma[:, None] * draw(*left.shape) - at.along(start)) / sigma[:, None].square()), drawn, start, stds)]
+    more = _conjugate(at, sigma, stds, right, at.blocks(sigma, stds, torch.randperm(len(x), generator=g)[:o.part]), o.iterations, o.enough)
+    return [_layers([r + a[i] + b[i] for r, a, b in zip(rows, start, more)]) for i in range(n)]
 
 # %% ../nbs/18_tails.ipynb #c011
 def _excess(deep, net, copies, n):
