@@ -101,7 +101,7 @@ def both_sides(deep: Guided, layers: Layers, n: int) -> Float[Tensor, "m k"]:
         y = _beside_switches(layers[:l], rows, unit, draw, *deep.kind, g, DeepSearch()); x.append(y[y.norm(dim=1) < o.remote * deep.radii[1]])  # a place far beyond natural inputs is one that was not found
     return torch.cat(x)
 
-# %% ../nbs/18_tails.ipynb #c007
+# %% ../nbs/18_tails.ipynb #c008
 def _least(A, y): return torch.linalg.lstsq(A / (s := A.norm(dim=0).clamp_min(1e-300)), y, driver="gelsd").solution / s[:, None]
 
 def _chosen(h, rows, bends, target, w, slope):
@@ -138,7 +138,7 @@ def student_tail(deep: Guided, widths: Sequence[int]) -> Layers:
         layers, n = pruned_layer(layers, l, width, v[few], weight[few], slope, o); straight.append(n); layers, loss = train_leaky(layers, v, a, weight, slope, generator=g, training=o.settle); losses.append(loss)
     deep.run.stage("tail", loss=losses[0], pruned=losses[-1], straight=straight); return unit_rows(scale.back(layers), 0)
 
-# %% ../nbs/18_tails.ipynb #c009
+# %% ../nbs/18_tails.ipynb #c010
 def _times(a, b): return sum((x * y).sum((-1, -2)) for x, y in zip(a, b))[..., None, None]
 
 def _conjugate(at, sigma, prior, right, blocks, steps, enough):
@@ -154,8 +154,10 @@ def _conjugate(at, sigma, prior, right, blocks, steps, enough):
     return [q.double() * unit * scale**2 for q in x]
 
 def _unsure(miss, noise, usual, outlying):
-    "Standard deviation that every answer is given: as far as most are explained, relative to their size, and more where it is off by much more."
-    r = miss.square().mean(1).sqrt(); typical = 1.48 * (r / usual).median() * usual  # 1.48: of a normal distribution's median
+    "Standard deviation that every answer is given: as far as most are explained, relative to their size, and more where it is off by much more. Once most are explained, the others tell of what is seldom seen, and count as well."
+    r = miss.square().mean(1).sqrt()
+    if (r / noise).median() < outlying: return noise
+    typical = 1.48 * (r / usual).median() * usual  # 1.48: of a normal distribution's median
     return torch.maximum(noise, typical * (r / (outlying * typical)).clamp_min(1.).sqrt())
 
 def fit_layers(
@@ -203,7 +205,7 @@ def drawn_layers(
     more = _conjugate(at, sigma, stds, right, at.blocks(sigma, stds, torch.randperm(len(x), generator=g)[:o.part]), o.iterations, o.enough)
     return [_layers([r + a[i] + b[i] for r, a, b in zip(rows, start, more)]) for i in range(n)]
 
-# %% ../nbs/18_tails.ipynb #c011
+# %% ../nbs/18_tails.ipynb #c014
 def _excess(deep, net, copies, n):
     "How much more than the noise and the copies allow fresh answers are off, on both sides of every unit: the largest of all kinds of inputs."
     kind, o = deep.kind, deep.options; x = both_sides(deep, net[:-1], n); y = deep.f(x); said = forward(net, x, *kind)
