@@ -182,7 +182,7 @@ def fit_layers(
         tried = (_layers([r + share * m for r, m in zip(rows, move)]) for share in o.shares); better = next((new for new in tried if cost(misses(new)) < before), None)
         if better is None: break
         net, left = better, misses(better)
-        if cost(left) > o.settles * before: break
+        if sigma is noise and cost(left) > o.settles * before: break
     return net, left
 
 def drawn_layers(
