@@ -56,8 +56,11 @@ class TailSearch(GuidedSearch):
     early: int = 8  # Gauss-Newton steps
     late: int = 6  # and once units were found that hardly ever switch
     wakings: int = 3  # times that such units are looked for
-    iterations: int = 250  # of conjugate gradients for each step
-    enough: float = 1e-3  # they end when the residual is so much smaller
+    joint: int = 6000  # weights of the last layers that their preconditioner takes together
+    iterations: int = 100  # of conjugate gradients for each step
+    patient: int = 1000  # and for error bars
+    enough: float = 1e-4  # they end when the residual is so much smaller: every direction of the weights has an equal share in it, errors of the answers being random
+    reached: float = 1e-2  # and bars are right if it is
     outlying: float = 3.  # answers that are off by more than so many times what is typical count less: units are on the wrong side there
     part: int = 6000  # answers from which each row's block of the preconditioner is estimated
     sampled: int = 4  # networks drawn for error bars
@@ -141,17 +144,48 @@ def student_tail(deep: Guided, widths: Sequence[int]) -> Layers:
 # %% ../nbs/18_tails.ipynb #c010
 def _times(a, b): return sum((x * y).sum((-1, -2)) for x, y in zip(a, b))[..., None, None]
 
-def _conjugate(at, sigma, prior, right, blocks, steps, enough):
-    "Conjugate gradients for the normal equations, in single precision: a step needs few digits."
-    low = lambda v: [t.float() for t in v]; rough = _Pass([(W.float(), b.float()) for W, b in at.net], low(at.entering), low(at.slopes), at.y); scale = sigma.min(); w = (scale / sigma).square().float()[:, None]; rest = [(scale / p).square().float() for p in prior]
-    product = lambda v: [q + u * p for q, u, p in zip(rough.back(rough.along(v) * w), v, rest)]
-    chol = [(C.float(), (s / scale).float()) for C, s in blocks]; roughly = lambda v: [torch.cholesky_solve((q * s)[..., None], C)[..., 0] * s for q, (C, s) in zip(v, chol)]
-    unit = max(q.abs().max() for q in right); r = low(q / unit for q in right); x = [torch.zeros_like(q) for q in r]; d = roughly(r); size = start = _times(r, d)
+@dataclass(frozen=True)
+class _Near:
+    "Nearly the normal equations of all layers: every row of the first ones by itself, the last ones as a whole. Lengths of hidden rows are held, since only products of them matter."
+    blocks: list  # Cholesky factors and scales of the first layers' rows
+    joint: Tensor  # Cholesky factor for the last ones
+    scale: Tensor  # of its entries
+    shapes: list  # of their rows
+    rows: list  # of unit length, all hidden layers
+    held: list  # precision of their lengths
+
+    @classmethod
+    def of(cls, at, sigma, prior, which, most, tiny=1e-13):
+        n, rows, dtype = len(which), [normalize(r, dim=1) for r in _rows(at.net)[:-1]], at.y.dtype; h = [v[which] for v in at.entering]; size = [p.numel() for p in prior]
+        D = [torch.eye(at.y.shape[1], dtype=dtype) * ((len(sigma) / n)**.5 / sigma[which, None, None])]
+        for l in reversed(range(1, len(h))): D.insert(0, (D[0] @ at.net[l][0]) * at.slopes[l - 1][which][:, None])
+        held = [(d.square().sum(1).T @ v.square()).mean(1) for d, v in zip(D[:-1], h)]; first = next(l for l in range(len(size)) if sum(size[l:]) <= most)
+        def own(l): w = D[l].square().sum(1).T; B = torch.stack([(h[l] * v[:, None]).T @ h[l] for v in w]) + torch.diag_embed(prior[l]**-2) + held[l][:, None, None] * rows[l][:, :, None] * rows[l][:, None]; s = B.diagonal(dim1=1, dim2=2).rsqrt(); return torch.linalg.cholesky(B * s[:, :, None] * s[:, None] + 1e-9 * torch.eye(B.shape[1], dtype=dtype)), s  # 1e-9: some inputs may not determine it
+        A = torch.diag(torch.cat([p.flatten() for p in prior[first:]])**-2); j = 0
+        for l in range(first, len(h)):
+            for i in range(len(prior[l])):
+                k = j + prior[l].shape[1]; A[j:k, j - i * (k - j):] += h[l].T @ torch.cat([(torch.einsum("no,noj->nj", D[l][:, :, i], d)[:, :, None] * v[:, None]).flatten(1) for d, v in zip(D[l:], h[l:])], 1)
+                if l < len(rows): A[j:k, j:k] += held[l][i] * rows[l][i][:, None] * rows[l][i]
+                j = k
+        A = torch.triu(A); s = A.diagonal().rsqrt(); A = s[:, None] * A * s; A.diagonal().add_(tiny)
+        return cls([own(l) for l in range(first)], torch.linalg.cholesky(A, upper=True), s, [p.shape for p in prior[first:]], rows, held)
+
+    def lengths(self, v): return [*(p[:, None] * r * (u * r).sum(-1, keepdim=True) for u, r, p in zip(v, self.rows, self.held)), torch.zeros_like(v[-1])]
+
+    def solve(self, v):
+        m = len(self.blocks); last = torch.cat([u.flatten(-2) for u in v[m:]], -1) * self.scale; shape = last.shape
+        last = torch.cholesky_solve(last.reshape(-1, shape[-1]).T, self.joint, upper=True).T.reshape(shape) * self.scale
+        return [*(torch.cholesky_solve((u * s)[..., None], C)[..., 0] * s for u, (C, s) in zip(v, self.blocks)), *(u.reshape(*u.shape[:-1], *s) for u, s in zip(last.split([s.numel() for s in self.shapes], -1), self.shapes))]
+
+def _conjugate(at, sigma, prior, right, near, steps, enough):
+    "Conjugate gradients for the normal equations, and the share of the residual that is left."
+    w = sigma.square().reciprocal()[:, None]; product = lambda v: [q + u / p.square() + e for q, u, p, e in zip(at.back(at.along(v) * w), v, prior, near.lengths(v))]
+    r, x = right, [torch.zeros_like(q) for q in right]; d = near.solve(r); size = start = _times(r, d)
     for _ in range(steps):
         Ad = product(d); a = size / _times(d, Ad); x = [u + a * v for u, v in zip(x, d)]; r = [u - a * v for u, v in zip(r, Ad)]
-        z = roughly(r); new = _times(r, z); d = [u + new / size * v for u, v in zip(z, d)]; size = new
+        z = near.solve(r); new = _times(r, z); d = [u + new / size * v for u, v in zip(z, d)]; size = new
         if (size < enough**2 * start).all(): break
-    return [q.double() * unit * scale**2 for q in x]
+    return x, (size / start).max().sqrt().item()
 
 def _unsure(miss, noise, usual, outlying):
     "Standard deviation that every answer is given: as far as most are explained, relative to their size, and more where it is off by much more. Once most are explained, the others tell of what is seldom seen, and count as well."
@@ -178,7 +212,7 @@ def fit_layers(
     misses = lambda net: y - forward(net, x, *kind); net, left = layers, misses(layers)
     for _ in range(steps):
         at, sigma, rows = _Pass.of(net, x, *kind), _unsure(left, noise, usual, o.outlying), _rows(net); cost = lambda e: (q := (e / sigma[:, None]).square().mean(1).sqrt()).square().minimum(o.outlying * q).mean().item()
-        right = [a + (s - r) / p.square() for a, s, r, p in zip(at.back(left / sigma[:, None].square()), start, rows, stds)]; move = _conjugate(at, sigma, stds, right, at.blocks(sigma, stds, part), o.iterations, o.enough); before = cost(left)
+        right = [a + (s - r) / p.square() for a, s, r, p in zip(at.back(left / sigma[:, None].square()), start, rows, stds)]; move, _ = _conjugate(at, sigma, stds, right, _Near.of(at, sigma, stds, part, o.joint), o.iterations, o.enough); before = cost(left)
         tried = (_layers([r + share * m for r, m in zip(rows, move)]) for share in o.shares); better = next((new for new in tried if cost(misses(new)) < before), None)
         if better is None: break
         net, left = better, misses(better)
@@ -197,13 +231,13 @@ def drawn_layers(
     *,
     options: TailSearch = TailSearch(),
 ) -> list[Layers]:
-    "Networks that would explain the answers as well: rows as they were known before, and answers, drawn again; and what the fit makes of them. What conjugate gradients have not reached when they stop counts as not known."
+    "Networks that would explain the answers as well: found from nothing but errors of the answers and of what was known before, drawn again."
     o, rows, n = options, _rows(layers), options.sampled; at = _Pass.of(layers, x, activation, slope); draw = lambda *s: torch.randn(n, *s, generator=g, dtype=x.dtype)
     sigma = torch.maximum(noise, (left.square().mean() / noise.square().mean()).sqrt() * noise) * (left.numel() / max(1, left.numel() - sum(r.numel() for r in rows)))**.5
-    drawn = [torch.where(s.isinf(), 0., s) * draw(*s.shape) for s in stds]; start = [d * (s < o.loose / s.shape[1]**.5) for d, s in zip(drawn, stds)]  # rows that were hardly known before start from what is found: the way back from what they might have been is far longer
-    right = [a + (d - b) / s.square() for a, d, b, s in zip(at.back((sigma[:, None] * draw(*left.shape) - at.along(start)) / sigma[:, None].square()), drawn, start, stds)]
-    more = _conjugate(at, sigma, stds, right, at.blocks(sigma, stds, torch.randperm(len(x), generator=g)[:o.part]), o.iterations, o.enough)
-    return [_layers([r + a[i] + b[i] for r, a, b in zip(rows, start, more)]) for i in range(n)]
+    right = [a + draw(*s.shape) / s for a, s in zip(at.back(draw(*left.shape) / sigma[:, None]), stds)]
+    moves, reached = _conjugate(at, sigma, stds, right, _Near.of(at, sigma, stds, torch.randperm(len(x), generator=g)[:o.part], o.joint), o.patient, o.enough)
+    if reached > o.reached: raise DeepFailure(f"error bars were not found: conjugate gradients left {reached:.0e}")  # they would be too small
+    return [_layers([r + m[i] for r, m in zip(rows, moves)]) for i in range(n)]
 
 # %% ../nbs/18_tails.ipynb #c014
 def _excess(deep, net, copies, n):
