@@ -34,7 +34,7 @@ class TailSearch(GuidedSearch):
     tail_study: int = 60_000  # its queries
     tail_training: Training = Training(steps=10_000)
     settle: Training = Training(steps=3000, rate=3e-3)  # after each layer that is pruned
-    straight: float = .01  # a unit whose bends matter less than this, in units of what is typical, may switch nowhere: what remains linear is tried instead
+    straight: float = 2.  # a unit whose bends matter no more than so many times those of the last unit spared may switch nowhere: what remains linear is tried instead
     better: float = .5  # and taken if it leaves less than this share of what the unit left
     judges: int = 12_000  # queries by which units are judged
     remote: float = 4.  # inputs farther away than so many times natural ones carry the errors of the layers before
@@ -59,10 +59,10 @@ class TailSearch(GuidedSearch):
     joint: int = 6000  # weights of the last layers that their preconditioner takes together
     iterations: int = 100  # of conjugate gradients for each step
     patient: int = 1000  # and for error bars
-    enough: float = 1e-4  # they end when the residual is so much smaller: every direction of the weights has an equal share in it, errors of the answers being random
-    reached: float = 1e-2  # and bars are right if it is
+    enough: float = 1e-4  # they end when the residual is so much smaller
+    reached: float = 3e-3  # and for error bars: every direction of the weights has an equal share in it there
     outlying: float = 3.  # answers that are off by more than so many times what is typical count less: units are on the wrong side there
-    part: int = 6000  # answers from which each row's block of the preconditioner is estimated
+    part: int = 2500  # answers from which each row's block of the preconditioner is estimated
     sampled: int = 4  # networks drawn for error bars
     settles: float = .9  # another step follows while the last one left less than this share
     fine: float = 4.  # residual, in units of the noise, at most
@@ -125,8 +125,8 @@ def pruned_layer(
     "The units of a layer that the next one needs most, on the side where they are on, and the next layer's rows by least squares."
     entering, D = _leaky_sensitivities(layers, x, slope); h, rows = _with_one(entering[l]), _rows(layers)[l]; w = weight[:, None]; act = ACTIVATIONS["leaky_relu"].fn
     z = entering[l + 1] @ layers[l + 1][0].T + layers[l + 1][1]; e, Q = torch.linalg.eigh(torch.einsum("noa,nob->ab", D[l + 1] * w[:, None], D[l + 1] * w[:, None]) / len(x)); target = z @ (Q * e.clamp_min(0).sqrt()) * w
-    bends = (h @ rows.T).abs() * w; spare = _spare(torch.cat([bends, h * w], 1), target, len(rows)); order, cost = spare.order, spare.increase[-width:]; best = math.inf
-    for r in range(int((cost < options.straight * cost.median()).sum()) + 1):
+    bends = (h @ rows.T).abs() * w; spare = _spare(torch.cat([bends, h * w], 1), target, len(rows)); order, few = spare.order, (spare.increase[-width:] < options.straight * spare.increase[-width - 1:][:1]).sum(); best = math.inf
+    for r in range(int(few) + 1):
         kept = order[len(order) - width + r:].sort().values; some, rest, C = _chosen(h, rows[kept], bends[:, kept], target, w, slope); u = torch.linalg.svd(rest @ C)[0][:, :r].T @ rest; z0 = h[:, :-1] @ u.T
         some = torch.cat([some, torch.cat([u, (2 * z0.abs().amax(0) if r else u.new_zeros(0))[:, None]], 1)]); A = _with_one(act(h @ some.T, slope)) * w; off = (A @ _least(A, target) - target).square().mean().item()
         if off < options.better * best: best, chosen, number, theta = off, some, r, _least(A, z * w)
@@ -155,7 +155,7 @@ class _Near:
     held: list  # precision of their lengths
 
     @classmethod
-    def of(cls, at, sigma, prior, which, most, tiny=1e-13):
+    def of(cls, at, sigma, prior, which, most, tiny=1e-13, chunk=250):
         n, rows, dtype = len(which), [normalize(r, dim=1) for r in _rows(at.net)[:-1]], at.y.dtype; h = [v[which] for v in at.entering]; size = [p.numel() for p in prior]
         D = [torch.eye(at.y.shape[1], dtype=dtype) * ((len(sigma) / n)**.5 / sigma[which, None, None])]
         for l in reversed(range(1, len(h))): D.insert(0, (D[0] @ at.net[l][0]) * at.slopes[l - 1][which][:, None])
@@ -164,7 +164,11 @@ class _Near:
         A = torch.diag(torch.cat([p.flatten() for p in prior[first:]])**-2); j = 0
         for l in range(first, len(h)):
             for i in range(len(prior[l])):
-                k = j + prior[l].shape[1]; A[j:k, j - i * (k - j):] += h[l].T @ torch.cat([(torch.einsum("no,noj->nj", D[l][:, :, i], d)[:, :, None] * v[:, None]).flatten(1) for d, v in zip(D[l:], h[l:])], 1)
+                k = j + prior[l].shape[1]; start = j - i * (k - j)
+                for d, v in zip(D[l:], h[l:]):
+                    end = start + d.shape[2] * v.shape[1]
+                    for some in torch.arange(n).split(chunk): A[j:k, start:end].addmm_(h[l][some].T, (torch.einsum("no,noj->nj", D[l][some, :, i], d[some])[:, :, None] * v[some][:, None]).flatten(1))
+                    start = end
                 if l < len(rows): A[j:k, j:k] += held[l][i] * rows[l][i][:, None] * rows[l][i]
                 j = k
         A = torch.triu(A); s = A.diagonal().rsqrt(); A = s[:, None] * A * s; A.diagonal().add_(tiny)
@@ -235,7 +239,7 @@ def drawn_layers(
     o, rows, n = options, _rows(layers), options.sampled; at = _Pass.of(layers, x, activation, slope); draw = lambda *s: torch.randn(n, *s, generator=g, dtype=x.dtype)
     sigma = torch.maximum(noise, (left.square().mean() / noise.square().mean()).sqrt() * noise) * (left.numel() / max(1, left.numel() - sum(r.numel() for r in rows)))**.5
     right = [a + draw(*s.shape) / s for a, s in zip(at.back(draw(*left.shape) / sigma[:, None]), stds)]
-    moves, reached = _conjugate(at, sigma, stds, right, _Near.of(at, sigma, stds, torch.randperm(len(x), generator=g)[:o.part], o.joint), o.patient, o.enough)
+    moves, reached = _conjugate(at, sigma, stds, right, _Near.of(at, sigma, stds, torch.randperm(len(x), generator=g)[:o.part], o.joint), o.patient, o.reached)
     if reached > o.reached: raise DeepFailure(f"error bars were not found: conjugate gradients left {reached:.0e}")  # they would be too small
     return [_layers([r + m[i] for r, m in zip(rows, moves)]) for i in range(n)]
 
