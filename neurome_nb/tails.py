@@ -60,9 +60,9 @@ class TailSearch(GuidedSearch):
     iterations: int = 100  # of conjugate gradients for each step
     patient: int = 1000  # and for error bars
     enough: float = 1e-4  # they end when the residual is so much smaller
-    reached: float = 3e-3  # and for error bars: every direction of the weights has an equal share in it there
+    reached: float = 3e-3  # or so much, while most answers are not explained, and for error bars: every direction of the weights has an equal share in it there
     outlying: float = 3.  # answers that are off by more than so many times what is typical count less: units are on the wrong side there
-    part: int = 2500  # answers from which each row's block of the preconditioner is estimated
+    part: int = 4000  # answers from which the preconditioner of the last layers is estimated
     sampled: int = 4  # networks drawn for error bars
     settles: float = .9  # another step follows while the last one left less than this share
     fine: float = 4.  # residual, in units of the noise, at most
@@ -155,24 +155,26 @@ class _Near:
     held: list  # precision of their lengths
 
     @classmethod
-    def of(cls, at, sigma, prior, which, most, tiny=1e-13, chunk=250):
-        n, rows, dtype = len(which), [normalize(r, dim=1) for r in _rows(at.net)[:-1]], at.y.dtype; h = [v[which] for v in at.entering]; size = [p.numel() for p in prior]
-        D = [torch.eye(at.y.shape[1], dtype=dtype) * ((len(sigma) / n)**.5 / sigma[which, None, None])]
-        for l in reversed(range(1, len(h))): D.insert(0, (D[0] @ at.net[l][0]) * at.slopes[l - 1][which][:, None])
+    def of(cls, at, sigma, prior, some, most, g, tiny=1e-13, chunk=250):
+        n, rows, dtype, h = len(sigma), [normalize(r, dim=1) for r in _rows(at.net)[:-1]], at.y.dtype, at.entering; size = [p.numel() for p in prior]
+        D = [torch.eye(at.y.shape[1], dtype=dtype) / sigma[:, None, None]]
+        for l in reversed(range(1, len(h))): D.insert(0, (D[0] @ at.net[l][0]) * at.slopes[l - 1][:, None])
         held = [(d.square().sum(1).T @ v.square()).mean(1) for d, v in zip(D[:-1], h)]; first = next(l for l in range(len(size)) if sum(size[l:]) <= most)
         def own(l): w = D[l].square().sum(1).T; B = torch.stack([(h[l] * v[:, None]).T @ h[l] for v in w]) + torch.diag_embed(prior[l]**-2) + held[l][:, None, None] * rows[l][:, :, None] * rows[l][:, None]; s = B.diagonal(dim1=1, dim2=2).rsqrt(); return torch.linalg.cholesky(B * s[:, :, None] * s[:, None] + 1e-9 * torch.eye(B.shape[1], dtype=dtype)), s  # 1e-9: some inputs may not determine it
+        blocks = [own(l) for l in range(first)]; on = [s > s.mean(0) for s in at.slopes]; chance = sum(torch.where(v, 1 / v.sum(0).clamp_min(1), 1 / (~v).sum(0).clamp_min(1)).sum(1) for v in on)  # of an input to be among those that the last layers are judged by: sides of units that are seldom seen as often as others
+        chance = (some * chance / chance.sum()).clamp_max(1.); which = (torch.rand(n, generator=g, dtype=dtype) < chance).nonzero()[:, 0]; D = [d[which] * chance[which, None, None].rsqrt() for d in D[first:]]; h = [v[which] for v in h[first:]]; n = len(which)
         A = torch.diag(torch.cat([p.flatten() for p in prior[first:]])**-2); j = 0
-        for l in range(first, len(h)):
-            for i in range(len(prior[l])):
-                k = j + prior[l].shape[1]; start = j - i * (k - j)
+        for l in range(len(h)):
+            for i in range(len(prior[first + l])):
+                k = j + h[l].shape[1]; start = j - i * (k - j)
                 for d, v in zip(D[l:], h[l:]):
                     end = start + d.shape[2] * v.shape[1]
                     for some in torch.arange(n).split(chunk): A[j:k, start:end].addmm_(h[l][some].T, (torch.einsum("no,noj->nj", D[l][some, :, i], d[some])[:, :, None] * v[some][:, None]).flatten(1))
                     start = end
-                if l < len(rows): A[j:k, j:k] += held[l][i] * rows[l][i][:, None] * rows[l][i]
+                if first + l < len(rows): A[j:k, j:k] += held[first + l][i] * rows[first + l][i][:, None] * rows[first + l][i]
                 j = k
         A = torch.triu(A); s = A.diagonal().rsqrt(); A = s[:, None] * A * s; A.diagonal().add_(tiny)
-        return cls([own(l) for l in range(first)], torch.linalg.cholesky(A, upper=True), s, [p.shape for p in prior[first:]], rows, held)
+        return cls(blocks, torch.linalg.cholesky(A, upper=True), s, [p.shape for p in prior[first:]], rows, held)
 
     def lengths(self, v): return [*(p[:, None] * r * (u * r).sum(-1, keepdim=True) for u, r, p in zip(v, self.rows, self.held)), torch.zeros_like(v[-1])]
 
@@ -212,11 +214,11 @@ def fit_layers(
     options: TailSearch = TailSearch(),
 ) -> tuple[Layers, Float[Tensor, "n o"]]:  # and what is left of the answers
     "Gauss-Newton steps for all layers."
-    o, kind, start = options, (activation, slope), _rows(layers); usual = (y - y.median(0).values).abs().mean(1); usual = usual + Scales.level * usual.median(); part = torch.randperm(len(x), generator=g)[:o.part]
+    o, kind, start = options, (activation, slope), _rows(layers); usual = (y - y.median(0).values).abs().mean(1); usual = usual + Scales.level * usual.median()
     misses = lambda net: y - forward(net, x, *kind); net, left = layers, misses(layers)
     for _ in range(steps):
         at, sigma, rows = _Pass.of(net, x, *kind), _unsure(left, noise, usual, o.outlying), _rows(net); cost = lambda e: (q := (e / sigma[:, None]).square().mean(1).sqrt()).square().minimum(o.outlying * q).mean().item()
-        right = [a + (s - r) / p.square() for a, s, r, p in zip(at.back(left / sigma[:, None].square()), start, rows, stds)]; move, _ = _conjugate(at, sigma, stds, right, _Near.of(at, sigma, stds, part, o.joint), o.iterations, o.enough); before = cost(left)
+        right = [a + (s - r) / p.square() for a, s, r, p in zip(at.back(left / sigma[:, None].square()), start, rows, stds)]; move, _ = _conjugate(at, sigma, stds, right, _Near.of(at, sigma, stds, o.part, o.joint, g), o.iterations, o.enough if sigma is noise else o.reached); before = cost(left)
         tried = (_layers([r + share * m for r, m in zip(rows, move)]) for share in o.shares); better = next((new for new in tried if cost(misses(new)) < before), None)
         if better is None: break
         net, left = better, misses(better)
@@ -239,7 +241,7 @@ def drawn_layers(
     o, rows, n = options, _rows(layers), options.sampled; at = _Pass.of(layers, x, activation, slope); draw = lambda *s: torch.randn(n, *s, generator=g, dtype=x.dtype)
     sigma = torch.maximum(noise, (left.square().mean() / noise.square().mean()).sqrt() * noise) * (left.numel() / max(1, left.numel() - sum(r.numel() for r in rows)))**.5
     right = [a + draw(*s.shape) / s for a, s in zip(at.back(draw(*left.shape) / sigma[:, None]), stds)]
-    moves, reached = _conjugate(at, sigma, stds, right, _Near.of(at, sigma, stds, torch.randperm(len(x), generator=g)[:o.part], o.joint), o.patient, o.reached)
+    moves, reached = _conjugate(at, sigma, stds, right, _Near.of(at, sigma, stds, o.part, o.joint, g), o.patient, o.reached)
     if reached > o.reached: raise DeepFailure(f"error bars were not found: conjugate gradients left {reached:.0e}")  # they would be too small
     return [_layers([r + m[i] for r, m in zip(rows, moves)]) for i in range(n)]
 
