@@ -58,9 +58,9 @@ class TailSearch(GuidedSearch):
     wakings: int = 3  # times that such units are looked for
     joint: int = 6000  # weights of the last layers that their preconditioner takes together
     iterations: int = 100  # of conjugate gradients for each step
-    patient: int = 1000  # and for error bars
+    patient: int = 400  # and for error bars
     enough: float = 1e-4  # they end when the residual is so much smaller
-    reached: float = 3e-3  # or so much, while most answers are not explained, and for error bars: every direction of the weights has an equal share in it there
+    reached: float = 1e-2  # or so much, while most answers are not explained, and for error bars: every direction of the weights has an equal share in it there
     outlying: float = 3.  # answers that are off by more than so many times what is typical count less: units are on the wrong side there
     part: int = 4000  # answers from which the preconditioner of the last layers is estimated
     sampled: int = 4  # networks drawn for error bars
