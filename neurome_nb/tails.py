@@ -53,7 +53,9 @@ class TailSearch(GuidedSearch):
     dense: float = 4.  # answers times outputs per weight, in the fit of all layers
     fewest: int = 4000  # answers, at least: there should be some of every kind for each unit
     loose: float = .05  # standard deviation of rows that come from a student
-    early: int = 8  # Gauss-Newton steps
+    tamer: float = .2  # where a step explains nothing more, the next one may go only so far, in units of what rows are known to; the one after it twice as far
+    least_free: float = .01  # shorter ones lead nowhere
+    early: int = 12  # Gauss-Newton steps
     late: int = 6  # and once units were found that hardly ever switch
     wakings: int = 3  # times that such units are looked for
     joint: int = 6000  # weights of the last layers that their preconditioner takes together
@@ -215,13 +217,15 @@ def fit_layers(
 ) -> tuple[Layers, Float[Tensor, "n o"]]:  # and what is left of the answers
     "Gauss-Newton steps for all layers."
     o, kind, start = options, (activation, slope), _rows(layers); usual = (y - y.median(0).values).abs().mean(1); usual = usual + Scales.level * usual.median()
-    misses = lambda net: y - forward(net, x, *kind); net, left = layers, misses(layers)
+    misses = lambda net: y - forward(net, x, *kind); net, left, free = layers, misses(layers), math.inf
+    wide = [torch.where(p.isinf(), o.loose * r.abs().max(), p) for p, r in zip(stds, start)]
     for _ in range(steps):
-        at, sigma, rows = _Pass.of(net, x, *kind), _unsure(left, noise, usual, o.outlying), _rows(net); cost = lambda e: (q := (e / sigma[:, None]).square().mean(1).sqrt()).square().minimum(o.outlying * q).mean().item()
-        right = [a + (s - r) / p.square() for a, s, r, p in zip(at.back(left / sigma[:, None].square()), start, rows, stds)]; move, _ = _conjugate(at, sigma, stds, right, _Near.of(at, sigma, stds, o.part, o.joint, g), o.iterations, o.enough if sigma is noise else o.reached); before = cost(left)
+        near = [(p**-2 + (free * v)**-2).rsqrt() for p, v in zip(stds, wide)]; at, sigma, rows = _Pass.of(net, x, *kind), _unsure(left, noise, usual, o.outlying), _rows(net); cost = lambda e: (q := (e / sigma[:, None]).square().mean(1).sqrt()).square().minimum(o.outlying * q).mean().item()
+        right = [a + (s - r) / p.square() for a, s, r, p in zip(at.back(left / sigma[:, None].square()), start, rows, stds)]; move, _ = _conjugate(at, sigma, near, right, _Near.of(at, sigma, near, o.part, o.joint, g), o.iterations, o.enough if sigma is noise else o.reached); before = cost(left)
         tried = (_layers([r + share * m for r, m in zip(rows, move)]) for share in o.shares); better = next((new for new in tried if cost(misses(new)) < before), None)
-        if better is None: break
-        net, left = better, misses(better)
+        if better is None and (sigma is noise or free < o.least_free): break
+        if better is None: free = o.tamer * min(free, 1.); continue
+        net, left, free = better, misses(better), 2 * free
         if sigma is noise and cost(left) > o.settles * before: break
     return net, left
 
