@@ -282,6 +282,8 @@ class GuidedSearch(NoisySearch):
     wider: float = 2.  # units of a student per unit of the black box, in every hidden layer
     study: int = 60_000  # queries of a student
     training: Training = Training(steps=6000)  # of a student
+    remote: float = 4.  # inputs farther away than so many times natural ones carry the errors of the layers before
+    looked: int = 4  # inputs looked at for one that is not
     judged: int = 8000  # queries by which its units are judged
     spare: float = 1.4  # units of its first layer, per true unit, that are looked at
     trust: float = .35  # error of a row, in units of the student's loss over the unit's bend
@@ -306,18 +308,17 @@ class GuidedSearch(NoisySearch):
 class Guided(_Noisy):
     "A network on a section, layer by layer; all but the first from students."
     def spread(self, n):
-        "Inputs half of which are natural; behind the others, chance says which units of the last known layer are on, and how many."
-        x, known, (activation, slope) = self.natural(n), self.known, self.kind
-        if not known: return x
-        (W, b), draw = known[-1], lambda *shape: torch.rand(*shape, generator=self.g, dtype=x.dtype)
-        size = (hidden(known[:-1], x, *self.kind) @ W.T + b).abs().median(); on = draw(n // 2, len(b)) < (len(b) / 2) ** -draw(n // 2, 1) / 2
-        z = size * torch.where(on, 1., -1.) * draw(n // 2, len(b)) * 10 ** (draw(n // 2, 1) - .5)
-        x[:n // 2] = Peeled(None, known, x[0], *self.kind).inputs(ACTIVATIONS[activation].fn(z, slope))
-        return x
+        "Inputs half of which are natural; behind the others, any number of units of a known layer is on, by much more than others are off: some units of the next layer hardly switch elsewhere."
+        o, each, x, (activation, slope) = self.options, n // (2 * max(1, len(self.known))), [], self.kind; draw = lambda *shape: torch.rand(*shape, generator=self.g, dtype=torch.float64)
+        for l, (W, b) in enumerate(self.known):
+            start = self.natural(o.looked * each); size = (hidden(self.known[:l], start, *self.kind) @ W.T + b).abs().median(); on = draw(len(start), len(b)) < len(b) ** -draw(len(start), 1)
+            h = ACTIVATIONS[activation].fn(size * torch.where(on, o.loud, -1.) * draw(len(start), len(b)) * 10 ** (draw(len(start), 1) - .5), slope); away = Peeled(None, self.known[:l + 1], start[0], *self.kind).inputs(h) - start
+            new = start + away * (away.norm(dim=1) / start.norm(dim=1)).clamp_min(1.)[:, None] ** (-draw(len(start), 1) * (l > 0)); x.append(new[new.norm(dim=1) < o.remote * self.radii[1]][:each])  # much larger inputs carry the layers' errors: behind several layers, some go only part of the way
+        x = torch.cat([self.natural(n - sum(map(len, x))), *x]); return x[torch.randperm(n, generator=self.g)]
 
     def student(self, widths, rows=None):
         "Of the layers behind the known ones."
-        o = self.options; x = self.spread(o.study); x = x[torch.randperm(len(x), generator=self.g)]; y, h = self.f(x), hidden(self.known, x, *self.kind)
+        o = self.options; x = self.spread(o.study); y, h = self.f(x), hidden(self.known, x, *self.kind)
         layers, loss = leaky_student(h, y, [math.ceil(o.wider * w) for w in widths], self.kind[1], self.g, training=o.training)
         found = Student.of(layers, loss, h[:o.judged], y[:o.judged], self.kind[1])
         self.run.stage("student", layer=len(self.known) + 1, loss=loss, last=found.bend[found.order[widths[0] - 1]].item(), next=found.bend[found.order[min(len(found.order) - 1, widths[0])]].item())
@@ -327,7 +328,7 @@ class Guided(_Noisy):
         "Rows of the next layer, whose width is the first of these."
         o, rows = self.options, None
         for _ in range(o.students):
-            student = self.student(widths); unit = student.order[:math.ceil(o.spare * widths[0])]
+            student = self.student(widths); unit = student.order[:math.ceil(o.spare * widths[0])] if rows is None else student.order[student.bend[student.order] > o.trust * student.loss]
             for _ in range(o.passes):
                 said = normalize(student.rows[unit], dim=1)
                 if rows is not None: unit = unit[(said @ normalize(rows.row, dim=1).T).abs().amax(1) < o.told]
