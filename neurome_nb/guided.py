@@ -197,7 +197,7 @@ def first_kinks(
 
 # %% ../nbs/18_guided.ipynb #c009b
 def _ask_pointed(f, known, rows, at, said, gaps, noise, activation, slope, g, o):
-    "As `_ask`, where what the answers' slope changes by is said. Deeper layers may only let units through that all change the answers alike, so that two kinks look like one between them: two more answers beside it tell."
+    "As `_ask`, where what the answers' slope changes by is said. Deeper layers may only let units through that all change the answers alike, so that two kinks look like one between them: three more answers there and beside it tell."
     n = len(at.x); y = f((at.x[:, None] + (at.half[:, None] * torch.tensor([-1., -.25, .25, 1.], dtype=at.x.dtype))[:, :, None] * at.u[:, None]).flatten(0, 1)).unflatten(0, (n, 4))
     a = .25 * at.half[:, None]; left, right = (y[:, 1] - y[:, 0]) / (3 * a), (y[:, 3] - y[:, 2]) / (3 * a); jump = right - left; gap = (y[:, 1] + left * a) - (y[:, 2] - right * a); bend = jump.norm(dim=1)
     t = (gap * jump).sum(1) / bend.square().clamp_min(1e-300); off = gap - t[:, None] * jump; error, outputs = noise(at.x, y[:, 1]), y.shape[2]
@@ -206,9 +206,9 @@ def _ask_pointed(f, known, rows, at, said, gaps, noise, activation, slope, g, o)
     along = ((jump @ C) * jump).sum(1).sqrt() / bend; spread = o.doubt * error * along.maximum(off.norm(dim=1) / error / max(1, outputs - 1)**.5) / bend; x = at.x + t[:, None] * at.u
     here, pointed = single & (t.abs() < o.off * torch.hypot(at.unsure, spread)), _as_said(jump, said, o); i = (here & pointed).nonzero()[:, 0]
     v = torch.randn(len(i), at.x.shape[1], generator=g, dtype=at.x.dtype); u, half = at.u[i], at.half[i]; v = normalize(v - (v * u).sum(1, keepdim=True) * u, dim=1)  # along the boundary, where the row says
-    s = o.beside * torch.tensor([-1., 1.], dtype=at.x.dtype); places = torch.cat([(x[i, None] + (half[:, None] * s)[:, :, None] * u[:, None]), at.x[i, None] + half[:, None, None] * (v[:, None] + torch.tensor([-1., 1.], dtype=at.x.dtype)[:, None] * u[:, None])], 1)
-    z = f(places.flatten(0, 1)).unflatten(0, (len(i), 4)); twist = (z[:, 3] - y[i, 3] - z[:, 2] + y[i, 0]).norm(dim=1)
-    expected = torch.stack([y[i, 1] + left[i] * (a[i] + t[i, None] - o.beside * half[:, None]), y[i, 2] + right[i] * (t[i, None] + o.beside * half[:, None] - a[i])], 1); miss = (z[:, :2] - expected).norm(dim=2).amax(1)
+    s = o.beside * torch.tensor([-1., 0., 1.], dtype=at.x.dtype); places = torch.cat([(x[i, None] + (half[:, None] * s)[:, :, None] * u[:, None]), at.x[i, None] + half[:, None, None] * (v[:, None] + torch.tensor([-1., 1.], dtype=at.x.dtype)[:, None] * u[:, None])], 1)
+    z = f(places.flatten(0, 1)).unflatten(0, (len(i), 5)); twist = (z[:, 4] - y[i, 3] - z[:, 3] + y[i, 0]).norm(dim=1)
+    to = lambda side, at_, s: y[i, at_] + side[i] * (t[i, None] + s * half[:, None] - (1. if at_ == 2 else -1.) * a[i]); expected = torch.stack([to(left, 1, -o.beside), (to(left, 1, 0.) + to(right, 2, 0.)) / 2, to(right, 2, o.beside)], 1); miss = (z[:, :3] - expected).norm(dim=2).amax(1)
     h = hidden(known, at.x[i], activation, slope); turn = (hidden(known, at.x[i] + 1e-6 * half[:, None] * v, activation, slope) - h) * 1e6 / half[:, None]
     sway = (turn[:, None] @ rows.root[at.unit[i], :-1])[:, 0].norm(dim=1) / at.rate[i]  # of the boundary's direction, standard deviation
     there = torch.zeros_like(here); there[i] = (twist < 2 * o.tau * error[i] + o.off * sway * bend[i] * half) & (miss < o.straight * outputs**.5 * error[i])
@@ -296,7 +296,7 @@ class GuidedSearch(NoisySearch):
     half: float = .5  # a row that met a smaller share of its kinks than this is wrong, another one was led astray by a wrong place
     astray: float = 2.  # and starts again so many times less sure of itself
     mended: int = 3  # so many times, at most
-    beside: float = .1  # of half the length over which a kink is measured, where two more answers are asked on either side
+    beside: float = .1  # of half the length over which a kink is measured, where more answers are asked on either side
     straight: float = 4.  # standard deviations by which they may be off
     plain: float = 3.  # factor by which a kink is deeper than what would be seen, if not finding it says something
     stronger: float = 2.  # factor between their sizes, at most
