@@ -20,7 +20,7 @@ from .polish import LinearFit
 from .consensus import eliminate
 from .sweep import Noise, find_kinks
 from .peel import Peeled, crossings, hidden, switches
-from .deep import MeasuredLayer, _blur, _with_one
+from .deep import DeepSearch, MeasuredLayer, _blur, _toward, _with_one
 from .noisy import NoisySearch, VagueRows, _Asked, _Noisy, _as_long, _contradicted, _distinct, _first, _learn, _look, _most_telling, _moved, _refit, _side_by_side
 from .students import Soap, Training, new_student, _joined, _split
 
@@ -283,6 +283,9 @@ class GuidedSearch(NoisySearch):
     study: int = 60_000  # queries of a student
     training: Training = Training(steps=6000)  # of a student
     remote: float = 4.  # inputs farther away than so many times natural ones carry the errors of the layers before
+    climb: int = 8  # steps up directions of hidden vectors behind several layers
+    stride_up: float = .5  # length of the first of them, as a share of the distance from the origin
+    gain_behind: float = 4.  # as `gain`, behind two layers: their errors blur single places, and many tell more
     looked: int = 4  # inputs looked at for one that is not
     judged: int = 8000  # queries by which its units are judged
     spare: float = 1.4  # units of its first layer, per true unit, that are looked at
@@ -311,9 +314,11 @@ class Guided(_Noisy):
         "Inputs half of which are natural; behind the others, any number of units of a known layer is on, by much more than others are off: some units of the next layer hardly switch elsewhere."
         o, each, x, (activation, slope) = self.options, n // (2 * max(1, len(self.known))), [], self.kind; draw = lambda *shape: torch.rand(*shape, generator=self.g, dtype=torch.float64)
         for l, (W, b) in enumerate(self.known):
-            start = self.natural(o.looked * each); size = (hidden(self.known[:l], start, *self.kind) @ W.T + b).abs().median(); on = draw(len(start), len(b)) < len(b) ** -draw(len(start), 1)
-            h = ACTIVATIONS[activation].fn(size * torch.where(on, o.loud, -1.) * draw(len(start), len(b)) * 10 ** (draw(len(start), 1) - .5), slope); away = Peeled(None, self.known[:l + 1], start[0], *self.kind).inputs(h) - start
-            new = start + away * (away.norm(dim=1) / start.norm(dim=1)).clamp_min(1.)[:, None] ** (-draw(len(start), 1) * (l > 0)); x.append(new[new.norm(dim=1) < o.remote * self.radii[1]][:each])  # much larger inputs carry the layers' errors: behind several layers, some go only part of the way
+            start = self.natural(each if l else o.looked * each); on = draw(len(start), len(b)) < len(b) ** -draw(len(start), 1)
+            if l:  # what more than one layer is to give carries it far away, where rows are not known as well: as far as climbing leads
+                to = torch.where(on, 1., -1.).to(start); to[::2] = torch.randn(to[::2].shape, generator=self.g, dtype=to.dtype); x.append(_toward(self.known[:l + 1], start, to, *self.kind, replace(DeepSearch(), climb=o.climb, stride=o.stride_up))); continue
+            size = (start @ W.T + b).abs().median(); h = ACTIVATIONS[activation].fn(size * torch.where(on, o.loud, -1.) * draw(len(start), len(b)) * 10 ** (draw(len(start), 1) - .5), slope)
+            new = Peeled(None, self.known[:1], start[0], *self.kind).inputs(h); x.append(new[new.norm(dim=1) < o.remote * self.radii[1]][:each])
         x = torch.cat([self.natural(n - sum(map(len, x))), *x]); return x[torch.randperm(n, generator=self.g)]
 
     def student(self, widths, rows=None):
@@ -327,6 +332,7 @@ class Guided(_Noisy):
     def guided(self, widths):
         "Rows of the next layer, whose width is the first of these."
         o, rows = self.options, None
+        if len(self.known) > 1: o = replace(o, gain=o.gain_behind)
         for _ in range(o.students):
             student = self.student(widths); unit = student.order[:math.ceil(o.spare * widths[0])] if rows is None else student.order[student.bend[student.order] > o.trust * student.loss]
             for _ in range(o.passes):
