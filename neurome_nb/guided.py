@@ -20,7 +20,7 @@ from .polish import LinearFit
 from .consensus import eliminate
 from .sweep import Noise, find_kinks
 from .peel import Peeled, crossings, hidden, switches
-from .deep import DeepSearch, MeasuredLayer, _blur, _toward, _with_one
+from .deep import DeepFailure, DeepSearch, MeasuredLayer, _blur, _toward, _with_one
 from .noisy import NoisySearch, VagueRows, _Asked, _Noisy, _as_long, _contradicted, _distinct, _first, _learn, _look, _most_telling, _moved, _refit, _side_by_side
 from .students import Soap, Training, new_student, _joined, _split
 
@@ -348,7 +348,9 @@ class Guided(_Noisy):
 
     def search_guided(self, widths):
         "The next layer, whose width is the first of these; some units may be missing."
-        o, (rows, student) = self.options, self.guided(widths); std, row = rows.std, normalize(rows.row, dim=1)
+        o, (rows, student) = self.options, self.guided(widths)
+        if rows is None or len(rows.row) > widths[0]: raise DeepFailure(f"{0 if rows is None else len(rows.row)} units of layer {len(self.known) + 1} were found, expected {widths[0]}")
+        std, row = rows.std, normalize(rows.row, dim=1)
         x = self.spread(o.judged); signs = signs_behind(student, row, hidden(self.known, x, *self.kind)); row = row * signs.sign()[:, None]
         self.layers.append(MeasuredLayer(row[:, :-1], row[:, -1], self.kind[1], 0., std))
         self.run.stage("layer", layer=len(self.layers), units=len(row), error=self.layers[-1].error, worst=self.layers[-1].worst, sign=signs.abs().min().item())
