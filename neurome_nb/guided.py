@@ -334,7 +334,7 @@ class Guided(_Noisy):
         o, rows = self.options, None
         if len(self.known) > 1: o = replace(o, gain=o.gain_behind)
         for _ in range(o.students):
-            student = self.student(widths); unit = student.order[:math.ceil(o.spare * widths[0])] if rows is None else student.order[student.bend[student.order] > o.trust * student.loss]
+            before = 0 if rows is None else len(rows.row); student = self.student(widths); unit = student.order[:math.ceil(o.spare * widths[0])] if rows is None else student.order[student.bend[student.order] > o.trust * student.loss]
             for _ in range(o.passes):
                 said = normalize(student.rows[unit], dim=1)
                 if rows is not None: unit = unit[(said @ normalize(rows.row, dim=1).T).abs().amax(1) < o.told]
@@ -344,6 +344,7 @@ class Guided(_Noisy):
                 tried, _ = grow_pointed(self.f, self.known, seen, student, which, self.draw(), self.noise, *self.kind, self.g, errors=self.stds, others=have, options=o); tried = tried.pick((tried.error < o.rough) & (tried.asked >= o.least)); rows = _distinct(tried if rows is None else rows.join(tried), o)
                 self.run.stage("pass", layer=len(self.known) + 1, seen=len(which), units=len(rows.row))
                 if len(rows.row) >= widths[0]: return rows, student
+            if rows is not None and len(rows.row) == before: break  # another one would hardly see more
         return rows, student
 
     def search_guided(self, widths):
