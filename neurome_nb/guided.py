@@ -250,7 +250,6 @@ def grow_pointed(
         A = torch.zeros(len(rows.row), o.places, rows.row.shape[1], dtype=new.x.dtype); A[mine[there], slot[there]] = (h / new.std[:, None])[there]
         places.append((which[mine[there]], A[mine[there], slot[there]])); rows = _as_long(_learn(rows, A), rows.row.norm(dim=1))
         poor = (rows.asked >= o.least) & _contradicted(rows.met, rows.asked, o); mend = (poor & (rows.met > o.half * rows.asked) & (mended[which] < o.mended)).nonzero()[:, 0]
-        if o.trace: o.trace(rows, which, poor, at, new, there, wrong)
         if len(mend):  # a wrong place led it astray
             again = which[mend]; mended[again] += 1.; slot = torch.full((len(start.row),), -1); slot[again] = torch.arange(len(again)); row, A = (torch.cat(v) for v in zip(*places)); mine = slot[row] >= 0
             wider = replace(start.pick(again), root=start.root[again] * (o.astray ** mended[again])[:, None, None]); fit, typical, _ = _refit(wider, _confirmed(wider, _side_by_side(slot[row[mine]], A[mine], len(again)), o), o); zero = torch.zeros_like(typical); fit = _as_long(fit, rows.row[mend].norm(dim=1))
@@ -305,7 +304,6 @@ class GuidedSearch(NoisySearch):
     stronger: float = 2.  # factor between their sizes, at most
     passes: int = 3  # through what is left of a student's units
     students: int = 3  # for a layer, at most
-    trace: object = None
     told: float = .99  # cosine of a student's row and one that is known, above which they are the same
 
 class Guided(_Noisy):
