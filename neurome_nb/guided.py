@@ -21,7 +21,7 @@ from .consensus import eliminate
 from .sweep import Noise, find_kinks
 from .peel import Peeled, crossings, hidden, switches
 from .deep import DeepFailure, DeepSearch, MeasuredLayer, _blur, _toward, _with_one
-from .noisy import NoisySearch, VagueRows, _Asked, _Noisy, _as_long, _contradicted, _distinct, _first, _learn, _look, _most_telling, _moved, _refit, _side_by_side
+from .noisy import NoisySearch, VagueRows, disproved, _Asked, _Noisy, _as_long, _contradicted, _distinct, _first, _learn, _look, _most_telling, _moved, _refit, _side_by_side
 from .students import Soap, Training, new_student, _joined, _split
 
 # %% ../nbs/18_guided.ipynb #c004
@@ -236,7 +236,8 @@ def grow_pointed(
     options: "GuidedSearch",
 ) -> tuple[VagueRows, Int[Tensor, "n"]]:  # and which they are
     "As `grow_rows`, with kinks that jump as the student says only."
-    o, size = options, student.rows[unit].norm(dim=1); others = rows.row[:0] if others is None else others; start, idle, which = rows, torch.zeros(len(rows.row)), torch.arange(len(rows.row)); gaps, done, places, mended = rows.half[:0], [], [], torch.zeros(len(rows.row))
+    o, size = options, student.rows[unit].norm(dim=1); others = rows.row[:0] if others is None else others; idle, which = torch.zeros(len(rows.row)), torch.arange(len(rows.row)); gaps, done, places, mended = rows.half[:0], [], [], torch.zeros(len(rows.row))
+    start = replace(rows, row=normalize(student.rows[unit], dim=1), root=torch.linalg.matrix_norm(rows.root, 2)[:, None, None] * torch.eye(rows.row.shape[1], dtype=rows.row.dtype))  # without the first kinks: a wrong one of these could not be told from the others
     for _ in range(o.rounds):
         rest = idle >= torch.where(rows.error < o.rough, o.idle, o.patient); done.append((rows.pick(rest), which[rest])); others = torch.cat([others, rows.row[rest]]); rows, idle, which = rows.pick(~rest), idle[~rest], which[~rest]
         if not len(which): break
@@ -327,6 +328,17 @@ class Guided(_Noisy):
         self.run.stage("student", layer=len(self.known) + 1, loss=loss, last=found.bend[found.order[widths[0] - 1]].item(), next=found.bend[found.order[min(len(found.order) - 1, widths[0])]].item())
         return found
 
+    def grown(self, seen, student, unit, others, o):
+        "Rows that `grow_pointed` knows and that pass the test; those that fail start again, less sure of themselves."
+        behind, told = (self.draw(), self.noise, *self.kind, self.g), dict(errors=self.stds, options=o); done, left = seen.pick(unit[:0]), torch.arange(len(unit))
+        for n in range(o.idle):
+            start = seen.pick(left); rows, which = grow_pointed(self.f, self.known, replace(start, root=o.astray**n * start.root), student, unit[left], *behind, others=torch.cat([others, done.row]), **told)
+            good = (rows.error < o.rough) & (rows.asked >= o.least); rows, left = rows.pick(good), left[which[good]]
+            wrong = disproved(self.f, self.known, rows, *behind, others=torch.cat([others, done.row]), **told) if len(left) else good[good]; done, left = done.join(rows.pick(~wrong)), left[wrong]
+            if not len(left): break
+            self.run.stage("again", layer=len(self.known) + 1, rows=len(left))
+        return done
+
     def guided(self, widths):
         "Rows of the next layer, whose width is the first of these."
         o, rows = self.options, None
@@ -338,8 +350,7 @@ class Guided(_Noisy):
                 if rows is not None: unit = unit[(said @ normalize(rows.row, dim=1).T).abs().amax(1) < o.told]
                 seen, which = first_kinks(self.f, self.known, student, unit, self.draw(), self.noise, *self.kind, errors=self.stds, options=o)
                 if seen is None: break
-                p = said.shape[1]; have = torch.zeros(0, p, dtype=said.dtype) if rows is None else rows.row
-                tried, _ = grow_pointed(self.f, self.known, seen, student, which, self.draw(), self.noise, *self.kind, self.g, errors=self.stds, others=have, options=o); tried = tried.pick((tried.error < o.rough) & (tried.asked >= o.least)); rows = _distinct(tried if rows is None else rows.join(tried), o)
+                tried = self.grown(seen, student, which, said[:0] if rows is None else rows.row, o); rows = _distinct(tried if rows is None else rows.join(tried), o)
                 self.run.stage("pass", layer=len(self.known) + 1, seen=len(which), units=len(rows.row))
                 if len(rows.row) >= widths[0]: return rows, student
             if rows is not None and len(rows.row) == before: break  # another one would hardly see more
