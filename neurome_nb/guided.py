@@ -138,7 +138,6 @@ class Student:
     slope: float
     order: Int[Tensor, "u"]  # first-layer units, most needed first
     bend: Float[Tensor, "u"]  # relative size of what the answers lose with each
-    worst: Float[Tensor, "m dim"] | None = None  # inputs whose answers it explains worst
 
     @classmethod
     def of(cls, layers, loss, h, y, slope):
@@ -288,8 +287,6 @@ class GuidedSearch(NoisySearch):
     stride_up: float = .5  # length of the first of them, as a share of the distance from the origin
     gain_behind: float = 4.  # as `gain`, behind two layers: their errors blur single places, and many tell more
     looked: int = 4  # inputs looked at for one that is not
-    worst: float = .01  # share of them whose answers it explains worst
-    near_worst: float = .5  # largest share of the way from one of these to another input, at which the next student learns
     judged: int = 8000  # queries by which its units are judged
     spare: float = 1.4  # units of its first layer, per true unit, that are looked at
     trust: float = .35  # error of a row, in units of the student's loss over the unit's bend
@@ -323,16 +320,11 @@ class Guided(_Noisy):
             new = Peeled(None, self.known[:1], start[0], *self.kind).inputs(h); x.append(new[new.norm(dim=1) < o.remote * self.radii[1]][:each])
         x = torch.cat([self.natural(n - sum(map(len, x))), *x]); return x[torch.randperm(n, generator=self.g)]
 
-    def student(self, widths, before=None):
-        "Of the layers behind the known ones. After another one, half of its inputs lie near those whose answers that one explains worst: units that are hardly ever on show there."
-        o, new = self.options, self.options.study if before is None else self.options.study // 2; x = self.spread(new)
-        if before is not None:
-            worst = before.worst[torch.randint(len(before.worst), (o.study - new,), generator=self.g)]; other = x[torch.randint(len(x), (len(worst),), generator=self.g)]
-            x = torch.cat([x, worst + o.near_worst * torch.rand(len(worst), 1, generator=self.g, dtype=x.dtype) * (other - worst)])[torch.randperm(o.study, generator=self.g)]
-        y, h = self.f(x), hidden(self.known, x, *self.kind)
+    def student(self, widths, rows=None):
+        "Of the layers behind the known ones."
+        o = self.options; x = self.spread(o.study); y, h = self.f(x), hidden(self.known, x, *self.kind)
         layers, loss = leaky_student(h, y, [math.ceil(o.wider * w) for w in widths], self.kind[1], self.g, training=o.training)
-        scale = Scales.of(h, y); miss = (forward(layers, h, "leaky_relu", self.kind[1]) - y).abs().mean(1) * scale.weight(y)
-        found = replace(Student.of(layers, loss, h[:o.judged], y[:o.judged], self.kind[1]), worst=x[miss.topk(math.ceil(o.worst * len(x))).indices])
+        found = Student.of(layers, loss, h[:o.judged], y[:o.judged], self.kind[1])
         self.run.stage("student", layer=len(self.known) + 1, loss=loss, last=found.bend[found.order[widths[0] - 1]].item(), next=found.bend[found.order[min(len(found.order) - 1, widths[0])]].item())
         return found
 
@@ -349,10 +341,10 @@ class Guided(_Noisy):
 
     def guided(self, widths):
         "Rows of the next layer, whose width is the first of these."
-        o, rows, student = self.options, None, None
+        o, rows = self.options, None
         if len(self.known) > 1: o = replace(o, gain=o.gain_behind)
         for _ in range(o.students):
-            before = 0 if rows is None else len(rows.row); student = self.student(widths, student); unit = student.order[:math.ceil(o.spare * widths[0])] if rows is None else student.order[student.bend[student.order] > o.trust * student.loss]
+            before = 0 if rows is None else len(rows.row); student = self.student(widths); unit = student.order[:math.ceil(o.spare * widths[0])] if rows is None else student.order[student.bend[student.order] > o.trust * student.loss]
             for _ in range(o.passes):
                 said = normalize(student.rows[unit], dim=1)
                 if rows is not None: unit = unit[(said @ normalize(rows.row, dim=1).T).abs().amax(1) < o.told]
