@@ -20,8 +20,8 @@ from .polish import LinearFit
 from .consensus import eliminate
 from .sweep import Noise, find_kinks
 from .peel import Peeled, crossings, hidden, switches
-from .deep import MeasuredLayer, _blur, _with_one
-from .noisy import NoisySearch, VagueRows, _Asked, _Noisy, _as_long, _contradicted, _distinct, _first, _learn, _look, _most_telling, _moved, _refit, _side_by_side
+from .deep import DeepFailure, DeepSearch, MeasuredLayer, _blur, _toward, _with_one
+from .noisy import NoisySearch, VagueRows, disproved, _Asked, _Noisy, _as_long, _contradicted, _distinct, _first, _learn, _look, _most_telling, _moved, _refit, _side_by_side
 from .students import Soap, Training, new_student, _joined, _split
 
 # %% ../nbs/18_guided.ipynb #c004
@@ -197,7 +197,7 @@ def first_kinks(
 
 # %% ../nbs/18_guided.ipynb #c009b
 def _ask_pointed(f, known, rows, at, said, gaps, noise, activation, slope, g, o):
-    "As `_ask`, where what the answers' slope changes by is said. Deeper layers may only let units through that all change the answers alike, so that two kinks look like one between them: two more answers beside it tell."
+    "As `_ask`, where what the answers' slope changes by is said. Deeper layers may only let units through that all change the answers alike, so that two kinks look like one between them: three more answers there and beside it tell."
     n = len(at.x); y = f((at.x[:, None] + (at.half[:, None] * torch.tensor([-1., -.25, .25, 1.], dtype=at.x.dtype))[:, :, None] * at.u[:, None]).flatten(0, 1)).unflatten(0, (n, 4))
     a = .25 * at.half[:, None]; left, right = (y[:, 1] - y[:, 0]) / (3 * a), (y[:, 3] - y[:, 2]) / (3 * a); jump = right - left; gap = (y[:, 1] + left * a) - (y[:, 2] - right * a); bend = jump.norm(dim=1)
     t = (gap * jump).sum(1) / bend.square().clamp_min(1e-300); off = gap - t[:, None] * jump; error, outputs = noise(at.x, y[:, 1]), y.shape[2]
@@ -206,9 +206,9 @@ def _ask_pointed(f, known, rows, at, said, gaps, noise, activation, slope, g, o)
     along = ((jump @ C) * jump).sum(1).sqrt() / bend; spread = o.doubt * error * along.maximum(off.norm(dim=1) / error / max(1, outputs - 1)**.5) / bend; x = at.x + t[:, None] * at.u
     here, pointed = single & (t.abs() < o.off * torch.hypot(at.unsure, spread)), _as_said(jump, said, o); i = (here & pointed).nonzero()[:, 0]
     v = torch.randn(len(i), at.x.shape[1], generator=g, dtype=at.x.dtype); u, half = at.u[i], at.half[i]; v = normalize(v - (v * u).sum(1, keepdim=True) * u, dim=1)  # along the boundary, where the row says
-    s = o.beside * torch.tensor([-1., 1.], dtype=at.x.dtype); places = torch.cat([(x[i, None] + (half[:, None] * s)[:, :, None] * u[:, None]), at.x[i, None] + half[:, None, None] * (v[:, None] + torch.tensor([-1., 1.], dtype=at.x.dtype)[:, None] * u[:, None])], 1)
-    z = f(places.flatten(0, 1)).unflatten(0, (len(i), 4)); twist = (z[:, 3] - y[i, 3] - z[:, 2] + y[i, 0]).norm(dim=1)
-    expected = torch.stack([y[i, 1] + left[i] * (a[i] + t[i, None] - o.beside * half[:, None]), y[i, 2] + right[i] * (t[i, None] + o.beside * half[:, None] - a[i])], 1); miss = (z[:, :2] - expected).norm(dim=2).amax(1)
+    s = o.beside * torch.tensor([-1., 0., 1.], dtype=at.x.dtype); places = torch.cat([(x[i, None] + (half[:, None] * s)[:, :, None] * u[:, None]), at.x[i, None] + half[:, None, None] * (v[:, None] + torch.tensor([-1., 1.], dtype=at.x.dtype)[:, None] * u[:, None])], 1)
+    z = f(places.flatten(0, 1)).unflatten(0, (len(i), 5)); twist = (z[:, 4] - y[i, 3] - z[:, 3] + y[i, 0]).norm(dim=1)
+    to = lambda side, at_, s: y[i, at_] + side[i] * (t[i, None] + s * half[:, None] - (1. if at_ == 2 else -1.) * a[i]); expected = torch.stack([to(left, 1, -o.beside), (to(left, 1, 0.) + to(right, 2, 0.)) / 2, to(right, 2, o.beside)], 1); miss = (z[:, :3] - expected).norm(dim=2).amax(1)
     h = hidden(known, at.x[i], activation, slope); turn = (hidden(known, at.x[i] + 1e-6 * half[:, None] * v, activation, slope) - h) * 1e6 / half[:, None]
     sway = (turn[:, None] @ rows.root[at.unit[i], :-1])[:, 0].norm(dim=1) / at.rate[i]  # of the boundary's direction, standard deviation
     there = torch.zeros_like(here); there[i] = (twist < 2 * o.tau * error[i] + o.off * sway * bend[i] * half) & (miss < o.straight * outputs**.5 * error[i])
@@ -236,7 +236,8 @@ def grow_pointed(
     options: "GuidedSearch",
 ) -> tuple[VagueRows, Int[Tensor, "n"]]:  # and which they are
     "As `grow_rows`, with kinks that jump as the student says only."
-    o, size = options, student.rows[unit].norm(dim=1); others = rows.row[:0] if others is None else others; start, idle, which = rows, torch.zeros(len(rows.row)), torch.arange(len(rows.row)); gaps, done, places, mended = rows.half[:0], [], [], torch.zeros(len(rows.row))
+    o, size = options, student.rows[unit].norm(dim=1); others = rows.row[:0] if others is None else others; idle, which = torch.zeros(len(rows.row)), torch.arange(len(rows.row)); gaps, done, places, mended = rows.half[:0], [], [], torch.zeros(len(rows.row))
+    start = replace(rows, row=normalize(student.rows[unit], dim=1), root=torch.linalg.matrix_norm(rows.root, 2)[:, None, None] * torch.eye(rows.row.shape[1], dtype=rows.row.dtype))  # without the first kinks: a wrong one of these could not be told from the others
     for _ in range(o.rounds):
         rest = idle >= torch.where(rows.error < o.rough, o.idle, o.patient); done.append((rows.pick(rest), which[rest])); others = torch.cat([others, rows.row[rest]]); rows, idle, which = rows.pick(~rest), idle[~rest], which[~rest]
         if not len(which): break
@@ -250,7 +251,6 @@ def grow_pointed(
         A = torch.zeros(len(rows.row), o.places, rows.row.shape[1], dtype=new.x.dtype); A[mine[there], slot[there]] = (h / new.std[:, None])[there]
         places.append((which[mine[there]], A[mine[there], slot[there]])); rows = _as_long(_learn(rows, A), rows.row.norm(dim=1))
         poor = (rows.asked >= o.least) & _contradicted(rows.met, rows.asked, o); mend = (poor & (rows.met > o.half * rows.asked) & (mended[which] < o.mended)).nonzero()[:, 0]
-        if o.trace: o.trace(rows, which, poor, at, new, there, wrong)
         if len(mend):  # a wrong place led it astray
             again = which[mend]; mended[again] += 1.; slot = torch.full((len(start.row),), -1); slot[again] = torch.arange(len(again)); row, A = (torch.cat(v) for v in zip(*places)); mine = slot[row] >= 0
             wider = replace(start.pick(again), root=start.root[again] * (o.astray ** mended[again])[:, None, None]); fit, typical, _ = _refit(wider, _confirmed(wider, _side_by_side(slot[row[mine]], A[mine], len(again)), o), o); zero = torch.zeros_like(typical); fit = _as_long(fit, rows.row[mend].norm(dim=1))
@@ -282,6 +282,11 @@ class GuidedSearch(NoisySearch):
     wider: float = 2.  # units of a student per unit of the black box, in every hidden layer
     study: int = 60_000  # queries of a student
     training: Training = Training(steps=6000)  # of a student
+    remote: float = 4.  # inputs farther away than so many times natural ones carry the errors of the layers before
+    climb: int = 8  # steps up directions of hidden vectors behind several layers
+    stride_up: float = .5  # length of the first of them, as a share of the distance from the origin
+    gain_behind: float = 4.  # as `gain`, behind two layers: their errors blur single places, and many tell more
+    looked: int = 4  # inputs looked at for one that is not
     judged: int = 8000  # queries by which its units are judged
     spare: float = 1.4  # units of its first layer, per true unit, that are looked at
     trust: float = .35  # error of a row, in units of the student's loss over the unit's bend
@@ -294,54 +299,68 @@ class GuidedSearch(NoisySearch):
     half: float = .5  # a row that met a smaller share of its kinks than this is wrong, another one was led astray by a wrong place
     astray: float = 2.  # and starts again so many times less sure of itself
     mended: int = 3  # so many times, at most
-    beside: float = .1  # of half the length over which a kink is measured, where two more answers are asked on either side
+    beside: float = .1  # of half the length over which a kink is measured, where more answers are asked on either side
     straight: float = 4.  # standard deviations by which they may be off
     plain: float = 3.  # factor by which a kink is deeper than what would be seen, if not finding it says something
     stronger: float = 2.  # factor between their sizes, at most
     passes: int = 3  # through what is left of a student's units
     students: int = 3  # for a layer, at most
-    trace: object = None
     told: float = .99  # cosine of a student's row and one that is known, above which they are the same
 
 class Guided(_Noisy):
     "A network on a section, layer by layer; all but the first from students."
     def spread(self, n):
-        "Inputs half of which are natural; behind the others, chance says which units of the last known layer are on, and how many."
-        x, known, (activation, slope) = self.natural(n), self.known, self.kind
-        if not known: return x
-        (W, b), draw = known[-1], lambda *shape: torch.rand(*shape, generator=self.g, dtype=x.dtype)
-        size = (hidden(known[:-1], x, *self.kind) @ W.T + b).abs().median(); on = draw(n // 2, len(b)) < (len(b) / 2) ** -draw(n // 2, 1) / 2
-        z = size * torch.where(on, 1., -1.) * draw(n // 2, len(b)) * 10 ** (draw(n // 2, 1) - .5)
-        x[:n // 2] = Peeled(None, known, x[0], *self.kind).inputs(ACTIVATIONS[activation].fn(z, slope))
-        return x
+        "Inputs half of which are natural; behind the others, any number of units of a known layer is on, by much more than others are off: some units of the next layer hardly switch elsewhere."
+        o, each, x, (activation, slope) = self.options, n // (2 * max(1, len(self.known))), [], self.kind; draw = lambda *shape: torch.rand(*shape, generator=self.g, dtype=torch.float64)
+        for l, (W, b) in enumerate(self.known):
+            start = self.natural(each if l else o.looked * each); on = draw(len(start), len(b)) < len(b) ** -draw(len(start), 1)
+            if l:  # what more than one layer is to give carries it far away, where rows are not known as well: as far as climbing leads
+                to = torch.where(on, 1., -1.).to(start); to[::2] = torch.randn(to[::2].shape, generator=self.g, dtype=to.dtype); x.append(_toward(self.known[:l + 1], start, to, *self.kind, replace(DeepSearch(), climb=o.climb, stride=o.stride_up))); continue
+            size = (start @ W.T + b).abs().median(); h = ACTIVATIONS[activation].fn(size * torch.where(on, o.loud, -1.) * draw(len(start), len(b)) * 10 ** (draw(len(start), 1) - .5), slope)
+            new = Peeled(None, self.known[:1], start[0], *self.kind).inputs(h); x.append(new[new.norm(dim=1) < o.remote * self.radii[1]][:each])
+        x = torch.cat([self.natural(n - sum(map(len, x))), *x]); return x[torch.randperm(n, generator=self.g)]
 
     def student(self, widths, rows=None):
         "Of the layers behind the known ones."
-        o = self.options; x = self.spread(o.study); x = x[torch.randperm(len(x), generator=self.g)]; y, h = self.f(x), hidden(self.known, x, *self.kind)
+        o = self.options; x = self.spread(o.study); y, h = self.f(x), hidden(self.known, x, *self.kind)
         layers, loss = leaky_student(h, y, [math.ceil(o.wider * w) for w in widths], self.kind[1], self.g, training=o.training)
         found = Student.of(layers, loss, h[:o.judged], y[:o.judged], self.kind[1])
         self.run.stage("student", layer=len(self.known) + 1, loss=loss, last=found.bend[found.order[widths[0] - 1]].item(), next=found.bend[found.order[min(len(found.order) - 1, widths[0])]].item())
         return found
 
+    def grown(self, seen, student, unit, others, o):
+        "Rows that `grow_pointed` knows and that pass the test; those that fail start again, less sure of themselves."
+        behind, told = (self.draw(), self.noise, *self.kind, self.g), dict(errors=self.stds, options=o); done, left = seen.pick(unit[:0]), torch.arange(len(unit))
+        for n in range(o.idle):
+            start = seen.pick(left); rows, which = grow_pointed(self.f, self.known, replace(start, root=o.astray**n * start.root), student, unit[left], *behind, others=torch.cat([others, done.row]), **told)
+            good = (rows.error < o.rough) & (rows.asked >= o.least); rows, left = rows.pick(good), left[which[good]]
+            wrong = disproved(self.f, self.known, rows, *behind, others=torch.cat([others, done.row]), **told) if len(left) else good[good]; done, left = done.join(rows.pick(~wrong)), left[wrong]
+            if not len(left): break
+            self.run.stage("again", layer=len(self.known) + 1, rows=len(left))
+        return done
+
     def guided(self, widths):
         "Rows of the next layer, whose width is the first of these."
         o, rows = self.options, None
+        if len(self.known) > 1: o = replace(o, gain=o.gain_behind)
         for _ in range(o.students):
-            student = self.student(widths); unit = student.order[:math.ceil(o.spare * widths[0])]
+            before = 0 if rows is None else len(rows.row); student = self.student(widths); unit = student.order[:math.ceil(o.spare * widths[0])] if rows is None else student.order[student.bend[student.order] > o.trust * student.loss]
             for _ in range(o.passes):
                 said = normalize(student.rows[unit], dim=1)
                 if rows is not None: unit = unit[(said @ normalize(rows.row, dim=1).T).abs().amax(1) < o.told]
                 seen, which = first_kinks(self.f, self.known, student, unit, self.draw(), self.noise, *self.kind, errors=self.stds, options=o)
                 if seen is None: break
-                p = said.shape[1]; have = torch.zeros(0, p, dtype=said.dtype) if rows is None else rows.row
-                tried, _ = grow_pointed(self.f, self.known, seen, student, which, self.draw(), self.noise, *self.kind, self.g, errors=self.stds, others=have, options=o); tried = tried.pick((tried.error < o.rough) & (tried.asked >= o.least)); rows = _distinct(tried if rows is None else rows.join(tried), o)
+                tried = self.grown(seen, student, which, said[:0] if rows is None else rows.row, o); rows = _distinct(tried if rows is None else rows.join(tried), o)
                 self.run.stage("pass", layer=len(self.known) + 1, seen=len(which), units=len(rows.row))
                 if len(rows.row) >= widths[0]: return rows, student
+            if rows is not None and len(rows.row) == before: break  # another one would hardly see more
         return rows, student
 
     def search_guided(self, widths):
         "The next layer, whose width is the first of these; some units may be missing."
-        o, (rows, student) = self.options, self.guided(widths); std, row = rows.std, normalize(rows.row, dim=1)
+        o, (rows, student) = self.options, self.guided(widths)
+        if rows is None or len(rows.row) > widths[0]: raise DeepFailure(f"{0 if rows is None else len(rows.row)} units of layer {len(self.known) + 1} were found, expected {widths[0]}")
+        std, row = rows.std, normalize(rows.row, dim=1)
         x = self.spread(o.judged); signs = signs_behind(student, row, hidden(self.known, x, *self.kind)); row = row * signs.sign()[:, None]
         self.layers.append(MeasuredLayer(row[:, :-1], row[:, -1], self.kind[1], 0., std))
         self.run.stage("layer", layer=len(self.layers), units=len(row), error=self.layers[-1].error, worst=self.layers[-1].worst, sign=signs.abs().min().item())
