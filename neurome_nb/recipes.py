@@ -31,6 +31,7 @@ from .walks import WalkSearch, recover_relu
 from .whole import WholeSearch, recover_deep_relu
 from .columns import ColumnSearch, recover_by_columns
 from .noisy import NoisySearch, recover_noisy
+from .tails import TailSearch, recover_by_tail
 from .smooth import SmoothSearch, recover_smooth
 from .students import recover_by_student
 from .certify import Certificate, judge, undetermined, with_silent
@@ -121,6 +122,7 @@ class Exact:
     walks: WalkSearch = WalkSearch()  # and of that in such networks with ReLU units
     whole: WholeSearch = WholeSearch()  # and with more than two hidden layers of them, none wider than the one before, and several outputs
     noisy: NoisySearch = NoisySearch()  # and of that in such networks whose answers are coarser than `precise`
+    tails: TailSearch = TailSearch()  # and with more than two hidden layers of those
     columns: ColumnSearch = ColumnSearch()  # and with two hidden layers, the first wider than the input, and several outputs
     saturating: SmoothSearch = SmoothSearch()  # and with tanh or sigmoid units
     section_size: int = 1536  # numbers per unit and section dimension that the polish may hold: units times dimensions
@@ -371,14 +373,15 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
     run.options = replace(opt, coarse_slope=max(opt.coarse_slope, opt.afar.slope * run.eps))
     few = not smooth and run.eps > opt.precise; noisy = deep and few
     if noisy and _expands(arch): raise Stop("not_converged", "deep networks whose first layer is wider than the input are not reconstructed from answers as coarse as these yet.", "Ask for answers in double precision.")
-    attempts = min(opt.attempts, opt.afar.attempts if coarse else opt.noisy.attempts if noisy else UNTOLD if smooth and not arch.activation else opt.attempts)
+    attempts = min(opt.attempts, opt.afar.attempts if coarse else (opt.tails if len(arch.sizes) > 4 else opt.noisy).attempts if noisy else UNTOLD if smooth and not arch.activation else opt.attempts)
     for run.attempt in range(attempts):
         try:
             if deep and smooth: layers, cert, arch_found = (recover_by_student if len(arch.sizes) > 4 else recover_smooth)(run, length, bars=opt.bars, options=opt.saturating)
             elif deep and _expands(arch) and not (walked and run.attempt % 2): layers, cert, arch_found = recover_by_columns(run, length, run.eps, bars=opt.bars, options=opt.columns)
             elif walked and _narrows(arch): layers, cert, arch_found = recover_deep_relu(run, length, run.eps, bars=opt.bars, options=opt.whole)
             elif walked: layers, cert, arch_found = recover_relu(run, length, run.eps, bars=opt.bars, options=opt.walks)
-            elif deep and run.eps > opt.precise: layers, cert, arch_found = recover_noisy(run, length, run.eps, bars=opt.bars, options=opt.noisy)
+            elif noisy and len(arch.sizes) > 4: layers, cert, arch_found = recover_by_tail(run, length, run.eps, bars=opt.bars, options=opt.tails)
+            elif noisy: layers, cert, arch_found = recover_noisy(run, length, run.eps, bars=opt.bars, options=opt.noisy)
             elif deep: layers, cert, arch_found = recover_deep(run, length, run.eps, bars=opt.bars, options=opt.deep)
             else: layers, cert, arch_found = recover_shallow(run, smooth, length)
             outcome = judge(cert, tol)

@@ -10,11 +10,11 @@ SOLVERS = 'peel lift sweep consensus disagree committee polish'.split()
 BELOW = dict(
     core='', nets='core', symmetry='nets', canon='symmetry', answers='core', regions='core', oracle='nets answers', coarse='oracle', adapters='oracle regions', blackbox='nets oracle',
     **{**dict.fromkeys(SOLVERS, 'symmetry oracle nets'), 'consensus': 'polish symmetry oracle nets'},
-    search='sweep lift polish disagree committee consensus coarse', afar='search coarse', certify='polish canon oracle', shallow='search certify afar', inside='search certify regions', gather='peel', deep='certify gather lift sweep', walks='deep search', noisy='deep', columns='walks', facets='walks', growth='facets', together='deep', whole='growth together', smooth='deep search', students='smooth consensus polish', population='certify disagree',
-    recipes='shallow inside deep noisy walks columns whole smooth students population ' + ' '.join(SOLVERS), plots='recipes canon',   # plots draw the recipes' results
+    search='sweep lift polish disagree committee consensus coarse', afar='search coarse', certify='polish canon oracle', shallow='search certify afar', inside='search certify regions', gather='peel', deep='certify gather lift sweep', walks='deep search', noisy='deep', columns='walks', facets='walks', growth='facets', together='deep', whole='growth together', smooth='deep search', students='smooth consensus polish', tails='noisy students together', population='certify disagree',
+    recipes='shallow inside deep noisy walks columns whole smooth students tails population ' + ' '.join(SOLVERS), plots='recipes canon',   # plots draw the recipes' results
     experiments='recipes adapters blackbox canon plots audit', calibration='experiments', widgets='experiments', audit='recipes adapters canon plots', cli='calibration audit')
 # Modules that reconstruct get an oracle, never a network, and never a score.
-RECONSTRUCT = [*SOLVERS, 'search', 'afar', 'shallow', 'inside', 'gather', 'deep', 'noisy', 'walks', 'columns', 'facets', 'growth', 'together', 'whole', 'smooth', 'students', 'population', 'certify', 'recipes']
+RECONSTRUCT = [*SOLVERS, 'search', 'afar', 'shallow', 'inside', 'gather', 'deep', 'noisy', 'walks', 'columns', 'facets', 'growth', 'together', 'whole', 'smooth', 'students', 'tails', 'population', 'certify', 'recipes']
 TRUTH_MODULES, TRUTH_NAMES = {'blackbox', 'experiments', 'calibration'}, {'parameter_error', 'ParameterError'}
 
 def may_import(module):

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT/'nbs'/'bench'
 TABLE, IMAGES = RESULTS/'table.md', ROOT/'nbs'/'images'
 SHARED = 'core nets oracle symmetry sweep lift search certify'.split()       # modules that every row exercises
-SHALLOW, DEEP, TOOLS, LAYERS, WALKS, WHOLE, SMOOTH, STUDENTS, NOISY = 'polish consensus committee disagree shallow'.split(), ['peel'], ['deep tools'], 'gather deep'.split(), 'walks columns'.split(), 'facets growth together whole'.split(), ['smooth'], ['students'], ['noisy']   # and those with one hidden layer, with more, with more but without `recover_deep`, with more and with it, with more of ReLU units or wider than the input, with more than two of ReLU units and several outputs, with more of saturating units, with more than two of those, with more and few digits
+SHALLOW, DEEP, TOOLS, LAYERS, WALKS, WHOLE, SMOOTH, STUDENTS, NOISY, TAILS = 'polish consensus committee disagree shallow'.split(), ['peel'], ['deep tools'], 'gather deep'.split(), 'walks columns'.split(), 'facets growth together whole'.split(), ['smooth'], ['students'], ['noisy'], ['tails']   # and those with one hidden layer, with more, with more but without `recover_deep`, with more and with it, with more of ReLU units or wider than the input, with more than two of ReLU units and several outputs, with more of saturating units, with more than two of those, with more and few digits, with more than two of these
 OTHER = 100             # the second series: black box seed s, reconstruction seed s + OTHER
 BUSY = 1.25             # a load above this many times the threads means that others share the cores
 SLOPE = 1e-6            # an unknown slope may be off by this much
@@ -113,8 +113,8 @@ def tools_of(module, source):
 
 def sources(folder=ROOT/'neurome_nb'):
     "The code of every module that a row exercises; of `recipes` only the options, without those that other modules hold: the rest of it chooses a route."
-    source = {m: (folder/f'{m}.py').read_text() for m in SHARED + SHALLOW + DEEP + LAYERS + WALKS + WHOLE + SMOOTH + STUDENTS + NOISY}
-    code = {m: code_of(text) for m, text in source.items()} | {'deep tools': tools_of('deep', source)}
+    source = {m: (folder/f'{m}.py').read_text() for m in SHARED + SHALLOW + DEEP + LAYERS + WALKS + WHOLE + SMOOTH + STUDENTS + NOISY + TAILS}
+    code = {m: code_of(text) for m, text in source.items()} | {'deep tools': tools_of('deep', {m: text for m, text in source.items() if m not in TAILS})}      # `tails` takes none that others do not take
     recipes = ast.parse((folder/'recipes.py').read_text())
     options = next(n for n in recipes.body if isinstance(n, ast.ClassDef) and n.name == 'Exact')
     options.body = [f for f in options.body if not (isinstance(f, ast.AnnAssign) and isinstance(f.value, ast.Call))]
@@ -127,8 +127,9 @@ def digest(row, code):
     smooth = len(row.sizes) > 3 and row.activation in ('tanh', 'sigmoid')
     student = smooth and len(row.sizes) > 4             # which uses tools of the shallow searches too
     noisy = len(row.sizes) > 3 and row.dtype != 'float64'
+    tails = noisy and len(row.sizes) > 4                # which uses tools of the students and of the fits of all layers
     layers = len(row.sizes) > 3 and not (walks or smooth or noisy)
-    other = ([] if student else SHALLOW if len(row.sizes) > 3 else DEEP + TOOLS) + (TOOLS if layers else LAYERS) + ([] if student else STUDENTS) + ([] if walks else WALKS) + ([] if whole else WHOLE) + ([] if smooth else SMOOTH) + ([] if noisy else NOISY)
+    other = ([] if student or tails else SHALLOW if len(row.sizes) > 3 else DEEP + TOOLS) + (TOOLS if layers else LAYERS) + ([] if student or tails else STUDENTS) + ([] if walks else WALKS) + ([] if whole or tails else WHOLE) + ([] if smooth or tails else SMOOTH) + ([] if noisy else NOISY) + ([] if tails else TAILS)
     asked = {k: v for k, v in asdict(row).items() if k in ('sizes', 'activation', 'data', 'dtype', 'search', 'init', 'known')}
     code = {m: text for m, text in code.items() if m not in other}
     return hashlib.blake2b(json.dumps([code, asked], sort_keys=True).encode(), digest_size=8).hexdigest()
