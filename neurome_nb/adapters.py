@@ -407,6 +407,6 @@ def _named(name, in_features, http, keep):
     suffix = Path(name).suffix.lower()
     if suffix in PICKLED: raise ValueError(f"{name}: opening a {suffix} file may run code in it; load it yourself and hand over the model (on the command line FILE.py:NAME, where FILE.py loads it), or export it to .onnx or .pt2")
     if suffix == ".safetensors": raise ValueError(f"{name}: a .safetensors file holds weights without the network that uses them; build the module and hand it over")
-    if suffix not in (".pt2", ".onnx"): raise ValueError(f"{name}: expected a file ending in .pt2 or .onnx, a URL, or cmd: and a command")
+    if suffix not in (".pt2", ".onnx"): raise ValueError(f"{name}: expected a file ending in .pt2 or .onnx (on the command line also FILE.py:NAME), a URL, or cmd: and a command")
     if not Path(name).is_file(): raise FileNotFoundError(f"{name}: no such file")
     return (_pt2 if suffix == ".pt2" else _onnx)(name, in_features)
