@@ -100,7 +100,7 @@ def train_leaky(
     generator: torch.Generator,  # shuffles
     training: Training = Training(),
 ) -> tuple[Layers, float]:  # the trained layers, and the loss over the last twentieth of the steps
-    "Train a LeakyReLU network, in single precision."
+    "Train a LeakyReLU network, in single precision. Raises DeepFailure when training diverges."
     rows, x, y, weight = [p.float() for p in _joined(layers)], x.float(), y.float(), weight.float()[:, None]; batch = min(training.batch, len(x))
     soap, per_epoch, last = Soap(rows, training), len(x) // batch, []
     for step in range(training.steps):
@@ -109,7 +109,9 @@ def train_leaky(
         pick = order[i:i + batch]; grads, loss = _leaky_gradients(rows, x[pick], y[pick], weight[pick], slope)
         soap.step(grads, training.at(step / training.steps))
         if step >= .95 * training.steps: last.append(loss)
-    return _split(rows), torch.stack(last).mean().item()
+    loss = torch.stack(last).mean().item()
+    if not math.isfinite(loss): raise DeepFailure("training a student diverged")
+    return _split(rows), loss
 
 @dataclass(frozen=True)
 class Scales:
@@ -209,8 +211,7 @@ class Tail(_Noisy):
                 if loss < best[1]: best = new, loss
                 if loss < o.dear * before: break
                 layers, before = settle(layers, v); losses.append(before)  # a unit was lost that was not clear yet
-            layers = best[0]
-            layers = scale.back(layers)
+            layers = scale.back(best[0])
             if found: layers, loss = settle(first.there([*found, *layers]), first.inputs(start)); losses.append(loss); layers = first.back(layers)
             found = layers[:l + 1]; h = hidden(found, start, *self.kind); self.run.stage("student", layer=l + 2, losses=losses)
         return unit_rows(layers, 0)
