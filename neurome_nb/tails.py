@@ -21,9 +21,9 @@ from .consensus import eliminate
 from .lift import Basis
 from .certify import Certificate, certify_copies
 from .peel import Peeled, hidden
-from .deep import DeepFailure, _with_one
+from .deep import DeepFailure, _backward, _blur
 from .noisy import NoisySearch, lift_all, _layers, _Noisy, _Pass, _rows
-from .students import Soap, Training, new_student, _joined, _split
+from .students import Soap, Training, new_student, _split
 from .together import unit_rows
 
 # %% ../nbs/18_tails.ipynb #c005
@@ -101,7 +101,7 @@ def train_leaky(
     training: Training = Training(),
 ) -> tuple[Layers, float]:  # the trained layers, and the loss over the last twentieth of the steps
     "Train a LeakyReLU network, in single precision. Raises DeepFailure when training diverges."
-    rows, x, y, weight = [p.float() for p in _joined(layers)], x.float(), y.float(), weight.float()[:, None]; batch = min(training.batch, len(x))
+    rows, x, y, weight = [p.float() for p in _rows(layers)], x.float(), y.float(), weight.float()[:, None]; batch = min(training.batch, len(x))
     soap, per_epoch, last = Soap(rows, training), len(x) // batch, []
     for step in range(training.steps):
         i = step % per_epoch * batch
@@ -138,14 +138,6 @@ class Scales:
         return [*layers[:-1], (W / self.y_size, (b - self.y_mean) / self.y_size)]
 
 # %% ../nbs/18_tails.ipynb #c010
-def _leaky_sensitivities(layers, x, slope):
-    "What enters each layer, and the derivatives (n, o, h_l) of the answers with respect to its pre-activations."
-    act, entering, slopes = ACTIVATIONS["leaky_relu"], [x], []
-    for W, b in layers[:-1]: z = entering[-1] @ W.T + b; slopes.append(act.derivative(z, slope)); entering.append(act.fn(z, slope))
-    D = [torch.eye(len(layers[-1][1]), dtype=x.dtype).expand(len(x), -1, -1)]
-    for (W, _), d in zip(reversed(layers[1:]), reversed(slopes)): D.insert(0, (D[0] @ W) * d[:, None])
-    return entering, D
-
 def _spare(A, targets, h, ridge=1e-9):
     "Least squares of targets by the columns A: the order in which the first h can be spared, and what that costs. `ridge`: relative size of the columns' misses that do not matter, since some may be the sum of others."
     scale = A.norm(dim=0).clamp_min(1e-300)
@@ -170,12 +162,12 @@ def pruned_layer(
     options: TailSearch = TailSearch(),
 ) -> tuple[Layers, int]:  # and how many of them switch nowhere
     "The units of a layer that the next one needs most, on the side where they are on, and the next layer's rows by least squares."
-    entering, D = _leaky_sensitivities(layers, x, slope); h, rows = _with_one(entering[l]), _rows(layers)[l]; w = weight[:, None]; act = ACTIVATIONS["leaky_relu"].fn
-    z = entering[l + 1] @ layers[l + 1][0].T + layers[l + 1][1]; e, Q = torch.linalg.eigh(torch.einsum("noa,nob->ab", D[l + 1] * w[:, None], D[l + 1] * w[:, None]) / len(x)); target = z @ (Q * e.clamp_min(0).sqrt()) * w
+    at = _Pass.of(layers, x, "leaky_relu", slope); D = _backward(layers, at.slopes); h, (rows, after) = at.entering[l], _rows(layers)[l:l + 2]; w = weight[:, None]; act = ACTIVATIONS["leaky_relu"].fn
+    z = at.entering[l + 1] @ after.T; e, Q = torch.linalg.eigh(torch.einsum("noa,nob->ab", D[l + 1] * w[:, None], D[l + 1] * w[:, None]) / len(x)); target = z @ (Q * e.clamp_min(0).sqrt()) * w
     bends = (h @ rows.T).abs() * w; spare = _spare(torch.cat([bends, h * w], 1), target, len(rows)); order, few = spare.order, (spare.increase[-width:] < options.straight * spare.increase[-width - 1:][:1]).sum(); best = math.inf
     for r in range(int(few) + 1):
         kept = order[len(order) - width + r:].sort().values; some, rest, C = _chosen(h, rows[kept], bends[:, kept], target, w, slope); u = torch.linalg.svd(rest @ C)[0][:, :r].T @ rest; z0 = h[:, :-1] @ u.T
-        some = torch.cat([some, torch.cat([u, (2 * z0.abs().amax(0) if r else u.new_zeros(0))[:, None]], 1)]); A = _with_one(act(h @ some.T, slope)) * w; off = (A @ _least(A, target) - target).square().mean().item()
+        some = torch.cat([some, torch.cat([u, (2 * z0.abs().amax(0) if r else u.new_zeros(0))[:, None]], 1)]); A = torch.cat([act(h @ some.T, slope), torch.ones_like(w)], 1) * w; off = (A @ _least(A, target) - target).square().mean().item()
         if off < options.better * best: best, chosen, number, theta = off, some, r, _least(A, z * w)
     new = list(layers); new[l], new[l + 1] = _layers([chosen, theta.T.contiguous()]); return new, number
 
@@ -218,7 +210,7 @@ class Tail(_Noisy):
 
     def unsure(self, x, h):
         "Relative error of the hidden vectors behind the first layer."
-        return (ACTIVATIONS[self.kind[0]].derivative(x @ self.known[0][0].T + self.known[0][1], self.kind[1]).square() * (_with_one(x).square() @ self.stds[0].square().T)).sum(1).sqrt() / h.norm(dim=1)
+        return _blur(self.known, self.stds, x, *self.kind).sum(1).sqrt() / h.norm(dim=1)
 
 # %% ../nbs/18_tails.ipynb #c016
 def _times(a, b): return sum((x * y).sum((-1, -2)) for x, y in zip(a, b))[..., None, None]
@@ -238,8 +230,7 @@ class _Near:
         n, rows, dtype, h = len(sigma), [normalize(r, dim=1) for r in _rows(at.net)[:-1]], at.y.dtype, at.entering; size = [p.numel() for p in prior]
         on = [s > s.mean(0) for s in at.slopes]; chance = sum(torch.where(v, 1 / v.sum(0).clamp_min(1), 1 / (~v).sum(0).clamp_min(1)).sum(1) for v in on)  # of an input to be among those that count: sides of units that are seldom seen as often as others
         chance = (some * chance / chance.sum()).clamp_max(1.); which = (torch.rand(n, generator=g, dtype=dtype) < chance).nonzero()[:, 0]; h = [v[which] for v in h]; n = len(which)
-        D = [torch.eye(at.y.shape[1], dtype=dtype) / (sigma[which] * chance[which].sqrt())[:, None, None]]
-        for l in reversed(range(1, len(h))): D.insert(0, (D[0] @ at.net[l][0]) * at.slopes[l - 1][which][:, None])
+        D = [d / (sigma[which] * chance[which].sqrt())[:, None, None] for d in _backward(at.net, [s[which] for s in at.slopes])]
         held = [(d.square().sum(1).T @ v.square()).mean(1) for d, v in zip(D[:-1], h)]; first = next(l for l in range(len(size)) if sum(size[l:]) <= most)
         def own(l): w = D[l].square().sum(1).T; B = torch.stack([(h[l] * v[:, None]).T @ h[l] for v in w]) + torch.diag_embed(prior[l]**-2) + held[l][:, None, None] * rows[l][:, :, None] * rows[l][:, None]; s = B.diagonal(dim1=1, dim2=2).rsqrt(); return torch.linalg.cholesky(B * s[:, :, None] * s[:, None] + 1e-9 * torch.eye(B.shape[1], dtype=dtype)), s  # 1e-9: some inputs may not determine it
         blocks = [own(l) for l in range(first)]; D, h = D[first:], h[first:]

@@ -6,9 +6,8 @@ from neurome_nb import Architecture, reconstruct
 from neurome_nb.blackbox import black_box
 from neurome_nb.core import generator
 from neurome_nb.nets import forward, init_layers
-from neurome_nb.students import Training
-from neurome_nb.tails import Scales, TailSearch, climb, pruned_layer, train_leaky
-from neurome_nb.students import new_student
+from neurome_nb.students import Training, new_student
+from neurome_nb.tails import Scales, climb, pruned_layer, train_leaky
 from neurome_nb.peel import hidden
 from neurome_nb.canon import parameter_error
 from neurome_nb.recipes import Exact
