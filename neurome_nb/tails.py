@@ -61,11 +61,16 @@ class TailSearch(NoisySearch):
     outcry: float = 30.  # answers there that are off by so many times what others are say that it is
     clearly: float = 3.  # a unit is taken to be found if they are off by so many times less with it
     dense: float = 4.  # answers times outputs per weight, in the fit of all layers
+    worst: int = 16  # one in so many of them is of those explained worst, once units were found to switch that did not seem to
     fewest: int = 4000  # answers, at least: there should be some of every kind for each unit
     loose: float = .05  # standard deviation of rows that come from a student
-    tamer: float = .2  # where a step explains nothing more, the next one may go only so far, in units of what rows are known to; the one after it twice as far
+    loosely: float = 1.7  # what answers may be off by for now, as a share of their size: at first, so many times what is typical
+    stricter: float = .125  # and this share of that after every whole step, until
+    strictly: float = .3  # it is less than so many times the noise
+    tamer: float = .2  # where a step explains nothing more even so, the next one may go only so far, in units of what rows are known to; the one after it twice as far
     least_free: float = .01  # shorter ones lead nowhere
-    early: int = 12  # Gauss-Newton steps
+    reuse: int = 30  # steps of conjugate gradients above which their preconditioner is computed anew
+    early: int = 20  # Gauss-Newton steps
     late: int = 6  # and once units were found that hardly ever switch
     wakings: int = 3  # times that such units are looked for
     joint: int = 6000  # weights of the last layers that their preconditioner takes together
@@ -74,7 +79,7 @@ class TailSearch(NoisySearch):
     enough: float = 1e-4  # they end when the residual is so much smaller
     reached: float = 1e-2  # or so much, while most answers are not explained, and for error bars: every direction of the weights has an equal share in it there
     outlying: float = 3.  # answers that are off by more than so many times what is typical count less: units are on the wrong side there
-    part: int = 4000  # answers from which the preconditioner of the last layers is estimated
+    part: int = 20_000  # answers from which the preconditioner is computed, at most: from a quarter of them it is several times worse
     sampled: int = 4  # networks drawn for error bars
     settles: float = .9  # another step follows while the last one left less than this share
     fine: float = 4.  # residual, in units of the noise, at most
@@ -174,6 +179,10 @@ def pruned_layer(
 # %% ../nbs/18_tails.ipynb #c014
 class Tail(_Noisy):
     "A network on a section: its first layer from kinks, all others from a student."
+    def evened(self, rows):
+        "As before; but growing on must not make a row less sure than it was."
+        better = super().evened(rows); return better if (better.error < self.options.rough).all() else rows
+
     def spread(self, n):
         "Inputs, some natural, others with hidden vectors of either sign behind the first layer: there a unit of the next layers is on that hardly ever is elsewhere."
         o, g, (W, b), kind = self.options, self.g, self.known[0], self.kind; x = self.natural(round(o.natural * n)); size = hidden(self.known[:1], x, *kind).clamp_min(0).mean(0); each = (n - len(x)) // len(o.either); x = [x]
@@ -217,8 +226,9 @@ def _times(a, b): return sum((x * y).sum((-1, -2)) for x, y in zip(a, b))[..., N
 
 @dataclass(frozen=True)
 class _Near:
-    "Nearly the normal equations of all layers: every row of the first ones by itself, the last ones as a whole. Lengths of hidden rows are held, since only products of them matter."
-    blocks: list  # Cholesky factors and scales of the first layers' rows
+    "Nearly the inverse of the normal equations of all layers, that of the last ones as a whole. For each of the first ones it is the sum of two: of every row by itself, and of all rows as if what enters a unit did not depend on what follows from it, a Kronecker product. Lengths of hidden rows are held, since only products of them matter."
+    alone: list  # Cholesky factors and scales of the first layers' rows
+    products: list  # eigenvectors and eigenvalues of both factors of the first layers, and the mean precision of their rows
     joint: Tensor  # Cholesky factor for the last ones
     scale: Tensor  # of its entries
     shapes: list  # of their rows
@@ -232,8 +242,10 @@ class _Near:
         chance = (some * chance / chance.sum()).clamp_max(1.); which = (torch.rand(n, generator=g, dtype=dtype) < chance).nonzero()[:, 0]; h = [v[which] for v in h]; n = len(which)
         D = [d / (sigma[which] * chance[which].sqrt())[:, None, None] for d in _backward(at.net, [s[which] for s in at.slopes])]
         held = [(d.square().sum(1).T @ v.square()).mean(1) for d, v in zip(D[:-1], h)]; first = next(l for l in range(len(size)) if sum(size[l:]) <= most)
+        def product(l): each, enters = D[l].square().sum((1, 2)), h[l].square().sum(1); U = D[l] * (enters / (each * enters).sum())[:, None, None].sqrt(); return *torch.linalg.eigh(torch.einsum("noi,noj->ij", U, U)), *torch.linalg.eigh((h[l] * each[:, None]).T @ h[l]), prior[l].square().reciprocal().mean()
         def own(l): w = D[l].square().sum(1).T; B = torch.stack([(h[l] * v[:, None]).T @ h[l] for v in w]) + torch.diag_embed(prior[l]**-2) + held[l][:, None, None] * rows[l][:, :, None] * rows[l][:, None]; s = B.diagonal(dim1=1, dim2=2).rsqrt(); return torch.linalg.cholesky(B * s[:, :, None] * s[:, None] + 1e-9 * torch.eye(B.shape[1], dtype=dtype)), s  # 1e-9: some inputs may not determine it
-        blocks = [own(l) for l in range(first)]; D, h = D[first:], h[first:]
+        alone = [own(l) for l in range(first)]
+        products = [product(l) for l in range(first)]; D, h = D[first:], h[first:]
         A = torch.diag(torch.cat([p.flatten() for p in prior[first:]])**-2); j = 0
         for l in range(len(h)):
             for i in range(len(prior[first + l])):
@@ -245,31 +257,29 @@ class _Near:
                 if first + l < len(rows): A[j:k, j:k] += held[first + l][i] * rows[first + l][i][:, None] * rows[first + l][i]
                 j = k
         A = torch.triu(A); s = A.diagonal().rsqrt(); A = s[:, None] * A * s; A.diagonal().add_(tiny)
-        return cls(blocks, torch.linalg.cholesky(A, upper=True), s, [p.shape for p in prior[first:]], rows, held)
+        return cls(alone, products, torch.linalg.cholesky(A, upper=True), s, [p.shape for p in prior[first:]], rows, held)
 
     def lengths(self, v): return [*(p[:, None] * r * (u * r).sum(-1, keepdim=True) for u, r, p in zip(v, self.rows, self.held)), torch.zeros_like(v[-1])]
 
     def solve(self, v):
-        m = len(self.blocks); last = torch.cat([u.flatten(-2) for u in v[m:]], -1) * self.scale; shape = last.shape
+        m = len(self.products); last = torch.cat([u.flatten(-2) for u in v[m:]], -1) * self.scale; shape = last.shape
         last = torch.cholesky_solve(last.reshape(-1, shape[-1]).T, self.joint, upper=True).T.reshape(shape) * self.scale
-        return [*(torch.cholesky_solve((u * s)[..., None], C)[..., 0] * s for u, (C, s) in zip(v, self.blocks)), *(u.reshape(*u.shape[:-1], *s) for u, s in zip(last.split([s.numel() for s in self.shapes], -1), self.shapes))]
+        return [*(torch.cholesky_solve((u * s)[..., None], C)[..., 0] * s + Q @ ((Q.T @ u @ R) / (a.clamp_min(0)[:, None] * b.clamp_min(0) + p)) @ R.T for u, (C, s), (a, Q, b, R, p) in zip(v, self.alone, self.products)), *(u.reshape(*u.shape[:-1], *s) for u, s in zip(last.split([s.numel() for s in self.shapes], -1), self.shapes))]
 
 def _conjugate(at, sigma, prior, right, near, steps, enough):
-    "Conjugate gradients for the normal equations, and the share of the residual that is left."
+    "Conjugate gradients for the normal equations, the share of the residual that is left, and the steps taken."
     w = sigma.square().reciprocal()[:, None]; product = lambda v: [q + u / p.square() + e for q, u, p, e in zip(at.back(at.along(v) * w), v, prior, near.lengths(v))]
     r, x = right, [torch.zeros_like(q) for q in right]; d = near.solve(r); size = start = _times(r, d)
-    for _ in range(steps):
+    for k in range(steps):
         Ad = product(d); a = size / _times(d, Ad); x = [u + a * v for u, v in zip(x, d)]; r = [u - a * v for u, v in zip(r, Ad)]
         z = near.solve(r); new = _times(r, z); d = [u + new / size * v for u, v in zip(z, d)]; size = new
         if (size < enough**2 * start).all(): break
-    return x, (size / start).max().sqrt().item()
+    return x, (size / start).max().sqrt().item(), k + 1
 
-def _unsure(miss, noise, usual, outlying):
-    "Standard deviation that every answer is given: as far as most are explained, relative to their size, and more where it is off by much more. Once most are explained, the others tell of what is seldom seen, and count as well."
-    r = miss.square().mean(1).sqrt()
-    if (r / noise).median() < outlying: return noise
-    typical = 1.48 * (r / usual).median() * usual  # 1.48: of a normal distribution's median
-    return torch.maximum(noise, typical * (r / (outlying * typical)).clamp_min(1.).sqrt())
+def _unsure(left, noise, allowed, outlying):
+    "Standard deviation that every answer is given, and beyond how many of these it is an outlier, which counts less: units are on the wrong side there."
+    sigma = torch.hypot(noise, allowed); r = left.square().mean(1).sqrt() / sigma; far = outlying * (1.48 * r.median()).clamp_min(1.)  # 1.48: of a normal distribution's median
+    return sigma * (r / far).clamp_min(1.).sqrt(), far
 
 def fit_layers(
     layers: Layers,
@@ -286,16 +296,22 @@ def fit_layers(
 ) -> tuple[Layers, Float[Tensor, "n o"]]:  # and what is left of the answers
     "Gauss-Newton steps for all layers."
     o, kind, start = options, (activation, slope), _rows(layers); usual = (y - y.median(0).values).abs().mean(1); usual = usual + Scales.level * usual.median()
-    misses = lambda net: y - forward(net, x, *kind); net, left, free = layers, misses(layers), math.inf
-    wide = [torch.where(p.isinf(), o.loose * r.abs().max(), p) for p, r in zip(stds, start)]
+    misses = lambda net: y - forward(net, x, *kind); net, left, near = layers, misses(layers), None; share = first = o.loosely * (left.square().mean(1).sqrt() / usual).median().item(); least = o.strictly * (noise / usual).quantile(.1).item()
+    free, wide = math.inf, [torch.where(p.isinf(), o.loose * r.abs().max(), p) for p, r in zip(stds, start)]
     for _ in range(steps):
-        near = [(p**-2 + (free * v)**-2).rsqrt() for p, v in zip(stds, wide)]; at, sigma, rows = _Pass.of(net, x, *kind), _unsure(left, noise, usual, o.outlying), _rows(net); cost = lambda e: (q := (e / sigma[:, None]).square().mean(1).sqrt()).square().minimum(o.outlying * q).mean().item()
-        right = [a + (s - r) / p.square() for a, s, r, p in zip(at.back(left / sigma[:, None].square()), start, rows, stds)]; move, _ = _conjugate(at, sigma, near, right, _Near.of(at, sigma, near, o.part, o.joint, g), o.iterations, o.enough if sigma is noise else o.reached); before = cost(left)
-        tried = (_layers([r + share * m for r, m in zip(rows, move)]) for share in o.shares); better = next((new for new in tried if cost(misses(new)) < before), None)
-        if better is None and (sigma is noise or free < o.least_free): break
-        if better is None: free = o.tamer * min(free, 1.); continue
-        net, left, free = better, misses(better), 2 * free
-        if sigma is noise and cost(left) > o.settles * before: break
+        share = share if share > least else 0.; sigma, far = _unsure(left, noise, share * usual, o.outlying); at, rows = _Pass.of(net, x, *kind), _rows(net); cost = lambda e: (q := (e / sigma[:, None]).square().mean(1).sqrt()).square().minimum(far * q).mean().item()
+        right = [a + (s - r) / p.square() for a, s, r, p in zip(at.back(left / sigma[:, None].square()), start, rows, stds)]; before = cost(left)
+        if near is None or taken > o.reuse: prior = [(p**-2 + (free * v)**-2).rsqrt() for p, v in zip(stds, wide)]; near = _Near.of(at, sigma, prior, o.part, o.joint, g)
+        move, _, taken = _conjugate(at, sigma, prior, right, near, o.iterations, o.reached if share else o.enough)
+        tried = ((part, _layers([r + part * m for r, m in zip(rows, move)])) for part in o.shares); part, better = next(((part, new) for part, new in tried if cost(misses(new)) < before), (0., None))
+        if better is None:
+            if not share or free < o.least_free: break
+            if share < first: share /= o.stricter
+            else: free, near = o.tamer * min(free, 1.), None
+            continue
+        share *= o.stricter ** (2 * part - 1); free *= 2; near = near if math.isinf(free) else None  # half a step is as far as is good
+        net, left = better, misses(better)
+        if not share and cost(left) > o.settles * before: break
     return net, left
 
 def drawn_layers(
@@ -314,7 +330,7 @@ def drawn_layers(
     o, rows, n = options, _rows(layers), options.sampled; at = _Pass.of(layers, x, activation, slope); draw = lambda *s: torch.randn(n, *s, generator=g, dtype=x.dtype)
     sigma = torch.maximum(noise, (left.square().mean() / noise.square().mean()).sqrt() * noise) * (left.numel() / max(1, left.numel() - sum(r.numel() for r in rows)))**.5
     right = [a + draw(*s.shape) / s for a, s in zip(at.back(draw(*left.shape) / sigma[:, None]), stds)]
-    moves, reached = _conjugate(at, sigma, stds, right, _Near.of(at, sigma, stds, o.part, o.joint, g), o.patient, o.reached)
+    moves, reached, _ = _conjugate(at, sigma, stds, right, _Near.of(at, sigma, stds, o.part, o.joint, g), o.patient, o.reached)
     if reached > o.reached: raise DeepFailure(f"error bars were not found: conjugate gradients left {reached:.0e}")  # they would be too small
     return [_layers([r + m[i] for r, m in zip(rows, moves)]) for i in range(n)]
 
@@ -356,7 +372,7 @@ def _awake(net, l, units, x, y, kind, g, o):
         best = int((said(*p) - y).abs().mean((1, 2)).argmin()); A, theta = A[best].detach(), theta[best].detach(); v, shift = parts(A, theta); W2, b2, V2 = net[l][0].clone(), net[l][1].clone(), V.clone()
         W2[units], b2[units], V2[:, units] = A @ torch.linalg.solve_triangular(size, W, upper=False), -theta, v; return unit_rows([*net[:l], (W2, b2), (V2, c + linear @ b + shift), *net[l + 2:]], 0)
 
-def woken(deep: Tail, net: Layers, x: Float[Tensor, "n k"]) -> tuple[Layers, int]:  # and how many units were found to switch
+def woken(deep: Tail, net: Layers, x: Float[Tensor, "n k"]) -> tuple[Layers, int]:  # and how many units were found to switch; the answers that show it join the pool
     "Units that are on the same side at all these inputs stand for a linear map V W. If theirs were units that are off there, V W is that of these, times the slope, and the answers say so where climbs along random rows in their span turn some of them on."
     o, g, kind, found = deep.options, deep.g, deep.kind, 0
     for l, units in enumerate(_one_sided(net, x, kind, o.seldom)):
@@ -366,7 +382,8 @@ def woken(deep: Tail, net: Layers, x: Float[Tensor, "n k"]) -> tuple[Layers, int
         off = miss(net); odd = off > o.outcry * off.quantile(.25).clamp_min(1.)
         if odd.sum() < o.seldom: continue
         new = _awake(net, l, units, at, y, kind, g, o); left = miss(new); deep.run.stage("wake", layer=l + 1, units=len(units), odd=int(odd.sum()), before=off[odd].median().item(), after=left[odd].median().item())
-        if left[odd].median() < off[odd].median() / o.clearly: net, found = new, found + len(units)
+        if left[odd].median() < off[odd].median() / o.clearly: net = new
+        deep.pool = tuple(torch.cat(v) for v in zip(deep.pool, (at, y))); found += len(units)  # the fit takes it from there
     return net, found
 
 # %% ../nbs/18_tails.ipynb #c022
@@ -387,7 +404,9 @@ def whole_fit(deep: Tail, tail: Layers) -> tuple[Layers, list[Layers], float]:  
     o, kind, g = deep.options, deep.kind, deep.g; hiddens = [torch.full_like(r, o.loose / r.shape[1]**.5) for r in _rows(tail)[:-1]]; stds = [*(o.caution * s for s in deep.stds), *hiddens, torch.full_like(_rows(tail)[-1], math.inf)]
     net = [*deep.known, *tail]; n = max(o.fewest, math.ceil(o.dense * sum(s.numel() for s in stds) / len(tail[-1][1])))
     for again in range(o.wakings):
-        i = _telling(net, deep.pool[0], n, kind, g); x, y = (v[i] for v in deep.pool); noise = deep.noise(x, y); net, left = fit_layers(net, stds, x, y, noise, *kind, g, steps=o.late if again else o.early, options=o); rms = (left / noise[:, None]).square().mean().sqrt().item()
+        x, y = deep.pool; i = _telling(net, x, n, kind, g)
+        if again: i = torch.cat([i, ((y - forward(net, x, *kind)).norm(dim=1) / deep.noise(x, y)).topk(n // o.worst).indices]).unique()
+        x, y = x[i], y[i]; noise = deep.noise(x, y); net, left = fit_layers(net, stds, x, y, noise, *kind, g, steps=o.late if again else o.early, options=o); rms = (left / noise[:, None]).square().mean().sqrt().item()
         net, found = woken(deep, net, x); deep.run.stage("fit", residual=rms, woken=found)
         if not found: break
     return net, drawn_layers(net, stds, x, left, noise, *kind, g, options=o) if rms < o.fine else [], rms
