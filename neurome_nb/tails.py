@@ -4,25 +4,25 @@
 
 # %% auto #0
 __all__ = ['TailSearch', 'train_leaky', 'Scales', 'pruned_layer', 'Tail', 'fit_layers', 'drawn_layers', 'climb', 'woken',
-           'whole_fit', 'recover_by_tail']
+           'telling', 'whole_fit', 'recover_by_tail']
 
 # %% ../nbs/18_tails.ipynb #c002
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 from jaxtyping import Float, Int
 from .core import Layers
-from .nets import ACTIVATIONS, Architecture, SectionModel, forward
+from .nets import ACTIVATIONS, Architecture, SectionModel, forward, preactivations
 from .polish import LinearFit
 from .consensus import eliminate
 from .lift import Basis
-from .certify import Certificate, certify_copies
-from .peel import Peeled, hidden
-from .deep import DeepFailure, _backward, _blur
-from .noisy import NoisySearch, lift_all, _layers, _Noisy, _Pass, _rows
+from .certify import Certificate, adversarial_queries, certify_copies
+from .peel import Peeled, hidden, switches
+from .deep import DeepFailure, MeasuredLayer, _backward, _blur
+from .noisy import NoisySearch, VagueRows, lift_all, _layers, _Noisy, _Pass, _rows
 from .students import Soap, Training, new_student, _split
 from .together import unit_rows
 
@@ -47,6 +47,10 @@ class TailSearch(NoisySearch):
     odd: float = 300.  # so many times at most
     vaguely: float = 3e-5  # answers at hidden vectors with a larger relative error count less
     judges: int = 12_000  # queries by which units are judged
+    lessons: int = 4  # times that it is asked about the second layer's, which all others hang on, while it learns more
+    plenty: float = .9  # share of its rows that kinks should prove
+    guessed: tuple[float, ...] = (2e-3, 6e-3, 1e-3)  # relative errors of its rows, one after the other, until kinks are where they say
+    taken: float = 1e-4  # and of those that kinks do not say anything about, which may be too weak, as far as the next layers are concerned
     straight: float = 2.  # a unit whose bends matter no more than so many times those of the last unit spared may switch nowhere: what remains linear is tried instead
     better: float = .5  # and taken if it leaves less than this share of what the unit left
     climbs: int = 40  # steps up a direction of hidden vectors, at most
@@ -71,8 +75,14 @@ class TailSearch(NoisySearch):
     least_free: float = .01  # shorter ones lead nowhere
     reuse: int = 30  # steps of conjugate gradients above which their preconditioner is computed anew
     early: int = 20  # Gauss-Newton steps
-    late: int = 6  # and once units were found that hardly ever switch
-    wakings: int = 3  # times that such units are looked for
+    late: int = 12  # and once units were found that hardly ever switch
+    turns: int = 4  # of the fit, with answers in between that tell what is not known yet
+    known: float = 2e-5  # standard deviation of every weight, in units of the largest of its layer, at which there are no more
+    rare: float = .03  # share of the answers below which a unit is on, or off, seldom
+    turned: int = 2400  # inputs that are to turn some of these to their other side
+    margin: float = .3  # by this much of what is typical
+    witnesses: int = 8  # networks that disagree
+    told: int = 2000  # inputs where they disagree most, out of twice as many as `candidates`
     joint: int = 6000  # weights of the last layers that their preconditioner takes together
     iterations: int = 100  # of conjugate gradients for each step
     patient: int = 400  # and for error bars
@@ -196,26 +206,44 @@ class Tail(_Noisy):
         sizes = [len(self.known[0][1]), *widths, self.run.oracle.out_features]; x = self.spread(max(self.options.least_pool, round(self.options.pool * sum((a + 1) * b for a, b in zip(sizes, sizes[1:]))))); x = x[torch.randperm(len(x), generator=self.g)]; self.pool = x, self.f(x)
 
     def student(self, widths):
-        "All layers behind the first, roughly; hidden rows of unit length. One student sees all of them, but only its first layer clearly; the next one starts behind that."
-        o, g, slope = self.options, self.g, self.kind[1]; x, y = self.pool; h = start = hidden(self.known, x, *self.kind); first, found = Scales.of(h, y), []
-        a, weight = first.answers(y), first.weight(y) / (1 + self.unsure(x, h) / o.vaguely)
-        def settle(layers, v, prune=None):
-            miss = (forward(layers, v, *self.kind) - a).abs().mean(1) * weight; i = torch.multinomial((miss / miss.median()).clamp(1., o.odd), min(o.shown, len(v)), generator=g)
-            if prune: layers, _ = pruned_layer(layers, 0, prune, v[i[:o.judges]], weight[i[:o.judges]], slope, o)
-            return train_leaky(layers, v[i], a[i], weight[i], slope, generator=g, training=o.settle)
+        "All layers behind the first, roughly, hidden rows of unit length, and standard deviations of these. One student sees all of them, but only its first layer clearly: the next one starts behind that, as kinks say it is."
+        o, g, slope, (x, y) = self.options, self.g, self.kind[1], self.pool; behind, stds = replace(self, layers=list(self.layers)), []
         for l, width in enumerate(widths):
-            scale = Scales.of(h, y); v = scale.inputs(h)
+            h = hidden(behind.known, x, *self.kind); scale = Scales.of(h, y); v, a, weight = scale.inputs(h), scale.answers(y), scale.weight(y) / (1 + behind.unsure(x, h) / o.vaguely)
+            def settle(layers, prune=None):
+                miss = (forward(layers, v, *self.kind) - a).abs().mean(1) * weight; i = torch.multinomial((miss / miss.median()).clamp(1., o.odd), min(o.shown, len(v)), generator=g)
+                if prune: layers, _ = pruned_layer(layers, 0, prune, v[i[:o.judges]], weight[i[:o.judges]], slope, o)
+                return train_leaky(layers, v[i], a[i], weight[i], slope, generator=g, training=o.settle)
             layers, loss = train_leaky(new_student((v.shape[1], *(math.ceil(o.wider * n) for n in widths[l:]), a.shape[1]), g), v, a, weight, slope, generator=g, training=o.training); losses = [loss]
-            layers, before = settle(layers, v, math.ceil(o.narrow * width)); losses.append(before); best = None, math.inf
+            layers, before = settle(layers, math.ceil(o.narrow * width)); losses.append(before); best = None, math.inf
             for _ in range(o.tries):
-                new, loss = settle(layers, v, width); losses.append(loss)
+                new, loss = settle(layers, width); losses.append(loss)
                 if loss < best[1]: best = new, loss
                 if loss < o.dear * before: break
-                layers, before = settle(layers, v); losses.append(before)  # a unit was lost that was not clear yet
-            layers = scale.back(best[0])
-            if found: layers, loss = settle(first.there([*found, *layers]), first.inputs(start)); losses.append(loss); layers = first.back(layers)
-            found = layers[:l + 1]; h = hidden(found, start, *self.kind); self.run.stage("student", layer=l + 2, losses=losses)
-        return unit_rows(layers, 0)
+                layers, before = settle(layers); losses.append(before)  # a unit was lost that was not clear yet
+            layers = best[0]
+            for _ in range(o.lessons):
+                layer, proven = behind.proven(back := unit_rows(scale.back(layers), 0))
+                if l or proven.double().mean() > o.plenty: break
+                layers, loss = settle(layers); losses.append(loss)  # all others hang on this layer
+            behind.layers.append(layer); stds.append(torch.where(proven[:, None], o.caution * layer.std, o.loose / layer.std.shape[1]**.5)); self.run.stage("student", layer=l + 2, losses=losses, proven=int(proven.sum()))
+        return [*behind.known[1:], back[-1]], stds
+
+    def guess(self, layers, error):
+        "Rows of the first of these layers, behind the known ones, that are off by as much, met where they are seen best."
+        o, kind, (rows, *_), l = self.options, self.kind, _rows(layers), len(self.known); n, p = rows.shape; unit = torch.arange(n).repeat_interleave(o.starts); net = [*self.known, *layers]; i = torch.arange(len(unit))
+        at = switches(net[:l + 1], unit, self.draw()(rows[unit]), *kind); there = _Pass.of(net, at.x, *kind); D, slope = _backward(net, there.slopes)[l], there.slopes[l][i, unit]; half, mean, reach = D[i, :, unit] * ((1 - kind[1]) / 2 / slope)[:, None], D @ rows[:, :-1], torch.minimum(at.room, at.x.norm(dim=1))
+        seen = torch.where(at.off < 1e-6 * at.x.norm(dim=1), half.norm(dim=1) * at.rate * reach / self.noise(at.x, there.y), 0.); best = seen.unflatten(0, (n, o.starts)).argmax(1) + o.starts * torch.arange(n); none = rows.new_zeros(n)
+        return VagueRows(rows, error / p**.5 * torch.eye(p, dtype=rows.dtype).expand(n, p, p), at.x[best], mean[best], half[best], reach[best], none, none, half[best], none + math.inf)
+
+    def proven(self, layers):
+        "The first of these layers, and which of its rows have kinks where they say, which make them exact."
+        o, (rows, *_) = self.options, _rows(layers); std, left, done = torch.full_like(rows, o.taken / rows.shape[1]**.5), torch.arange(len(rows)), torch.zeros(len(rows), dtype=torch.bool)
+        for error in o.guessed:
+            left = (~done).nonzero()[:, 0]; grown, which, _ = self.grow(self.guess(layers, error).pick(left), rows[done]); good = (grown.asked >= o.least) & (grown.error < error); i = left[which[good]]
+            rows[i], std[i], done[i] = normalize(grown.row[good], dim=1), grown.std[good], True
+            if done.all() or not done.any(): break
+        return MeasuredLayer(rows[:, :-1], rows[:, -1], self.kind[1], 0., std), done
 
     def unsure(self, x, h):
         "Relative error of the hidden vectors behind the first layer."
@@ -227,44 +255,48 @@ def _times(a, b): return sum((x * y).sum((-1, -2)) for x, y in zip(a, b))[..., N
 @dataclass(frozen=True)
 class _Near:
     "Nearly the inverse of the normal equations of all layers, that of the last ones as a whole. For each of the first ones it is the sum of two: of every row by itself, and of all rows as if what enters a unit did not depend on what follows from it, a Kronecker product. Lengths of hidden rows are held, since only products of them matter."
-    alone: list  # Cholesky factors and scales of the first layers' rows
-    products: list  # eigenvectors and eigenvalues of both factors of the first layers, and the mean precision of their rows
-    joint: Tensor  # Cholesky factor for the last ones
-    scale: Tensor  # of its entries
+    alone: list  # inverses of the first layers' rows
+    products: list  # eigenvectors of both factors of the first layers, and what is between them
+    joint: Tensor  # inverse of the last ones
     shapes: list  # of their rows
     rows: list  # of unit length, all hidden layers
     held: list  # precision of their lengths
 
     @classmethod
-    def of(cls, at, sigma, prior, some, most, g, tiny=1e-13, chunk=250):
-        n, rows, dtype, h = len(sigma), [normalize(r, dim=1) for r in _rows(at.net)[:-1]], at.y.dtype, at.entering; size = [p.numel() for p in prior]
+    def of(cls, at, sigma, prior, some, most, g, tiny=1e-7, chunk=250):
+        n, rows, h = len(sigma), [normalize(r, dim=1) for r in _rows(at.net)[:-1]], at.entering; sizes = [p.numel() for p in prior]; first = next(l for l in range(len(sizes)) if sum(sizes[l:]) <= most)
         on = [s > s.mean(0) for s in at.slopes]; chance = sum(torch.where(v, 1 / v.sum(0).clamp_min(1), 1 / (~v).sum(0).clamp_min(1)).sum(1) for v in on)  # of an input to be among those that count: sides of units that are seldom seen as often as others
-        chance = (some * chance / chance.sum()).clamp_max(1.); which = (torch.rand(n, generator=g, dtype=dtype) < chance).nonzero()[:, 0]; h = [v[which] for v in h]; n = len(which)
-        D = [d / (sigma[which] * chance[which].sqrt())[:, None, None] for d in _backward(at.net, [s[which] for s in at.slopes])]
-        held = [(d.square().sum(1).T @ v.square()).mean(1) for d, v in zip(D[:-1], h)]; first = next(l for l in range(len(size)) if sum(size[l:]) <= most)
-        def product(l): each, enters = D[l].square().sum((1, 2)), h[l].square().sum(1); U = D[l] * (enters / (each * enters).sum())[:, None, None].sqrt(); return *torch.linalg.eigh(torch.einsum("noi,noj->ij", U, U)), *torch.linalg.eigh((h[l] * each[:, None]).T @ h[l]), prior[l].square().reciprocal().mean()
-        def own(l): w = D[l].square().sum(1).T; B = torch.stack([(h[l] * v[:, None]).T @ h[l] for v in w]) + torch.diag_embed(prior[l]**-2) + held[l][:, None, None] * rows[l][:, :, None] * rows[l][:, None]; s = B.diagonal(dim1=1, dim2=2).rsqrt(); return torch.linalg.cholesky(B * s[:, :, None] * s[:, None] + 1e-9 * torch.eye(B.shape[1], dtype=dtype)), s  # 1e-9: some inputs may not determine it
-        alone = [own(l) for l in range(first)]
-        products = [product(l) for l in range(first)]; D, h = D[first:], h[first:]
-        A = torch.diag(torch.cat([p.flatten() for p in prior[first:]])**-2); j = 0
-        for l in range(len(h)):
-            for i in range(len(prior[first + l])):
-                k = j + h[l].shape[1]; start = j - i * (k - j)
-                for d, v in zip(D[l:], h[l:]):
-                    end = start + d.shape[2] * v.shape[1]
-                    for some in torch.arange(n).split(chunk): A[j:k, start:end].addmm_(h[l][some].T, (torch.einsum("no,noj->nj", D[l][some, :, i], d[some])[:, :, None] * v[some][:, None]).flatten(1))
-                    start = end
-                if first + l < len(rows): A[j:k, j:k] += held[first + l][i] * rows[first + l][i][:, None] * rows[first + l][i]
-                j = k
-        A = torch.triu(A); s = A.diagonal().rsqrt(); A = s[:, None] * A * s; A.diagonal().add_(tiny)
-        return cls(alone, products, torch.linalg.cholesky(A, upper=True), s, [p.shape for p in prior[first:]], rows, held)
+        chance = (some * chance / chance.sum()).clamp_max(1.); which = (torch.rand(n, generator=g, dtype=at.y.dtype) < chance).nonzero()[:, 0]; h = [v[which] for v in h]
+        D = [d / (sigma[which] * chance[which].sqrt())[:, None, None] for d in _backward(at.net, [s[which] for s in at.slopes])]; square = [d.square().sum(1).T @ v.square() for d, v in zip(D, h)]; held = [q.mean(1) for q in square[:-1]]
+        def product(l):
+            each, enters = D[l].square().sum((1, 2)), h[l].square().sum(1); U = D[l] * (enters / (each * enters).sum())[:, None, None].sqrt(); (a, P), (b, Q) = torch.linalg.eigh(torch.einsum("noi,noj->ij", U, U)), torch.linalg.eigh((h[l] * each[:, None]).T @ h[l])
+            return P, Q, 1 / (a.clamp_min(0)[:, None] * b.clamp_min(0) + prior[l].square().reciprocal().mean())
+        products = [product(l) for l in range(first)]; alone = [torch.diag_embed(p**-2) for p in prior[:first]]; A = torch.block_diag(*(torch.diag(q) for p in prior[first:] for q in p**-2))
+        D, h = [d.float() for d in D], [v.float() for v in h]  # seven digits are enough for this
+        for some in torch.arange(len(which)).split(chunk):
+            d, v, j = [d[some] for d in D], [v[some] for v in h], 0
+            for l in range(first): alone[l] += (v[l].T * d[l].square().sum(1).T[:, None]) @ v[l]
+            for l in range(first, len(h)):
+                w = [torch.einsum("noi,noj->nij", d[l], e) for e in d[l:]]
+                for i in range(d[l].shape[2]): k = j + v[l].shape[1]; A[j:k, j:] += v[l].T @ torch.cat([(u[:, i, i * (not m):, None] * e[:, None]).flatten(1) for m, (u, e) in enumerate(zip(w, v[l:]))], 1); j = k
+        lengths = [p[:, None, None] * r[:, :, None] * r[:, None] for p, r in zip(held, rows)]; A = A.triu() + A.triu(1).T + torch.block_diag(*(q for p in lengths[first:] for q in p), A.new_zeros(prior[-1].numel(), prior[-1].numel()))
+        def inverse(B): s = B.diagonal(dim1=-2, dim2=-1).rsqrt(); B = s[..., None] * B * s[..., None, :]; B.diagonal(dim1=-2, dim2=-1).add_(tiny); return s[..., None] * torch.cholesky_inverse(torch.linalg.cholesky(B)) * s[..., None, :]  # tiny: some inputs may not determine it
+        return cls([inverse(B + p) for B, p in zip(alone, lengths)], products, inverse(A), [p.shape for p in prior[first:]], rows, held)
+
+    def drawn(self, n, g):
+        "Moves of the rows that change the answers about as little as their errors allow."
+        random = lambda B, *s: torch.linalg.cholesky(B) @ torch.randn(n, *s, B.shape[-1], 1, generator=g, dtype=B.dtype); last = random(self.joint)[..., 0]
+        return [*(random(C, len(C))[..., 0] for C in self.alone), *(u.unflatten(-1, s) for u, s in zip(last.split([s.numel() for s in self.shapes], -1), self.shapes))]
+
+    def known(self, net):
+        "Standard deviation of the weight that is known worst, in units of the largest one of its layer, other rows of the first layers being given."
+        var = [*(C.diagonal(dim1=1, dim2=2) for C in self.alone), *self.joint.diagonal().split([s.numel() for s in self.shapes])]; return max(v.max().sqrt().item() / r.abs().max().item() for v, r in zip(var, _rows(net)))
 
     def lengths(self, v): return [*(p[:, None] * r * (u * r).sum(-1, keepdim=True) for u, r, p in zip(v, self.rows, self.held)), torch.zeros_like(v[-1])]
 
     def solve(self, v):
-        m = len(self.products); last = torch.cat([u.flatten(-2) for u in v[m:]], -1) * self.scale; shape = last.shape
-        last = torch.cholesky_solve(last.reshape(-1, shape[-1]).T, self.joint, upper=True).T.reshape(shape) * self.scale
-        return [*(torch.cholesky_solve((u * s)[..., None], C)[..., 0] * s + Q @ ((Q.T @ u @ R) / (a.clamp_min(0)[:, None] * b.clamp_min(0) + p)) @ R.T for u, (C, s), (a, Q, b, R, p) in zip(v, self.alone, self.products)), *(u.reshape(*u.shape[:-1], *s) for u, s in zip(last.split([s.numel() for s in self.shapes], -1), self.shapes))]
+        m = len(self.products); last = torch.cat([u.flatten(-2) for u in v[m:]], -1) @ self.joint
+        return [*((C @ u[..., None])[..., 0] + P @ ((P.T @ u @ Q) * k) @ Q.T for u, C, (P, Q, k) in zip(v, self.alone, self.products)), *(u.unflatten(-1, s) for u, s in zip(last.split([s.numel() for s in self.shapes], -1), self.shapes))]
 
 def _conjugate(at, sigma, prior, right, near, steps, enough):
     "Conjugate gradients for the normal equations, the share of the residual that is left, and the steps taken."
@@ -292,6 +324,7 @@ def fit_layers(
     g: torch.Generator,
     *,
     steps: int = TailSearch.late,
+    reached: float = 0.,  # mean square of what is left, in units of the noise, that is good enough
     options: TailSearch = TailSearch(),
 ) -> tuple[Layers, Float[Tensor, "n o"]]:  # and what is left of the answers
     "Gauss-Newton steps for all layers."
@@ -311,7 +344,7 @@ def fit_layers(
             continue
         share *= o.stricter ** (2 * part - 1); free *= 2; near = near if math.isinf(free) else None  # half a step is as far as is good
         net, left = better, misses(better)
-        if not share and cost(left) > o.settles * before: break
+        if not share and (cost(left) > o.settles * before or cost(left) < reached): break
     return net, left
 
 def drawn_layers(
@@ -324,13 +357,14 @@ def drawn_layers(
     slope: float,
     g: torch.Generator,
     *,
+    near: _Near | None = None,
     options: TailSearch = TailSearch(),
 ) -> list[Layers]:
     "Networks that would explain the answers as well: found from nothing but errors of the answers and of what was known before, drawn again."
     o, rows, n = options, _rows(layers), options.sampled; at = _Pass.of(layers, x, activation, slope); draw = lambda *s: torch.randn(n, *s, generator=g, dtype=x.dtype)
     sigma = torch.maximum(noise, (left.square().mean() / noise.square().mean()).sqrt() * noise) * (left.numel() / max(1, left.numel() - sum(r.numel() for r in rows)))**.5
     right = [a + draw(*s.shape) / s for a, s in zip(at.back(draw(*left.shape) / sigma[:, None]), stds)]
-    moves, reached, _ = _conjugate(at, sigma, stds, right, _Near.of(at, sigma, stds, o.part, o.joint, g), o.patient, o.reached)
+    moves, reached, _ = _conjugate(at, sigma, stds, right, near or _Near.of(at, sigma, stds, o.part, o.joint, g), o.patient, o.reached)
     if reached > o.reached: raise DeepFailure(f"error bars were not found: conjugate gradients left {reached:.0e}")  # they would be too small
     return [_layers([r + m[i] for r, m in zip(rows, moves)]) for i in range(n)]
 
@@ -338,25 +372,26 @@ def drawn_layers(
 def climb(
     layers: Layers,
     x: Float[Tensor, "n k"],
-    c: Float[Tensor, "n h"],  # direction of hidden vectors
+    c: Sequence[Float[Tensor, "n h"]],  # weights of pre-activations, layer by layer
     steps: Int[Tensor, "n"],
     activation: str,
     slope: float,
+    *,
     stride: float = TailSearch.stride,  # in units of the length
+    enough: float = math.inf,  # a weight times its pre-activation that is not to grow further
 ) -> Float[Tensor, "n k"]:
-    "Inputs of the same lengths at which c . h behind the layers is larger."
+    "Inputs of the same lengths at which the sum of so many times their pre-activations is larger."
     act, x, r = ACTIVATIONS[activation], x.clone(), x.norm(dim=1, keepdim=True)
     for k in range(int(steps.max())):
-        go = (steps > k).nonzero()[:, 0]; up, h, D = c[go], x[go], []
-        for W, b in layers: z = h @ W.T + b; D.append(act.derivative(z, slope)); h = act.fn(z, slope)
-        for (W, _), d in zip(reversed(layers), reversed(D)): up = (up * d) @ W
+        go = (steps > k).nonzero()[:, 0]; h, up, behind = x[go], 0., []
+        for (W, b), v in zip(layers, c): z = h @ W.T + b; behind.insert(0, (W, act.derivative(z, slope), torch.where(v[go] * z < enough, v[go], 0.))); h = act.fn(z, slope)
+        for W, d, v in behind: up = (up * d + v) @ W
         x[go] = r[go] * normalize(x[go] + stride * r[go] * normalize(up, dim=1), dim=1)
     return x
 
 def _one_sided(net, x, kind, seldom):
-    "Units of every hidden layer that are on, or off, at hardly any of these inputs."
-    z = [hidden(net[:l], x, *kind) @ W.T + b for l, (W, b) in enumerate(net[:-1])]
-    return [(torch.minimum((v > 0).sum(0), (v < 0).sum(0)) < seldom).nonzero()[:, 0] for v in z]
+    "Units of every hidden layer that are on, or off, at fewer of these inputs."
+    return [(torch.minimum((z > 0).sum(0), (z < 0).sum(0)) < seldom).nonzero()[:, 0] for z in preactivations(net, x, *kind)[:-1]]
 
 def _awake(net, l, units, x, y, kind, g, o):
     "These units as such that are off where they were met, and on at some of these inputs: rows that span the same space, and where they switch, from many starts at once."
@@ -372,19 +407,29 @@ def _awake(net, l, units, x, y, kind, g, o):
         best = int((said(*p) - y).abs().mean((1, 2)).argmin()); A, theta = A[best].detach(), theta[best].detach(); v, shift = parts(A, theta); W2, b2, V2 = net[l][0].clone(), net[l][1].clone(), V.clone()
         W2[units], b2[units], V2[:, units] = A @ torch.linalg.solve_triangular(size, W, upper=False), -theta, v; return unit_rows([*net[:l], (W2, b2), (V2, c + linear @ b + shift), *net[l + 2:]], 0)
 
-def woken(deep: Tail, net: Layers, x: Float[Tensor, "n k"]) -> tuple[Layers, int]:  # and how many units were found to switch; the answers that show it join the pool
+def woken(deep: Tail, net: Layers, x: Float[Tensor, "n k"]) -> tuple[Layers, int, list]:  # and how many units were found to switch, and inputs and answers that show it
     "Units that are on the same side at all these inputs stand for a linear map V W. If theirs were units that are off there, V W is that of these, times the slope, and the answers say so where climbs along random rows in their span turn some of them on."
-    o, g, kind, found = deep.options, deep.g, deep.kind, 0
+    o, g, kind, found, told = deep.options, deep.g, deep.kind, 0, []
     for l, units in enumerate(_one_sided(net, x, kind, o.seldom)):
         if l == 0 or not 0 < len(units) <= o.asleep: continue
-        start, c = deep.natural(o.wakers), torch.randn(o.wakers, len(units), generator=g, dtype=x.dtype) @ net[l][0][units]
-        at = climb(net[:l], start, c, torch.randint(0, o.patience * o.climbs, (o.wakers,), generator=g), *kind, o.stride); y = deep.f(at); miss = lambda net: (y - forward(net, at, *kind)).square().mean(1).sqrt() / deep.noise(at, y)
+        start, c = deep.natural(o.wakers), [x.new_zeros(o.wakers, len(b)) for _, b in net[:l + 1]]; c[l][:, units] = torch.randn(o.wakers, len(units), generator=g, dtype=x.dtype)
+        at = climb(net[:l + 1], start, c, torch.randint(0, o.patience * o.climbs, (o.wakers,), generator=g), *kind); y = deep.f(at); miss = lambda net: (y - forward(net, at, *kind)).square().mean(1).sqrt() / deep.noise(at, y)
         off = miss(net); odd = off > o.outcry * off.quantile(.25).clamp_min(1.)
         if odd.sum() < o.seldom: continue
         new = _awake(net, l, units, at, y, kind, g, o); left = miss(new); deep.run.stage("wake", layer=l + 1, units=len(units), odd=int(odd.sum()), before=off[odd].median().item(), after=left[odd].median().item())
         if left[odd].median() < off[odd].median() / o.clearly: net = new
-        deep.pool = tuple(torch.cat(v) for v in zip(deep.pool, (at, y))); found += len(units)  # the fit takes it from there
-    return net, found
+        told.append((at, y)); found += len(units)  # the fit takes it from there
+    return net, found, told
+
+def telling(deep: Tail, net: Layers, near: _Near, x: Float[Tensor, "n k"]) -> Float[Tensor, "m k"]:
+    "Inputs whose answers tell most of what is not known yet: those to which climbs lead that turn some of the units that hardly ever switch to their other side, and those where networks that are nearly as likely disagree most, in units of the noise."
+    o, kind, g = deep.options, deep.kind, deep.g; some = lambda x, n: x[torch.randint(len(x), (n,), generator=g)]; c = []
+    for z, units in zip(preactivations(net, x, *kind), _one_sided(net, x, kind, o.rare * len(x))):
+        v = x.new_zeros(o.turned, z.shape[1]); v[:, units] = torch.where((z[:, units] > 0).double().mean(0) > .5, -1., 1.) / z[:, units].abs().median(0).values * (torch.rand(o.turned, len(units), generator=g) < .5); c.append(v)  # several of them at once: a weight between two of them is seen only where both are on
+    turned = climb(net[:-1], some(x, o.turned), c, torch.randint(0, 10 * o.climbs, (o.turned,), generator=g), *kind, enough=o.margin)
+    copies = [((v := r + m)[..., :-1], v[..., -1]) for r, m in zip(_rows(net), near.drawn(o.witnesses, g))]; start = torch.cat([some(x, o.candidates), some(turned, o.candidates)]) if len(turned) else some(x, o.candidates)
+    at = adversarial_queries(net, copies, start, lambda r: deep.noise.near + deep.noise.far * r, *kind); said = forward(net, at, *kind); apart = (forward(copies, at, *kind) - said).square().mean((0, 2)).sqrt() / deep.noise(at, said)
+    return torch.cat([turned, at[apart.topk(o.told).indices]])
 
 # %% ../nbs/18_tails.ipynb #c022
 def _telling(net, x, n, kind, g):
@@ -399,17 +444,21 @@ def _excess(deep, net, copies, n):
     allowed = deep.noise(x, y).square() + torch.stack([forward(c, x, *kind) - said for c in copies]).square().mean((0, 2)); off = ((y - said).square().mean(1) / allowed)
     return max(part.mean().sqrt().item() for part in off.tensor_split(4))
 
-def whole_fit(deep: Tail, tail: Layers) -> tuple[Layers, list[Layers], float]:  # all layers, copies if they explain the answers, residual in units of the noise
+def whole_fit(deep: Tail, tail: Layers, stds: Sequence[Tensor]) -> tuple[Layers, list[Layers], float]:  # all layers, copies if they explain the answers, residual in units of the noise
     "All layers from the answers that tell most; once more with new ones where units turned out to switch that did not seem to."
-    o, kind, g = deep.options, deep.kind, deep.g; hiddens = [torch.full_like(r, o.loose / r.shape[1]**.5) for r in _rows(tail)[:-1]]; stds = [*(o.caution * s for s in deep.stds), *hiddens, torch.full_like(_rows(tail)[-1], math.inf)]
+    o, kind, g = deep.options, deep.kind, deep.g; stds = [*(o.caution * s for s in deep.stds), *stds, torch.full_like(_rows(tail)[-1], math.inf)]
     net = [*deep.known, *tail]; n = max(o.fewest, math.ceil(o.dense * sum(s.numel() for s in stds) / len(tail[-1][1])))
-    for again in range(o.wakings):
+    told = [x[:0] for x in deep.pool]
+    for again in range(o.turns):
         x, y = deep.pool; i = _telling(net, x, n, kind, g)
         if again: i = torch.cat([i, ((y - forward(net, x, *kind)).norm(dim=1) / deep.noise(x, y)).topk(n // o.worst).indices]).unique()
-        x, y = x[i], y[i]; noise = deep.noise(x, y); net, left = fit_layers(net, stds, x, y, noise, *kind, g, steps=o.late if again else o.early, options=o); rms = (left / noise[:, None]).square().mean().sqrt().item()
-        net, found = woken(deep, net, x); deep.run.stage("fit", residual=rms, woken=found)
-        if not found: break
-    return net, drawn_layers(net, stds, x, left, noise, *kind, g, options=o) if rms < o.fine else [], rms
+        x, y = (torch.cat([v[i], w]) for v, w in zip(deep.pool, told)); noise = deep.noise(x, y); net, left = fit_layers(net, stds, x, y, noise, *kind, g, steps=o.late if again else o.early, reached=0. if again else 1., options=o); rms = (left / noise[:, None]).square().mean().sqrt().item()
+        net, found, more = woken(deep, net, x); deep.run.stage("fit", residual=rms, woken=found)
+        if rms > o.fine and not found: return net, [], rms
+        near = _Near.of(_Pass.of(net, x, *kind), noise, stds, o.part, o.joint, g); known = near.known(net)
+        if not found and known < o.known or again == o.turns - 1: break
+        at = telling(deep, net, near, x); more.append((at, deep.f(at))); deep.run.stage("tell", known=known, asked=len(at)); told = [torch.cat([v, *w]) for v, w in zip((x[len(i):], y[len(i):]), zip(*more))]
+    return net, drawn_layers(net, stds, x, left, noise, *kind, g, near=near, options=o) if rms < o.fine else [], rms
 
 def recover_by_tail(
     run,  # offers ask, generator(name), stage(name, **detail), arch, oracle
@@ -428,7 +477,7 @@ def recover_by_tail(
     deep = Tail(run, lambda c: run.ask(x0 + c @ basis.rows(0, k)), k, length, eps, (arch.activation, arch.slope), g, o, radii=(o.center * length, o.outer * length))
     deep.search(widths[0]); deep.ask_pool(widths[1:])
     for _ in range(o.students):
-        net, copies, rms = whole_fit(deep, deep.student(widths[1:]))
+        net, copies, rms = whole_fit(deep, *deep.student(widths[1:]))
         if copies: break
     else: raise DeepFailure(f"the layers found do not explain the answers: residual {rms:.0f} in units of the noise")
     excess = _excess(deep, net, copies, o.judges); run.stage("fresh", excess=excess)

@@ -1,14 +1,19 @@
 "Deeper LeakyReLU networks from answers with few digits: students, what they can spare, and all layers together."
+import math
+from types import SimpleNamespace
 import pytest
 import torch
 from torch.nn.functional import normalize
 from neurome_nb import Architecture, reconstruct
 from neurome_nb.blackbox import black_box
 from neurome_nb.core import generator
-from neurome_nb.nets import forward, init_layers
+from neurome_nb.deep import MeasuredLayer, _Noise
+from neurome_nb.nets import forward, init_layers, preactivations
+from neurome_nb.noisy import _layers, _Pass, _rows
+from neurome_nb.oracle import Oracle
 from neurome_nb.students import Training, new_student
-from neurome_nb.tails import Scales, climb, pruned_layer, train_leaky
-from neurome_nb.peel import hidden
+from neurome_nb.tails import Scales, Tail, TailSearch, _Near, climb, pruned_layer, telling, train_leaky
+from neurome_nb.together import unit_rows
 from neurome_nb.canon import parameter_error
 from neurome_nb.recipes import Exact
 
@@ -33,10 +38,29 @@ def test_a_student_sees_all_units_of_its_first_layer():
     pruned, _ = pruned_layer(wide, 0, 8, x, ones, KIND[1])
     assert ((normalize(pruned[0][0], dim=1) @ normalize(layers[0][0], dim=1).T).amax(0) > .99).all()
 
-def test_climbs_keep_lengths_and_go_up():
-    g = generator(0, 'tails/climb'); layers = tail(g); x, c = torch.randn(200, 12, generator=g).double(), torch.randn(200, 6, generator=g).double()
-    up = climb(layers[:2], x, c, torch.full((200,), 20), *KIND); along = lambda x: (c * hidden(layers[:2], x, *KIND)).sum(1)
-    assert torch.allclose(up.norm(dim=1), x.norm(dim=1)) and (along(up) > along(x)).double().mean() > .95
+def test_climbs_keep_lengths_go_up_and_stop_where_it_is_enough():
+    g = generator(0, 'tails/climb'); layers = tail(g); x, c = torch.randn(200, 12, generator=g).double(), torch.randn(200, 6, generator=g).double(); c = [torch.zeros(200, 8).double(), c]
+    along = lambda x: (c[1] * preactivations(layers, x, *KIND)[1]).sum(1); up, there = (climb(layers, x, c, torch.full((200,), 20), *KIND, enough=e) for e in (math.inf, .1))
+    for at in (up, there): assert torch.allclose(at.norm(dim=1), x.norm(dim=1))
+    assert (along(up) > along(x)).double().mean() > .95 and along(x).mean() < along(there).mean() < along(up).mean() / 2
+
+def small(seed=1, sizes=(12, 8, 6, 4, 3)):
+    "A network whose first layer is known, and answers in single precision."
+    net = unit_rows(init_layers(sizes, generator=generator(seed, 'tails')), 0); low = [(W.float(), b.float()) for W, b in net]; box = Oracle(lambda x: forward(low, x, *KIND), sizes[0], dtype=torch.float32); g = generator(seed, 'tails/small')
+    run = SimpleNamespace(oracle=box, arch=Architecture(sizes, *KIND), stage=lambda *a, **k: None); (W, b), *_ = net; first = MeasuredLayer(W, b, KIND[1], 0., torch.full((len(b), sizes[0] + 1), 1e-7).double())
+    return net, Tail(run, box, sizes[0], .5, 1.2e-7, KIND, g, TailSearch(), noise=_Noise(1e-7, 1e-8, 1.2e-7), radii=(.5, 5.), layers=[first])
+
+def test_kinks_prove_rows_that_are_nearly_right_and_no_others():
+    net, deep = small(); rows = _rows(net)[1]; rough = rows + 5e-4 / 9**.5 * torch.randn(rows.shape, generator=deep.g).double(); rough[2] = normalize(torch.randn(9, generator=deep.g).double(), dim=0)
+    layer, proven = deep.proven(unit_rows([*_layers([rough]), *net[2:]], 0)); off = (_rows([(layer.W, layer.b)])[0] - rows).norm(dim=1)
+    assert proven.sum() >= 4 and not proven[2] and (off[proven] < 3e-5).all()
+
+def test_what_tells_most_turns_units_that_hardly_ever_switch():
+    net, deep = small(); (W, b), rest = net[1], net[2:]; x = deep.natural(2000); z = preactivations(net, x, *KIND)[1]; b = b.clone(); b[3] -= z[:, 3].quantile(.99); net = [net[0], (W, b), *rest]
+    y = forward(net, x, *KIND); noise = deep.noise(x, y); stds = [1e-6 + 0 * r for r in _rows(net)[:1]] + [.05 + 0 * r for r in _rows(net)[1:-1]] + [math.inf + 0 * _rows(net)[-1]]
+    near = _Near.of(_Pass.of(net, x, *KIND), noise, stds, 2000, 6000, deep.g); at = telling(deep, net, near, x); on = (preactivations(net, at[:deep.options.turned], *KIND)[1][:, 3] > 0).double().mean()
+    x = torch.cat([x, at]); more = _Near.of(_Pass.of(net, x, *KIND), deep.noise(x, forward(net, x, *KIND)), stds, 6400, 6000, deep.g)
+    assert on > .1 and more.known(net) < near.known(net) / 2
 
 @pytest.mark.slow
 @pytest.mark.parametrize('sizes, seed', [((20, 12, 8, 6, 4), 0), ((20, 12, 8, 6, 4), 3), ((30, 16, 12, 8, 6), 2)])
