@@ -9,7 +9,7 @@ __all__ = ['TailSearch', 'train_leaky', 'Scales', 'pruned_layer', 'Tail', 'fit_l
 # %% ../nbs/18_tails.ipynb #c002
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -20,9 +20,9 @@ from .polish import LinearFit
 from .consensus import eliminate
 from .lift import Basis
 from .certify import Certificate, adversarial_queries, certify_copies
-from .peel import Peeled, hidden, switches
-from .deep import DeepFailure, MeasuredLayer, _backward, _blur
-from .noisy import NoisySearch, VagueRows, lift_all, _layers, _Noisy, _Pass, _rows
+from .peel import Peeled, hidden
+from .deep import DeepFailure, _backward, _blur
+from .noisy import NoisySearch, lift_all, _layers, _Noisy, _Pass, _rows
 from .students import Soap, Training, new_student, _split
 from .together import unit_rows
 
@@ -47,10 +47,6 @@ class TailSearch(NoisySearch):
     odd: float = 300.  # so many times at most
     vaguely: float = 3e-5  # answers at hidden vectors with a larger relative error count less
     judges: int = 12_000  # queries by which units are judged
-    lessons: int = 4  # times that it is asked about the second layer's, which all others hang on, while it learns more
-    plenty: float = .9  # share of its rows that kinks should prove
-    guessed: tuple[float, ...] = (2e-3, 6e-3, 1e-3)  # relative errors of its rows, one after the other, until kinks are where they say
-    taken: float = 1e-4  # and of those that kinks do not say anything about, which may be too weak, as far as the next layers are concerned
     straight: float = 2.  # a unit whose bends matter no more than so many times those of the last unit spared may switch nowhere: what remains linear is tried instead
     better: float = .5  # and taken if it leaves less than this share of what the unit left
     climbs: int = 40  # steps up a direction of hidden vectors, at most
@@ -206,44 +202,26 @@ class Tail(_Noisy):
         sizes = [len(self.known[0][1]), *widths, self.run.oracle.out_features]; x = self.spread(max(self.options.least_pool, round(self.options.pool * sum((a + 1) * b for a, b in zip(sizes, sizes[1:]))))); x = x[torch.randperm(len(x), generator=self.g)]; self.pool = x, self.f(x)
 
     def student(self, widths):
-        "All layers behind the first, roughly, hidden rows of unit length, and standard deviations of these. One student sees all of them, but only its first layer clearly: the next one starts behind that, as kinks say it is."
-        o, g, slope, (x, y) = self.options, self.g, self.kind[1], self.pool; behind, stds = replace(self, layers=list(self.layers)), []
+        "All layers behind the first, roughly; hidden rows of unit length. One student sees all of them, but only its first layer clearly; the next one starts behind that."
+        o, g, slope = self.options, self.g, self.kind[1]; x, y = self.pool; h = start = hidden(self.known, x, *self.kind); first, found = Scales.of(h, y), []
+        a, weight = first.answers(y), first.weight(y) / (1 + self.unsure(x, h) / o.vaguely)
+        def settle(layers, v, prune=None):
+            miss = (forward(layers, v, *self.kind) - a).abs().mean(1) * weight; i = torch.multinomial((miss / miss.median()).clamp(1., o.odd), min(o.shown, len(v)), generator=g)
+            if prune: layers, _ = pruned_layer(layers, 0, prune, v[i[:o.judges]], weight[i[:o.judges]], slope, o)
+            return train_leaky(layers, v[i], a[i], weight[i], slope, generator=g, training=o.settle)
         for l, width in enumerate(widths):
-            h = hidden(behind.known, x, *self.kind); scale = Scales.of(h, y); v, a, weight = scale.inputs(h), scale.answers(y), scale.weight(y) / (1 + behind.unsure(x, h) / o.vaguely)
-            def settle(layers, prune=None):
-                miss = (forward(layers, v, *self.kind) - a).abs().mean(1) * weight; i = torch.multinomial((miss / miss.median()).clamp(1., o.odd), min(o.shown, len(v)), generator=g)
-                if prune: layers, _ = pruned_layer(layers, 0, prune, v[i[:o.judges]], weight[i[:o.judges]], slope, o)
-                return train_leaky(layers, v[i], a[i], weight[i], slope, generator=g, training=o.settle)
+            scale = Scales.of(h, y); v = scale.inputs(h)
             layers, loss = train_leaky(new_student((v.shape[1], *(math.ceil(o.wider * n) for n in widths[l:]), a.shape[1]), g), v, a, weight, slope, generator=g, training=o.training); losses = [loss]
-            layers, before = settle(layers, math.ceil(o.narrow * width)); losses.append(before); best = None, math.inf
+            layers, before = settle(layers, v, math.ceil(o.narrow * width)); losses.append(before); best = None, math.inf
             for _ in range(o.tries):
-                new, loss = settle(layers, width); losses.append(loss)
+                new, loss = settle(layers, v, width); losses.append(loss)
                 if loss < best[1]: best = new, loss
                 if loss < o.dear * before: break
-                layers, before = settle(layers); losses.append(before)  # a unit was lost that was not clear yet
-            layers = best[0]
-            for _ in range(o.lessons):
-                layer, proven = behind.proven(back := unit_rows(scale.back(layers), 0))
-                if l or proven.double().mean() > o.plenty: break
-                layers, loss = settle(layers); losses.append(loss)  # all others hang on this layer
-            behind.layers.append(layer); stds.append(torch.where(proven[:, None], o.caution * layer.std, o.loose / layer.std.shape[1]**.5)); self.run.stage("student", layer=l + 2, losses=losses, proven=int(proven.sum()))
-        return [*behind.known[1:], back[-1]], stds
-
-    def guess(self, layers, error):
-        "Rows of the first of these layers, behind the known ones, that are off by as much, met where they are seen best."
-        o, kind, (rows, *_), l = self.options, self.kind, _rows(layers), len(self.known); n, p = rows.shape; unit = torch.arange(n).repeat_interleave(o.starts); net = [*self.known, *layers]; i = torch.arange(len(unit))
-        at = switches(net[:l + 1], unit, self.draw()(rows[unit]), *kind); there = _Pass.of(net, at.x, *kind); D, slope = _backward(net, there.slopes)[l], there.slopes[l][i, unit]; half, mean, reach = D[i, :, unit] * ((1 - kind[1]) / 2 / slope)[:, None], D @ rows[:, :-1], torch.minimum(at.room, at.x.norm(dim=1))
-        seen = torch.where(at.off < 1e-6 * at.x.norm(dim=1), half.norm(dim=1) * at.rate * reach / self.noise(at.x, there.y), 0.); best = seen.unflatten(0, (n, o.starts)).argmax(1) + o.starts * torch.arange(n); none = rows.new_zeros(n)
-        return VagueRows(rows, error / p**.5 * torch.eye(p, dtype=rows.dtype).expand(n, p, p), at.x[best], mean[best], half[best], reach[best], none, none, half[best], none + math.inf)
-
-    def proven(self, layers):
-        "The first of these layers, and which of its rows have kinks where they say, which make them exact."
-        o, (rows, *_) = self.options, _rows(layers); std, left, done = torch.full_like(rows, o.taken / rows.shape[1]**.5), torch.arange(len(rows)), torch.zeros(len(rows), dtype=torch.bool)
-        for error in o.guessed:
-            left = (~done).nonzero()[:, 0]; grown, which, _ = self.grow(self.guess(layers, error).pick(left), rows[done]); good = (grown.asked >= o.least) & (grown.error < error); i = left[which[good]]
-            rows[i], std[i], done[i] = normalize(grown.row[good], dim=1), grown.std[good], True
-            if done.all() or not done.any(): break
-        return MeasuredLayer(rows[:, :-1], rows[:, -1], self.kind[1], 0., std), done
+                layers, before = settle(layers, v); losses.append(before)  # a unit was lost that was not clear yet
+            layers = scale.back(best[0])
+            if found: layers, loss = settle(first.there([*found, *layers]), first.inputs(start)); losses.append(loss); layers = first.back(layers)
+            found = layers[:l + 1]; h = hidden(found, start, *self.kind); self.run.stage("student", layer=l + 2, losses=losses)
+        return unit_rows(layers, 0)
 
     def unsure(self, x, h):
         "Relative error of the hidden vectors behind the first layer."
@@ -444,9 +422,9 @@ def _excess(deep, net, copies, n):
     allowed = deep.noise(x, y).square() + torch.stack([forward(c, x, *kind) - said for c in copies]).square().mean((0, 2)); off = ((y - said).square().mean(1) / allowed)
     return max(part.mean().sqrt().item() for part in off.tensor_split(4))
 
-def whole_fit(deep: Tail, tail: Layers, stds: Sequence[Tensor]) -> tuple[Layers, list[Layers], float]:  # all layers, copies if they explain the answers, residual in units of the noise
+def whole_fit(deep: Tail, tail: Layers) -> tuple[Layers, list[Layers], float]:  # all layers, copies if they explain the answers, residual in units of the noise
     "All layers from the answers that tell most; once more with new ones where units turned out to switch that did not seem to."
-    o, kind, g = deep.options, deep.kind, deep.g; stds = [*(o.caution * s for s in deep.stds), *stds, torch.full_like(_rows(tail)[-1], math.inf)]
+    o, kind, g = deep.options, deep.kind, deep.g; hiddens = [torch.full_like(r, o.loose / r.shape[1]**.5) for r in _rows(tail)[:-1]]; stds = [*(o.caution * s for s in deep.stds), *hiddens, torch.full_like(_rows(tail)[-1], math.inf)]
     net = [*deep.known, *tail]; n = max(o.fewest, math.ceil(o.dense * sum(s.numel() for s in stds) / len(tail[-1][1])))
     told = [x[:0] for x in deep.pool]
     for again in range(o.turns):
@@ -477,7 +455,7 @@ def recover_by_tail(
     deep = Tail(run, lambda c: run.ask(x0 + c @ basis.rows(0, k)), k, length, eps, (arch.activation, arch.slope), g, o, radii=(o.center * length, o.outer * length))
     deep.search(widths[0]); deep.ask_pool(widths[1:])
     for _ in range(o.students):
-        net, copies, rms = whole_fit(deep, *deep.student(widths[1:]))
+        net, copies, rms = whole_fit(deep, deep.student(widths[1:]))
         if copies: break
     else: raise DeepFailure(f"the layers found do not explain the answers: residual {rms:.0f} in units of the noise")
     excess = _excess(deep, net, copies, o.judges); run.stage("fresh", excess=excess)
