@@ -76,6 +76,7 @@ class TailSearch(NoisySearch):
     known: float = 2e-5  # standard deviation of every weight, in units of the largest of its layer, at which there are no more
     rare: float = .03  # share of the answers below which a unit is on, or off, seldom
     turned: int = 2400  # inputs that are to turn some of these to their other side
+    longest: int = 400  # steps towards it, at most
     margin: float = .3  # by this much of what is typical
     witnesses: int = 8  # networks that disagree
     told: int = 2000  # inputs where they disagree most, out of twice as many as `candidates`
@@ -228,6 +229,10 @@ class Tail(_Noisy):
         return _blur(self.known, self.stds, x, *self.kind).sum(1).sqrt() / h.norm(dim=1)
 
 # %% ../nbs/18_tails.ipynb #c016
+def _rarity(on):
+    "How much inputs tell, given which units of every layer are on there: sides on which units seldom are count as much as others."
+    return sum(torch.where(v, 1 / v.sum(0).clamp_min(1).double(), 1 / (~v).sum(0).clamp_min(1).double()).sum(1) for v in on)
+
 def _times(a, b): return sum((x * y).sum((-1, -2)) for x, y in zip(a, b))[..., None, None]
 
 @dataclass(frozen=True)
@@ -243,8 +248,8 @@ class _Near:
     @classmethod
     def of(cls, at, sigma, prior, some, most, g, tiny=1e-7, chunk=250):
         n, rows, h = len(sigma), [normalize(r, dim=1) for r in _rows(at.net)[:-1]], at.entering; sizes = [p.numel() for p in prior]; first = next(l for l in range(len(sizes)) if sum(sizes[l:]) <= most)
-        on = [s > s.mean(0) for s in at.slopes]; chance = sum(torch.where(v, 1 / v.sum(0).clamp_min(1), 1 / (~v).sum(0).clamp_min(1)).sum(1) for v in on)  # of an input to be among those that count: sides of units that are seldom seen as often as others
-        chance = (some * chance / chance.sum()).clamp_max(1.); which = (torch.rand(n, generator=g, dtype=at.y.dtype) < chance).nonzero()[:, 0]; h = [v[which] for v in h]
+        chance = _rarity([s > s.mean(0) for s in at.slopes]); chance = (some * chance / chance.sum()).clamp_max(1.)  # of an input to be among those that count
+        which = (torch.rand(n, generator=g, dtype=at.y.dtype) < chance).nonzero()[:, 0]; h = [v[which] for v in h]
         D = [d / (sigma[which] * chance[which].sqrt())[:, None, None] for d in _backward(at.net, [s[which] for s in at.slopes])]; square = [d.square().sum(1).T @ v.square() for d, v in zip(D, h)]; held = [q.mean(1) for q in square[:-1]]
         def product(l):
             each, enters = D[l].square().sum((1, 2)), h[l].square().sum(1); U = D[l] * (enters / (each * enters).sum())[:, None, None].sqrt(); (a, P), (b, Q) = torch.linalg.eigh(torch.einsum("noi,noj->ij", U, U)), torch.linalg.eigh((h[l] * each[:, None]).T @ h[l])
@@ -261,20 +266,22 @@ class _Near:
         def inverse(B): s = B.diagonal(dim1=-2, dim2=-1).rsqrt(); B = s[..., None] * B * s[..., None, :]; B.diagonal(dim1=-2, dim2=-1).add_(tiny); return s[..., None] * torch.cholesky_inverse(torch.linalg.cholesky(B)) * s[..., None, :]  # tiny: some inputs may not determine it
         return cls([inverse(B + p) for B, p in zip(alone, lengths)], products, inverse(A), [p.shape for p in prior[first:]], rows, held)
 
+    def last(self, v): return [u.unflatten(-1, s) for u, s in zip(v.split([s.numel() for s in self.shapes], -1), self.shapes)]
+
     def drawn(self, n, g):
         "Moves of the rows that change the answers about as little as their errors allow."
         random = lambda B, *s: torch.linalg.cholesky(B) @ torch.randn(n, *s, B.shape[-1], 1, generator=g, dtype=B.dtype); last = random(self.joint)[..., 0]
-        return [*(random(C, len(C))[..., 0] for C in self.alone), *(u.unflatten(-1, s) for u, s in zip(last.split([s.numel() for s in self.shapes], -1), self.shapes))]
+        return [*(random(C, len(C))[..., 0] for C in self.alone), *self.last(last)]
 
     def known(self, net):
         "Standard deviation of the weight that is known worst, in units of the largest one of its layer, other rows of the first layers being given."
-        var = [*(C.diagonal(dim1=1, dim2=2) for C in self.alone), *self.joint.diagonal().split([s.numel() for s in self.shapes])]; return max(v.max().sqrt().item() / r.abs().max().item() for v, r in zip(var, _rows(net)))
+        var = [*(C.diagonal(dim1=1, dim2=2) for C in self.alone), *self.last(self.joint.diagonal())]; return max(v.max().sqrt().item() / r.abs().max().item() for v, r in zip(var, _rows(net)))
 
     def lengths(self, v): return [*(p[:, None] * r * (u * r).sum(-1, keepdim=True) for u, r, p in zip(v, self.rows, self.held)), torch.zeros_like(v[-1])]
 
     def solve(self, v):
         m = len(self.products); last = torch.cat([u.flatten(-2) for u in v[m:]], -1) @ self.joint
-        return [*((C @ u[..., None])[..., 0] + P @ ((P.T @ u @ Q) * k) @ Q.T for u, C, (P, Q, k) in zip(v, self.alone, self.products)), *(u.unflatten(-1, s) for u, s in zip(last.split([s.numel() for s in self.shapes], -1), self.shapes))]
+        return [*((C @ u[..., None])[..., 0] + P @ ((P.T @ u @ Q) * k) @ Q.T for u, C, (P, Q, k) in zip(v, self.alone, self.products)), *self.last(last)]
 
 def _conjugate(at, sigma, prior, right, near, steps, enough):
     "Conjugate gradients for the normal equations, the share of the residual that is left, and the steps taken."
@@ -367,9 +374,9 @@ def climb(
         x[go] = r[go] * normalize(x[go] + stride * r[go] * normalize(up, dim=1), dim=1)
     return x
 
-def _one_sided(net, x, kind, seldom):
-    "Units of every hidden layer that are on, or off, at fewer of these inputs."
-    return [(torch.minimum((z > 0).sum(0), (z < 0).sum(0)) < seldom).nonzero()[:, 0] for z in preactivations(net, x, *kind)[:-1]]
+def _one_sided(z, seldom):
+    "Units of a layer that are on, or off, at fewer inputs, given their pre-activations."
+    return (torch.minimum((z > 0).sum(0), (z < 0).sum(0)) < seldom).nonzero()[:, 0]
 
 def _awake(net, l, units, x, y, kind, g, o):
     "These units as such that are off where they were met, and on at some of these inputs: rows that span the same space, and where they switch, from many starts at once."
@@ -388,10 +395,11 @@ def _awake(net, l, units, x, y, kind, g, o):
 def woken(deep: Tail, net: Layers, x: Float[Tensor, "n k"]) -> tuple[Layers, int, list]:  # and how many units were found to switch, and inputs and answers that show it
     "Units that are on the same side at all these inputs stand for a linear map V W. If theirs were units that are off there, V W is that of these, times the slope, and the answers say so where climbs along random rows in their span turn some of them on."
     o, g, kind, found, told = deep.options, deep.g, deep.kind, 0, []
-    for l, units in enumerate(_one_sided(net, x, kind, o.seldom)):
+    for l, z in enumerate(preactivations(net, x, *kind)[:-1]):
+        units = _one_sided(z, o.seldom)
         if l == 0 or not 0 < len(units) <= o.asleep: continue
         start, c = deep.natural(o.wakers), [x.new_zeros(o.wakers, len(b)) for _, b in net[:l + 1]]; c[l][:, units] = torch.randn(o.wakers, len(units), generator=g, dtype=x.dtype)
-        at = climb(net[:l + 1], start, c, torch.randint(0, o.patience * o.climbs, (o.wakers,), generator=g), *kind); y = deep.f(at); miss = lambda net: (y - forward(net, at, *kind)).square().mean(1).sqrt() / deep.noise(at, y)
+        at = climb(net[:l + 1], start, c, torch.randint(0, o.patience * o.climbs, (o.wakers,), generator=g), *kind, stride=o.stride); y = deep.f(at); miss = lambda net: (y - forward(net, at, *kind)).square().mean(1).sqrt() / deep.noise(at, y)
         off = miss(net); odd = off > o.outcry * off.quantile(.25).clamp_min(1.)
         if odd.sum() < o.seldom: continue
         new = _awake(net, l, units, at, y, kind, g, o); left = miss(new); deep.run.stage("wake", layer=l + 1, units=len(units), odd=int(odd.sum()), before=off[odd].median().item(), after=left[odd].median().item())
@@ -402,20 +410,16 @@ def woken(deep: Tail, net: Layers, x: Float[Tensor, "n k"]) -> tuple[Layers, int
 def telling(deep: Tail, net: Layers, near: _Near, x: Float[Tensor, "n k"]) -> Float[Tensor, "m k"]:
     "Inputs whose answers tell most of what is not known yet: those to which climbs lead that turn some of the units that hardly ever switch to their other side, and those where networks that are nearly as likely disagree most, in units of the noise."
     o, kind, g = deep.options, deep.kind, deep.g; some = lambda x, n: x[torch.randint(len(x), (n,), generator=g)]; c = []
-    for z, units in zip(preactivations(net, x, *kind), _one_sided(net, x, kind, o.rare * len(x))):
-        v = x.new_zeros(o.turned, z.shape[1]); v[:, units] = torch.where((z[:, units] > 0).double().mean(0) > .5, -1., 1.) / z[:, units].abs().median(0).values * (torch.rand(o.turned, len(units), generator=g) < .5); c.append(v)  # several of them at once: a weight between two of them is seen only where both are on
-    turned = climb(net[:-1], some(x, o.turned), c, torch.randint(0, 10 * o.climbs, (o.turned,), generator=g), *kind, enough=o.margin)
-    copies = [((v := r + m)[..., :-1], v[..., -1]) for r, m in zip(_rows(net), near.drawn(o.witnesses, g))]; start = torch.cat([some(x, o.candidates), some(turned, o.candidates)]) if len(turned) else some(x, o.candidates)
+    for z in preactivations(net, x, *kind)[:-1]:
+        units, v = _one_sided(z, o.rare * len(x)), x.new_zeros(o.turned, z.shape[1]); z = z[:, units]
+        v[:, units] = torch.where((z > 0).double().mean(0) > .5, -1., 1.) / z.abs().median(0).values * (torch.rand(o.turned, len(units), generator=g) < .5); c.append(v)  # several of them at once: a weight between two of them is seen only where both are on
+    go = sum(v.abs().sum(1) for v in c) > 0; turned = x[:0]  # others would stay where they are, and be asked again
+    if go.any(): start = some(x, int(go.sum())); turned = climb(net[:-1], start, [v[go] for v in c], torch.randint(0, o.longest, (len(start),), generator=g), *kind, stride=o.stride, enough=o.margin)
+    copies = [((v := r + m)[..., :-1], v[..., -1]) for r, m in zip(_rows(net), near.drawn(o.witnesses, g))]; start = torch.cat([some(v, o.candidates) for v in (x, turned) if len(v)])
     at = adversarial_queries(net, copies, start, lambda r: deep.noise.near + deep.noise.far * r, *kind); said = forward(net, at, *kind); apart = (forward(copies, at, *kind) - said).square().mean((0, 2)).sqrt() / deep.noise(at, said)
     return torch.cat([turned, at[apart.topk(o.told).indices]])
 
 # %% ../nbs/18_tails.ipynb #c022
-def _telling(net, x, n, kind, g):
-    "Which of these inputs: those where units are on the side on which they seldom are more often than others."
-    chance, h = 0., x
-    for W, b in net[:-1]: z = h @ W.T + b; on = z > 0; share = on.double().mean(0); chance = chance + torch.where(on, 1 / share.clamp_min(1 / len(x)), 1 / (1 - share).clamp_min(1 / len(x))).sum(1); h = ACTIVATIONS[kind[0]].fn(z, kind[1])
-    return torch.multinomial(chance, min(n, len(x)), generator=g)
-
 def _excess(deep, net, copies, n):
     "How much more than the noise and the copies allow fresh answers are off."
     kind = deep.kind; x = deep.spread(n); y = deep.f(x); said = forward(net, x, *kind)
@@ -423,12 +427,12 @@ def _excess(deep, net, copies, n):
     return max(part.mean().sqrt().item() for part in off.tensor_split(4))
 
 def whole_fit(deep: Tail, tail: Layers) -> tuple[Layers, list[Layers], float]:  # all layers, copies if they explain the answers, residual in units of the noise
-    "All layers from the answers that tell most; once more with new ones where units turned out to switch that did not seem to."
+    "All layers from the answers that tell most; and again with new ones, as long as units turn out to switch that did not seem to, or a weight is not known well."
     o, kind, g = deep.options, deep.kind, deep.g; hiddens = [torch.full_like(r, o.loose / r.shape[1]**.5) for r in _rows(tail)[:-1]]; stds = [*(o.caution * s for s in deep.stds), *hiddens, torch.full_like(_rows(tail)[-1], math.inf)]
     net = [*deep.known, *tail]; n = max(o.fewest, math.ceil(o.dense * sum(s.numel() for s in stds) / len(tail[-1][1])))
     told = [x[:0] for x in deep.pool]
     for again in range(o.turns):
-        x, y = deep.pool; i = _telling(net, x, n, kind, g)
+        x, y = deep.pool; i = torch.multinomial(_rarity([z > 0 for z in preactivations(net, x, *kind)[:-1]]), min(n, len(x)), generator=g)
         if again: i = torch.cat([i, ((y - forward(net, x, *kind)).norm(dim=1) / deep.noise(x, y)).topk(n // o.worst).indices]).unique()
         x, y = (torch.cat([v[i], w]) for v, w in zip(deep.pool, told)); noise = deep.noise(x, y); net, left = fit_layers(net, stds, x, y, noise, *kind, g, steps=o.late if again else o.early, reached=0. if again else 1., options=o); rms = (left / noise[:, None]).square().mean().sqrt().item()
         net, found, more = woken(deep, net, x); deep.run.stage("fit", residual=rms, woken=found)
