@@ -50,7 +50,7 @@ class TailSearch(NoisySearch):
     straight: float = 2.  # a unit whose bends matter no more than so many times those of the last unit spared may switch nowhere: what remains linear is tried instead
     better: float = .5  # and taken if it leaves less than this share of what the unit left
     climbs: int = 40  # steps up a direction of hidden vectors, at most
-    stride: float = .05  # length of each, in units of the input's
+    upward: float = .05  # length of each, in units of the input's
     seldom: int = 5  # a unit that is on, or off, at fewer of the answers is not seen to switch
     asleep: int = 5  # such units of a layer, at most
     starts_awake: int = 48  # at once
@@ -82,10 +82,10 @@ class TailSearch(NoisySearch):
     told: int = 2000  # inputs where they disagree most, out of twice as many as `candidates`
     joint: int = 6000  # weights of the last layers that their preconditioner takes together
     iterations: int = 100  # of conjugate gradients for each step
-    patient: int = 400  # and for error bars
+    drawing: int = 400  # and for error bars
     enough: float = 1e-4  # they end when the residual is so much smaller
     reached: float = 1e-2  # or so much, while most answers are not explained, and for error bars: every direction of the weights has an equal share in it there
-    outlying: float = 3.  # answers that are off by more than so many times what is typical count less: units are on the wrong side there
+    odder: float = 3.  # answers that are off by more than so many times what is typical count less: units are on the wrong side there
     part: int = 20_000  # answers from which the preconditioner is computed, at most: from a quarter of them it is several times worse
     sampled: int = 4  # networks drawn for error bars
     settles: float = .9  # another step follows while the last one left less than this share
@@ -317,7 +317,7 @@ def fit_layers(
     misses = lambda net: y - forward(net, x, *kind); net, left, near = layers, misses(layers), None; share = first = o.loosely * (left.square().mean(1).sqrt() / usual).median().item(); least = o.strictly * (noise / usual).quantile(.1).item()
     free, wide = math.inf, [torch.where(p.isinf(), o.loose * r.abs().max(), p) for p, r in zip(stds, start)]
     for _ in range(steps):
-        share = share if share > least else 0.; sigma, far = _unsure(left, noise, share * usual, o.outlying); at, rows = _Pass.of(net, x, *kind), _rows(net); cost = lambda e: (q := (e / sigma[:, None]).square().mean(1).sqrt()).square().minimum(far * q).mean().item()
+        share = share if share > least else 0.; sigma, far = _unsure(left, noise, share * usual, o.odder); at, rows = _Pass.of(net, x, *kind), _rows(net); cost = lambda e: (q := (e / sigma[:, None]).square().mean(1).sqrt()).square().minimum(far * q).mean().item()
         right = [a + (s - r) / p.square() for a, s, r, p in zip(at.back(left / sigma[:, None].square()), start, rows, stds)]; before = cost(left)
         if near is None or taken > o.reuse: prior = [(p**-2 + (free * v)**-2).rsqrt() for p, v in zip(stds, wide)]; near = _Near.of(at, sigma, prior, o.part, o.joint, g)
         move, _, taken = _conjugate(at, sigma, prior, right, near, o.iterations, o.reached if share else o.enough)
@@ -349,7 +349,7 @@ def drawn_layers(
     o, rows, n = options, _rows(layers), options.sampled; at = _Pass.of(layers, x, activation, slope); draw = lambda *s: torch.randn(n, *s, generator=g, dtype=x.dtype)
     sigma = torch.maximum(noise, (left.square().mean() / noise.square().mean()).sqrt() * noise) * (left.numel() / max(1, left.numel() - sum(r.numel() for r in rows)))**.5
     right = [a + draw(*s.shape) / s for a, s in zip(at.back(draw(*left.shape) / sigma[:, None]), stds)]
-    moves, reached, _ = _conjugate(at, sigma, stds, right, near or _Near.of(at, sigma, stds, o.part, o.joint, g), o.patient, o.reached)
+    moves, reached, _ = _conjugate(at, sigma, stds, right, near or _Near.of(at, sigma, stds, o.part, o.joint, g), o.drawing, o.reached)
     if reached > o.reached: raise DeepFailure(f"error bars were not found: conjugate gradients left {reached:.0e}")  # they would be too small
     return [_layers([r + m[i] for r, m in zip(rows, moves)]) for i in range(n)]
 
@@ -362,7 +362,7 @@ def climb(
     activation: str,
     slope: float,
     *,
-    stride: float = TailSearch.stride,  # in units of the length
+    stride: float = TailSearch.upward,  # in units of the length
     enough: float = math.inf,  # a weight times its pre-activation that is not to grow further
 ) -> Float[Tensor, "n k"]:
     "Inputs of the same lengths at which the sum of so many times their pre-activations is larger."
@@ -399,7 +399,7 @@ def woken(deep: Tail, net: Layers, x: Float[Tensor, "n k"]) -> tuple[Layers, int
         units = _one_sided(z, o.seldom)
         if l == 0 or not 0 < len(units) <= o.asleep: continue
         start, c = deep.natural(o.wakers), [x.new_zeros(o.wakers, len(b)) for _, b in net[:l + 1]]; c[l][:, units] = torch.randn(o.wakers, len(units), generator=g, dtype=x.dtype)
-        at = climb(net[:l + 1], start, c, torch.randint(0, o.patience * o.climbs, (o.wakers,), generator=g), *kind, stride=o.stride); y = deep.f(at); miss = lambda net: (y - forward(net, at, *kind)).square().mean(1).sqrt() / deep.noise(at, y)
+        at = climb(net[:l + 1], start, c, torch.randint(0, o.patience * o.climbs, (o.wakers,), generator=g), *kind, stride=o.upward); y = deep.f(at); miss = lambda net: (y - forward(net, at, *kind)).square().mean(1).sqrt() / deep.noise(at, y)
         off = miss(net); odd = off > o.outcry * off.quantile(.25).clamp_min(1.)
         if odd.sum() < o.seldom: continue
         new = _awake(net, l, units, at, y, kind, g, o); left = miss(new); deep.run.stage("wake", layer=l + 1, units=len(units), odd=int(odd.sum()), before=off[odd].median().item(), after=left[odd].median().item())
@@ -414,7 +414,7 @@ def telling(deep: Tail, net: Layers, near: _Near, x: Float[Tensor, "n k"]) -> Fl
         units, v = _one_sided(z, o.rare * len(x)), x.new_zeros(o.turned, z.shape[1]); z = z[:, units]
         v[:, units] = torch.where((z > 0).double().mean(0) > .5, -1., 1.) / z.abs().median(0).values * (torch.rand(o.turned, len(units), generator=g) < .5); c.append(v)  # several of them at once: a weight between two of them is seen only where both are on
     go = sum(v.abs().sum(1) for v in c) > 0; turned = x[:0]  # others would stay where they are, and be asked again
-    if go.any(): start = some(x, int(go.sum())); turned = climb(net[:-1], start, [v[go] for v in c], torch.randint(0, o.longest, (len(start),), generator=g), *kind, stride=o.stride, enough=o.margin)
+    if go.any(): start = some(x, int(go.sum())); turned = climb(net[:-1], start, [v[go] for v in c], torch.randint(0, o.longest, (len(start),), generator=g), *kind, stride=o.upward, enough=o.margin)
     copies = [((v := r + m)[..., :-1], v[..., -1]) for r, m in zip(_rows(net), near.drawn(o.witnesses, g))]; start = torch.cat([some(v, o.candidates) for v in (x, turned) if len(v)])
     at = adversarial_queries(net, copies, start, lambda r: deep.noise.near + deep.noise.far * r, *kind); said = forward(net, at, *kind); apart = (forward(copies, at, *kind) - said).square().mean((0, 2)).sqrt() / deep.noise(at, said)
     return torch.cat([turned, at[apart.topk(o.told).indices]])

@@ -1,5 +1,6 @@
 "Deeper LeakyReLU networks from answers with few digits: students, what they can spare, and all layers together."
 import math
+from dataclasses import fields
 import pytest
 import torch
 from torch.nn.functional import normalize
@@ -8,7 +9,7 @@ from neurome_nb.blackbox import black_box
 from neurome_nb.core import generator
 from neurome_nb.deep import MeasuredLayer, _Noise
 from neurome_nb.nets import forward, init_layers, preactivations
-from neurome_nb.noisy import _Pass, _rows
+from neurome_nb.noisy import NoisySearch, _Pass, _rows
 from neurome_nb.students import Training, new_student
 from neurome_nb.tails import Scales, Tail, TailSearch, _Near, climb, pruned_layer, telling, train_leaky
 from neurome_nb.together import unit_rows
@@ -17,6 +18,9 @@ from neurome_nb.recipes import Exact
 
 KIND = 'leaky_relu', .01
 def tail(g, sizes=(12, 8, 6, 4)): return [(2 * W, b) for W, b in init_layers(sizes, generator=g)]
+
+def test_no_option_takes_the_name_of_one_that_the_search_it_builds_on_reads():
+    assert {f.name for f in fields(TailSearch) if f.name in TailSearch.__annotations__} & {f.name for f in fields(NoisySearch)} == {'attempts'}  # which is meant
 
 def test_scales_there_and_back():
     g = generator(0, 'tails/scales'); layers = tail(g); x = 3 * torch.randn(100, 12, generator=g).double() + 1; y = 7 * forward(layers, x, *KIND) + 2; scale = Scales.of(x, y); there = scale.there(layers)
