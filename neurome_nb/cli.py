@@ -163,6 +163,7 @@ def demo(
     fig = demo_figure(results, box)
     fig.savefig(folder / "demo.png")
     print(measurements(scores))
+    print("\nqueries: inputs asked; counting bound: the least number of them that can determine every parameter; ratio: the first over the second")
     print(f"\nwritten: {folder / 'demo.png'}, " + ", ".join(str(folder / f"recovered_{search}.safetensors") for search in results))
     return scores, fig
 
@@ -241,9 +242,26 @@ def _demo(args):
     plt.close(fig)
     return int(any(s["outcome"] != "recovered" for s in scores.values()))
 
+_FLAGS = {  # what outcomes call the arguments of `reconstruct`, and how to say that on the command line
+    "Leave activation=None": "Leave out --activation", "the activation in arch": "--activation", ", or leave the width None": ", or write ? for the width",
+    "arch.sizes = (inputs, outputs), or None": "--sizes with inputs and outputs only, or leave it out", "or sizes=None": "or leave out --sizes", "arch.sizes": "--sizes",
+    "Architecture((30, 20, 15, 5), 'leaky_relu')": "--sizes 30-20-15-5 --activation leaky_relu", "search='committee'": "--search committee", "Exact(varying=True)": "--varying",
+    "as_oracle(f, in_features) or Oracle(Logits(f), in_features)": "--outputs probabilities", "as_oracle(f, in_features, outputs='sigmoid')": "--outputs sigmoid",
+    "Allow more queries; those already answered are in oracle.log()": "Allow more with --budget; those already answered are kept only with --checkpoint", "They are in oracle.log()": "They are kept only with --checkpoint",
+    "See certificate.unidentifiable": "See unidentifiable below",
+}
+_ARGUMENTS = {"arch": "--sizes", "in_features": "--inputs", "low, high": "--bounds", "budget": "--budget"}  # the same for the word with which an error begins
+
+def _said(result):
+    "A result whose outcome speaks of flags."
+    def flags(text):
+        for name, flag in _FLAGS.items(): text = text.replace(name, flag)
+        return text
+    return replace(result, outcome=replace(result.outcome, message=flags(result.outcome.message), advice=flags(result.outcome.advice)))
+
 def _report(args):
-    try: result = Reconstruction.load(args.file)
-    except (SafetensorError, KeyError, TypeError, ValueError) as e: raise ValueError(f"{args.file}: not a saved reconstruction ({type(e).__name__})") from None
+    try: result = _said(Reconstruction.load(args.file))
+    except (SafetensorError, KeyError, TypeError, ValueError): raise ValueError(f"{args.file}: not a saved reconstruction") from None
     print(summary(result))
     if args.html: Path(args.html).write_text(html_report(result)); print(f"written: {args.html}")
     return 0
@@ -252,12 +270,18 @@ def _lab(args): return lab(args.folder, app=args.app, port=args.port, browser=no
 
 def _reconstruct(args):
     if not Path(args.out).parent.is_dir(): raise ValueError(f"--out: the folder of {args.out} does not exist")
-    oracle = model_oracle(args.model, args.inputs or (args.sizes[0] if args.sizes else None), outputs=args.outputs, framework=args.framework, bounds=args.bounds, http=Http(rate=args.rate), budget=args.budget)
+    told = args.sizes[0] if args.sizes else None
+    if None not in (told, args.inputs) and told != args.inputs: raise ValueError(f"--sizes: {told} inputs, but --inputs says {args.inputs}")
+    try: oracle = model_oracle(args.model, args.inputs or told, outputs=args.outputs, framework=args.framework, bounds=args.bounds, http=Http(rate=args.rate), budget=args.budget)
+    except ValueError as e:
+        if args.inputs or not told: raise
+        raise ValueError(str(e).replace("in_features: ", "--sizes: ", 1)) from None  # the number was taken from there
     arch = Architecture(args.sizes, args.activation, args.slope)
     result = reconstruct(oracle, arch, recipe=Exact(search=args.search, varying=args.varying), seed=args.seed, progress=not args.quiet, checkpoint=args.checkpoint)
-    print(summary(result))
+    try:
+        if result.layers: result.save(args.out)  # before anything is printed: perhaps nobody reads on
+    finally: print(summary(_said(result)))
     if not result.layers: print(f"not written: {args.out}, since no network was found"); return 1
-    result.save(args.out)
     print(f"written: {args.out}")
     return int(result.outcome.kind != "recovered")
 
@@ -330,13 +354,23 @@ def _parser():
 
 def main(
     argv: Sequence[str] | None = None,  # arguments; None: those of the process
-) -> int:  # exit code: 0 recovered, 1 not recovered, 2 misuse, 130 interrupted
+) -> int:  # exit code: 0 recovered, 1 not recovered, 2 misuse, 130 interrupted, 141 nobody reads what is printed
     "The command `neurome`."
     try:
-        args = _parser().parse_args(argv)
-        return args.run(args)
-    except SystemExit as e: return e.code or 0  # argparse has said why
+        try:
+            args = _parser().parse_args(argv)
+            code = args.run(args)
+        except SystemExit as e: code = e.code or 0  # argparse has said why
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt: text, code = "interrupted", 130
-    except (ValueError, ImportError, OSError, OracleError) as e: text, code = " ".join(str(e).split()), 2
+    except BrokenPipeError:  # as in `neurome report FILE | head -1`
+        for stream in (sys.stdout, sys.stderr):
+            try: stream.flush()
+            except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # else Python would try again at its end, and complain
+        return 141  # what a shell shows of a program that SIGPIPE ended
+    except (ValueError, ImportError, OSError, OracleError) as e:
+        name, colon, rest = " ".join(str(e).split()).partition(": ")
+        text, code = _ARGUMENTS.get(name, name) + colon + rest, 2
     print(f"neurome: {text}", file=sys.stderr)
     return code

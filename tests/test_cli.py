@@ -1,5 +1,5 @@
 "The command line: what it prints, what it writes, and what it says when something is wrong."
-import builtins, json, math, sys, threading, warnings
+import builtins, json, math, os, sys, threading, warnings
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -216,9 +216,34 @@ def test_misuse_is_one_sentence(tmp_path, capsys, monkeypatch):
     assert 'ending in' in fails(capsys, 'reconstruct', tmp_path/'m.txt', '--out', tmp_path/'x')
     assert 'does not exist' in fails(capsys, 'reconstruct', text, '--out', tmp_path/'no'/'x')
     assert fails(capsys, 'report', tmp_path/'none.safetensors')
-    assert 'not a saved reconstruction' in fails(capsys, 'report', text)
+    assert fails(capsys, 'report', text).endswith('text.pt2: not a saved reconstruction')
     (tmp_path/'file').write_text('')
     assert fails(capsys, 'demo', '--quick', '--out', tmp_path/'file')
+
+def test_outcomes_and_errors_speak_of_flags(tmp_path, capsys):
+    (tmp_path/'m.py').write_text(MODELS)
+    base = ['reconstruct', f'{tmp_path}/m.py:net', '--out', str(tmp_path/'r'), '--quiet']
+    for more, flag, name in ((['--activation', 'tanh'], 'Leave out --activation to', '=None'), (['--budget', '300'], 'more with --budget', 'oracle.log'), (['--sizes', '6-4-2'], 'Correct --sizes.', 'arch.')):
+        assert cli.main([*base, *more]) == 1
+        assert flag in (said := capsys.readouterr().out) and name not in said
+    for more, said in ((['--sizes', '7-4-3'], '--sizes: this module takes 6 inputs, not 7'), (['--inputs', '7'], '--inputs: this module takes 6 inputs, not 7'), (['--inputs', '6', '--sizes', '7-4-3'], '--sizes: 7 inputs, but --inputs says 6'),
+                       (['--budget', '-1'], '--budget: expected'), (['--bounds', '1', '0'], '--bounds: expected'), (['--bounds', '0', '1', '--sizes', '6-4-4-3'], '--sizes: inside a region')):
+        assert said in fails(capsys, *base, *more)
+
+def test_no_outcome_was_reworded_without_its_flags():
+    source = ''.join(p.read_text() for p in Path(cli.__file__).parent.glob('*.py') if p.name != 'cli.py')
+    assert [name for name in cli._FLAGS if name not in source] == []
+
+@pytest.mark.parametrize('buffering', [1, -1])
+def test_nobody_reads_on(buffering, tmp_path, capsys, monkeypatch):
+    "As in `neurome reconstruct ... | head -0`: the network is written all the same, and closing the stream does not complain."
+    (tmp_path/'m.py').write_text(MODELS)
+    read, write = os.pipe(); os.close(read)
+    with open(write, 'w', buffering=buffering) as out:
+        monkeypatch.setattr(sys, 'stdout', out)
+        assert cli.main(['reconstruct', f'{tmp_path}/m.py:net', '--out', str(tmp_path/'r'), '--quiet']) == 141
+        monkeypatch.undo()
+    assert capsys.readouterr().err == '' and Reconstruction.load(str(tmp_path/'r')).architecture.sizes == (6, 4, 3)
 
 def test_models_of_another_kind(tmp_path, capsys):
     class Two(torch.nn.Module):
