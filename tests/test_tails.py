@@ -1,6 +1,7 @@
 "Deeper LeakyReLU networks from answers with few digits: students, what they can spare, and all layers together."
 import math
 from dataclasses import fields
+from types import SimpleNamespace
 import pytest
 import torch
 from torch.nn.functional import normalize
@@ -11,7 +12,7 @@ from neurome_nb.deep import MeasuredLayer, _Noise
 from neurome_nb.nets import forward, init_layers, preactivations
 from neurome_nb.noisy import NoisySearch, _Pass, _rows
 from neurome_nb.students import Training, new_student
-from neurome_nb.tails import Scales, Tail, TailSearch, _Near, climb, pruned_layer, telling, train_leaky
+from neurome_nb.tails import Scales, Tail, TailSearch, _balanced, _Near, climb, completed, pruned_layer, pursued, telling, train_leaky
 from neurome_nb.together import unit_rows
 from neurome_nb.canon import parameter_error
 from neurome_nb.recipes import Exact
@@ -40,6 +41,25 @@ def test_a_student_sees_all_units_of_its_first_layer():
     pruned, _ = pruned_layer(wide, 0, 8, x, ones, KIND[1])
     assert ((normalize(pruned[0][0], dim=1) @ normalize(layers[0][0], dim=1).T).amax(0) > .99).all()
 
+def test_rows_that_are_held_stay_as_they_are_and_are_not_pruned():
+    g = generator(0, 'tails/held'); layers = tail(g); x = 2 * torch.randn(4000, 12, generator=g).double(); y = forward(layers, x, *KIND); ones = torch.ones(4000).double(); (W, b), (V, c), *rest = layers
+    weak = [(W, b), (torch.cat([1e-6 * V[:, :2], V[:, 2:]], 1), c), *rest]  # units that hardly matter
+    pruned, _ = pruned_layer(weak, 0, 6, x, ones, KIND[1], held=2)
+    trained, _ = train_leaky(pruned, x, y, ones, KIND[1], generator=g, training=Training(steps=50), held=2)
+    assert torch.allclose(normalize(trained[0][0][:2], dim=1).abs(), normalize(W[:2], dim=1).abs(), rtol=1e-6) and not torch.equal(trained[0][0][2:], pruned[0][0][2:].float().double())
+
+def test_balanced_networks_are_the_same():
+    g = generator(0, 'tails/balanced'); layers = [(100 * W, b) for W, b in tail(g)]; x = torch.randn(500, 12, generator=g).double(); even = _balanced(layers, x, KIND[1])
+    assert torch.allclose(forward(even, x, *KIND), forward(layers, x, *KIND)) and all(torch.allclose(z.abs().mean(0), torch.ones(z.shape[1]).double()) for z in preactivations(even, x, *KIND)[:-1])
+
+@pytest.mark.parametrize('layer, unit', [(0, 3), (1, 2)])
+def test_a_unit_that_is_missing_is_pursued_where_it_is(layer, unit):
+    g = generator(layer, 'tails/pursued'); net = tail(g); x = torch.randn(20_000, 12, generator=g).double(); z = preactivations(net, x, *KIND)[layer][:, unit]; net[layer][1][unit] -= z.quantile(.97)  # it is seldom on
+    rest = torch.arange(len(net[layer][1])) != unit; (W, b), (V, c) = net[layer:layer + 2]; less = [*net[:layer], (W[rest], b[rest]), (V[:, rest], c), *net[layer + 2:]]
+    y = forward(net, x, *KIND); off = (y - forward(less, x, *KIND)).norm(dim=1); sigma = torch.full_like(off, off.median().item()); i = torch.cat([off.topk(600).indices, torch.arange(1200)])
+    w, bias, v, left = pursued(less, layer, x[i], y[i], sigma[i], *KIND, g)
+    assert left < .25 and w @ normalize(W[unit], dim=0) > .99 and normalize(v, dim=0) @ normalize(V[:, unit], dim=0) > .8
+
 def test_climbs_keep_lengths_go_up_and_stop_where_it_is_enough():
     g = generator(0, 'tails/climb'); layers = tail(g); x, c = torch.randn(200, 12, generator=g).double(), torch.randn(200, 6, generator=g).double(); c = [torch.zeros(200, 8).double(), c]
     along = lambda x: (c[1] * preactivations(layers, x, *KIND)[1]).sum(1); up, there = (climb(layers, x, c, torch.full((200,), 20), *KIND, enough=e) for e in (math.inf, .1))
@@ -58,6 +78,12 @@ def test_what_tells_most_turns_units_that_hardly_ever_switch():
     near = _Near.of(_Pass.of(net, x, *KIND), noise, stds, 2000, 6000, deep.g); at = telling(deep, net, near, x); on = (preactivations(net, at[:deep.options.turned], *KIND)[1][:, 3] > 0).double().mean()
     x = torch.cat([x, at]); more = _Near.of(_Pass.of(net, x, *KIND), deep.noise(x, forward(net, x, *KIND)), stds, 6400, 6000, deep.g)
     assert on > .1 and more.known(net) < near.known(net) / 2
+
+def test_a_unit_takes_the_place_of_a_row_that_means_nothing():
+    net, deep = small(3, (12, 8, 8, 6, 4)); deep.run = SimpleNamespace(stage=lambda *a, **b: None); x = deep.natural(20_000); net[1][1][3] -= preactivations(net, x, *KIND)[1][:, 3].quantile(.98); (W, b), (V, c) = net[1:3]
+    junk, silent = W.clone(), V.clone(); junk[3] = W[torch.randperm(len(W), generator=deep.g)[:2]].sum(0); silent[:, 3] = 0; y = forward(net, x, *KIND)
+    new, found = completed(deep, [net[0], (junk, b), (silent, c), *net[3:]], x, y); same = normalize(new[1][0], dim=1) @ normalize(W, dim=1).T
+    assert found and (same.amax(0) > .99).all(), (found, same.amax(0))
 
 @pytest.mark.slow
 @pytest.mark.parametrize('sizes, seed', [((20, 12, 8, 6, 4), 0), ((20, 12, 8, 6, 4), 3), ((30, 16, 12, 8, 6), 2)])
