@@ -297,7 +297,7 @@ def _balanced(layers, x, slope):
     return layers
 
 class Lesson:
-    "A student of all layers behind the known ones; only the first of them becomes clear."
+    "A student of all layers behind the known ones, of these widths, from a pool of inputs and answers; only the first of them becomes clear. Raises DeepFailure when training diverges."
     def __init__(self, deep, pool, widths):
         self.deep, self.widths, self.losses, self.held, h = deep, widths, [], 0, hidden(deep.known, pool[0], *deep.kind); self.scale, self.asked = Scales.of(h, pool[1]), len(h); self.take(pool); self.stds = h.new_zeros(0, h.shape[1] + 1)
 
@@ -306,10 +306,21 @@ class Lesson:
         (x, y), deep = pool, self.deep; h = hidden(deep.known, x, *deep.kind); self.pool, self.v, self.a = pool, self.scale.inputs(h), self.scale.answers(y)
         self.weight = self.scale.weight(y) / (1 + deep.unsure(x, h) / deep.options.vaguely)
 
-    def start(self, tail): self.layers = _balanced(self.scale.there(tail), self.v[:self.deep.options.judges], self.deep.kind[1])
-    def tail(self): return unit_rows(self.scale.back(self.layers), 0)
-    def misses(self): return (forward(self.layers, self.v, *self.deep.kind) - self.a).abs().mean(1) * self.weight
-    def state(self): m = self.misses()[:self.asked]; return m.mean().item(), m.topk(self.deep.options.parents).values.mean().item()
+    def start(self, tail):
+        "From these layers."
+        self.layers = _balanced(self.scale.there(tail), self.v[:self.deep.options.judges], self.deep.kind[1])
+
+    def tail(self):
+        "The student's layers; hidden rows of unit length."
+        return unit_rows(self.scale.back(self.layers), 0)
+
+    def misses(self):
+        "Mean absolute miss of every answer, relative to its size and to how well its hidden vector is known."
+        return (forward(self.layers, self.v, *self.deep.kind) - self.a).abs().mean(1) * self.weight
+
+    def state(self):
+        "Its mean over all answers that were there at first, and over the worst of them."
+        m = self.misses()[:self.asked]; return m.mean().item(), m.topk(self.deep.options.parents).values.mean().item()
 
     def train(self, training, width=None):
         "On answers that are explained badly more often; of the first layer, as many units are left as are given."
@@ -344,6 +355,7 @@ class Lesson:
         self.start(self.tail()); self.narrow(self.train(o.renewal))
 
     def learn(self):
+        "From nothing to the true width, as many rows as possible proven; and again with new units, as long as these help."
         deep, o = self.deep, self.deep.options; sizes = self.v.shape[1], *(math.ceil(o.wider * n) for n in self.widths), self.a.shape[1]
         self.layers, loss = train_leaky(new_student(sizes, deep.g), self.v, self.a, self.weight, deep.kind[1], generator=deep.g, training=o.training); self.losses.append(loss)
         self.narrow(self.train(o.settle, math.ceil(o.narrow * self.widths[0]))); self.prove()
