@@ -83,7 +83,7 @@ class TailSearch(NoisySearch):
     strictly: float = .3  # it is less than so many times the noise
     tamer: float = .2  # where a step explains nothing more even so, the next one may go only so far, in units of what rows are known to; the one after it twice as far
     least_free: float = .01  # shorter ones lead nowhere
-    reuse: int = 30  # steps of conjugate gradients above which their preconditioner is computed anew
+    reuse: int = 60  # steps of conjugate gradients above which their preconditioner is computed anew
     early: int = 20  # Gauss-Newton steps
     late: int = 12  # and once units were found that hardly ever switch
     turns: int = 6  # of the fit, with answers in between that tell what is not known yet
@@ -95,7 +95,7 @@ class TailSearch(NoisySearch):
     witnesses: int = 8  # networks that disagree
     told: int = 2000  # inputs where they disagree most, out of twice as many as `candidates`
     joint: int = 6000  # weights of the last layers that their preconditioner takes together
-    iterations: int = 100  # of conjugate gradients for each step
+    iterations: int = 150  # of conjugate gradients for each step
     drawing: int = 400  # and for error bars
     enough: float = 1e-4  # they end when the residual is so much smaller
     reached: float = 1e-2  # or so much, while most answers are not explained, and for error bars: every direction of the weights has an equal share in it there
@@ -373,22 +373,28 @@ def _rarity(on):
 
 def _times(a, b): return sum((x * y).sum((-1, -2)) for x, y in zip(a, b))[..., None, None]
 
+def _louder(rows, seen, h, straight):
+    "Directions in which units grow louder, of unit length; biases of units that do not switch are not seen, and only the span of their rows is."
+    z = h @ rows.T; z = z - torch.where(straight, (seen * z).sum(0) / seen.sum(0).clamp_min(1e-300), 0.); a = normalize((seen * z).T @ h, dim=1); out = a.new_zeros(len(a), 1 + int(straight.sum()), a.shape[1]); out[:, 0] = a
+    if straight.any(): bias = torch.zeros_like(a[:1]); bias[0, -1] = 1.; out[straight] = torch.linalg.qr(torch.cat([bias, a[straight]]).T)[0].T
+    return out
+
 @dataclass(frozen=True)
 class _Near:
-    "Nearly the inverse of the normal equations of all layers, that of the last ones as a whole. For each of the first ones it is the sum of two: of every row by itself, and of all rows as if what enters a unit did not depend on what follows from it, a Kronecker product. Lengths of hidden rows are held, since only products of them matter."
+    "Nearly the inverse of the normal equations of all layers, that of the last ones as a whole. For each of the first ones it is the sum of two: of every row by itself, and of all rows as if what enters a unit did not depend on what follows from it, a Kronecker product. How loud units are is held, since the next layer makes up for it; not how long their rows are: along directions that answers hardly see, these grow without being any louder."
     alone: list  # inverses of the first layers' rows
     products: list  # eigenvectors of both factors of the first layers, and what is between them
     joint: Tensor  # inverse of the last ones
     shapes: list  # of their rows
-    rows: list  # of unit length, all hidden layers
-    held: list  # precision of their lengths
+    louder: list  # directions that are held, of all hidden layers' rows
+    held: list  # precision along them
 
     @classmethod
     def of(cls, at, sigma, prior, some, most, g, tiny=1e-7, chunk=250):
-        n, rows, h = len(sigma), [normalize(r, dim=1) for r in _rows(at.net)[:-1]], at.entering; sizes = [p.numel() for p in prior]; first = next(l for l in range(len(sizes)) if sum(sizes[l:]) <= most)
+        n, h = len(sigma), at.entering; sizes = [p.numel() for p in prior]; first = next(l for l in range(len(sizes)) if sum(sizes[l:]) <= most)
         chance = _rarity([s > s.mean(0) for s in at.slopes]); chance = (some * chance / chance.sum()).clamp_max(1.)  # of an input to be among those that count
         which = (torch.rand(n, generator=g, dtype=at.y.dtype) < chance).nonzero()[:, 0]; h = [v[which] for v in h]
-        D = [d / (sigma[which] * chance[which].sqrt())[:, None, None] for d in _backward(at.net, [s[which] for s in at.slopes])]; square = [d.square().sum(1).T @ v.square() for d, v in zip(D, h)]; held = [q.mean(1) for q in square[:-1]]
+        D = [d / (sigma[which] * chance[which].sqrt())[:, None, None] for d in _backward(at.net, [s[which] for s in at.slopes])]; square = [d.square().sum(1).T @ v.square() for d, v in zip(D, h)]; held = [q.mean(1) for q in square[:-1]]; louder = [_louder(r, d.square().sum(1), v, (s == s[0]).all(0)) for d, v, r, s in zip(D, h, _rows(at.net)[:-1], at.slopes)]
         def product(l):
             each, enters = D[l].square().sum((1, 2)), h[l].square().sum(1); U = D[l] * (enters / (each * enters).sum())[:, None, None].sqrt(); (a, P), (b, Q) = torch.linalg.eigh(torch.einsum("noi,noj->ij", U, U)), torch.linalg.eigh((h[l] * each[:, None]).T @ h[l])
             return P, Q, 1 / (a.clamp_min(0)[:, None] * b.clamp_min(0) + prior[l].square().reciprocal().mean())
@@ -400,11 +406,11 @@ class _Near:
             for l in range(first, len(h)):
                 w = [torch.einsum("noi,noj->nij", d[l], e) for e in d[l:]]
                 for i in range(d[l].shape[2]): k = j + v[l].shape[1]; A[j:k, j:] += v[l].T @ torch.cat([(u[:, i, i * (not m):, None] * e[:, None]).flatten(1) for m, (u, e) in enumerate(zip(w, v[l:]))], 1); j = k
-        lengths = [p[:, None, None] * r[:, :, None] * r[:, None] for p, r in zip(held, rows)]; A = A.triu() + A.triu(1).T + torch.block_diag(*(q for p in lengths[first:] for q in p), A.new_zeros(prior[-1].numel(), prior[-1].numel()))
+        lengths = [p[:, None, None] * r.mT @ r for p, r in zip(held, louder)]; A = A.triu() + A.triu(1).T + torch.block_diag(*(q for p in lengths[first:] for q in p), A.new_zeros(prior[-1].numel(), prior[-1].numel()))
         def inverse(B, more=tiny):
             s = B.diagonal(dim1=-2, dim2=-1).rsqrt(); C = s[..., None] * B * s[..., None, :]; C.diagonal(dim1=-2, dim2=-1).add_(more); C, failed = torch.linalg.cholesky_ex(C)  # more: some inputs may not determine it
             return inverse(B, 10 * more) if failed.any() else s[..., None] * torch.cholesky_inverse(C) * s[..., None, :]
-        return cls([inverse(B + p) for B, p in zip(alone, lengths)], products, inverse(A), [p.shape for p in prior[first:]], rows, held)
+        return cls([inverse(B + p) for B, p in zip(alone, lengths)], products, inverse(A), [p.shape for p in prior[first:]], louder, held)
 
     def last(self, v): return [u.unflatten(-1, s) for u, s in zip(v.split([s.numel() for s in self.shapes], -1), self.shapes)]
 
@@ -417,7 +423,7 @@ class _Near:
         "Standard deviation of the weight that is known worst, in units of the largest one of its layer, other rows of the first layers being given."
         var = [*(C.diagonal(dim1=1, dim2=2) for C in self.alone), *self.last(self.joint.diagonal())]; return max(v.max().sqrt().item() / r.abs().max().item() for v, r in zip(var, _rows(net)))
 
-    def lengths(self, v): return [*(p[:, None] * r * (u * r).sum(-1, keepdim=True) for u, r, p in zip(v, self.rows, self.held)), torch.zeros_like(v[-1])]
+    def lengths(self, v): return [*(p[:, None] * ((r @ u[..., None]).mT @ r)[..., 0, :] for u, r, p in zip(v, self.louder, self.held)), torch.zeros_like(v[-1])]
 
     def solve(self, v):
         m = len(self.products); last = torch.cat([u.flatten(-2) for u in v[m:]], -1) @ self.joint
@@ -454,7 +460,7 @@ def fit_layers(
 ) -> tuple[Layers, Float[Tensor, "n o"]]:  # and what is left of the answers
     "Gauss-Newton steps for all layers."
     o, kind, start = options, (activation, slope), _rows(layers); usual = Scales.usual(y)
-    misses = lambda net: y - forward(net, x, *kind); net, left, near = layers, misses(layers), None; typical = lambda left: (left.square().mean(1).sqrt() / usual).median().item(); share = first = o.loosely * typical(left); clear = o.loosely * (noise / usual).median().item(); least = o.strictly * (noise / usual).quantile(.1).item()
+    misses = lambda net: y - forward(net, x, *kind); net, left, near = layers, misses(layers), None; quiet = noise / usual <= (noise / usual).median(); typical = lambda left: (left.square().mean(1).sqrt() / usual)[quiet].median().item(); share = first = o.loosely * typical(left); clear = o.loosely * (noise / usual)[quiet].median().item(); least = o.strictly * (noise / usual).quantile(.1).item()
     free, slow, was, wide = math.inf, 0, typical(left), [torch.where(p.isinf(), o.loose * r.abs().max(), p) for p, r in zip(stds, start)]
     for _ in range(steps):
         share = share if share > least else 0.; sigma, far = _unsure(left, noise, share * usual, o.odder); at, rows = _Pass.of(net, x, *kind), _rows(net); cost = lambda e: (q := (e / sigma[:, None]).square().mean(1).sqrt()).square().minimum(far * q).mean().item()

@@ -12,7 +12,7 @@ from neurome_nb.deep import MeasuredLayer, _Noise
 from neurome_nb.nets import forward, init_layers, preactivations
 from neurome_nb.noisy import NoisySearch, _Pass, _rows
 from neurome_nb.students import Training, new_student
-from neurome_nb.tails import Scales, Tail, TailSearch, _balanced, _Near, climb, completed, pruned_layer, pursued, telling, train_leaky
+from neurome_nb.tails import Scales, Tail, TailSearch, _balanced, _louder, _Near, climb, completed, pruned_layer, pursued, telling, train_leaky
 from neurome_nb.together import unit_rows
 from neurome_nb.canon import parameter_error
 from neurome_nb.recipes import Exact
@@ -59,6 +59,12 @@ def test_a_unit_that_is_missing_is_pursued_where_it_is(layer, unit):
     y = forward(net, x, *KIND); off = (y - forward(less, x, *KIND)).norm(dim=1); sigma = torch.full_like(off, off.median().item()); i = torch.cat([off.topk(600).indices, torch.arange(1200)])
     w, bias, v, left = pursued(less, layer, x[i], y[i], sigma[i], *KIND, g)
     assert left < .25 and w @ normalize(W[unit], dim=0) > .99 and normalize(v, dim=0) @ normalize(V[:, unit], dim=0) > .8
+
+def test_what_is_held_is_how_loud_units_are():
+    g = generator(0, 'tails/louder'); rows = torch.randn(5, 7, generator=g).double(); h = torch.randn(200, 7, generator=g).double(); h[:, 3], h[:, -1] = 0, 1; straight = torch.arange(5) < 2
+    held = _louder(rows, torch.rand(200, 5, generator=g).double(), h, straight); a = held[:, 0]
+    assert (held[..., 3] == 0).all() and ((a * rows)[2:].sum(1) > 0).all() and not held[2:, 1:].any()  # unseen directions are free
+    assert torch.linalg.svdvals(held[0] @ torch.cat([rows[:2], torch.eye(7).double()[-1:]]).T).min() > .1  # all that two units that do not switch could exchange
 
 def test_climbs_keep_lengths_go_up_and_stop_where_it_is_enough():
     g = generator(0, 'tails/climb'); layers = tail(g); x, c = torch.randn(200, 12, generator=g).double(), torch.randn(200, 6, generator=g).double(); c = [torch.zeros(200, 8).double(), c]
