@@ -394,7 +394,7 @@ class _Near:
         n, h = len(sigma), at.entering; sizes = [p.numel() for p in prior]; first = next(l for l in range(len(sizes)) if sum(sizes[l:]) <= most)
         chance = _rarity([s > s.mean(0) for s in at.slopes]); chance = (some * chance / chance.sum()).clamp_max(1.)  # of an input to be among those that count
         which = (torch.rand(n, generator=g, dtype=at.y.dtype) < chance).nonzero()[:, 0]; h = [v[which] for v in h]
-        D = [d / (sigma[which] * chance[which].sqrt())[:, None, None] for d in _backward(at.net, [s[which] for s in at.slopes])]; square = [d.square().sum(1).T @ v.square() for d, v in zip(D, h)]; held = [q.mean(1) for q in square[:-1]]; louder = [_louder(r, d.square().sum(1), v, (s == s[0]).all(0)) for d, v, r, s in zip(D, h, _rows(at.net)[:-1], at.slopes)]
+        D = [d / (sigma[which] * chance[which].sqrt())[:, None, None] for d in _backward(at.net, [s[which] for s in at.slopes])]; seen = [d.square().sum(1) for d in D[:-1]]; held = [(d.T @ v.square()).mean(1) for d, v in zip(seen, h)]; louder = [_louder(r, d, v, (s == s[0]).all(0)) for d, v, r, s in zip(seen, h, _rows(at.net), at.slopes)]
         def product(l):
             each, enters = D[l].square().sum((1, 2)), h[l].square().sum(1); U = D[l] * (enters / (each * enters).sum())[:, None, None].sqrt(); (a, P), (b, Q) = torch.linalg.eigh(torch.einsum("noi,noj->ij", U, U)), torch.linalg.eigh((h[l] * each[:, None]).T @ h[l])
             return P, Q, 1 / (a.clamp_min(0)[:, None] * b.clamp_min(0) + prior[l].square().reciprocal().mean())
@@ -406,11 +406,11 @@ class _Near:
             for l in range(first, len(h)):
                 w = [torch.einsum("noi,noj->nij", d[l], e) for e in d[l:]]
                 for i in range(d[l].shape[2]): k = j + v[l].shape[1]; A[j:k, j:] += v[l].T @ torch.cat([(u[:, i, i * (not m):, None] * e[:, None]).flatten(1) for m, (u, e) in enumerate(zip(w, v[l:]))], 1); j = k
-        lengths = [p[:, None, None] * r.mT @ r for p, r in zip(held, louder)]; A = A.triu() + A.triu(1).T + torch.block_diag(*(q for p in lengths[first:] for q in p), A.new_zeros(prior[-1].numel(), prior[-1].numel()))
+        fixed = [p[:, None, None] * r.mT @ r for p, r in zip(held, louder)]; A = A.triu() + A.triu(1).T + torch.block_diag(*(q for p in fixed[first:] for q in p), A.new_zeros(prior[-1].numel(), prior[-1].numel()))
         def inverse(B, more=tiny):
             s = B.diagonal(dim1=-2, dim2=-1).rsqrt(); C = s[..., None] * B * s[..., None, :]; C.diagonal(dim1=-2, dim2=-1).add_(more); C, failed = torch.linalg.cholesky_ex(C)  # more: some inputs may not determine it
             return inverse(B, 10 * more) if failed.any() else s[..., None] * torch.cholesky_inverse(C) * s[..., None, :]
-        return cls([inverse(B + p) for B, p in zip(alone, lengths)], products, inverse(A), [p.shape for p in prior[first:]], louder, held)
+        return cls([inverse(B + p) for B, p in zip(alone, fixed)], products, inverse(A), [p.shape for p in prior[first:]], louder, held)
 
     def last(self, v): return [u.unflatten(-1, s) for u, s in zip(v.split([s.numel() for s in self.shapes], -1), self.shapes)]
 
@@ -423,7 +423,7 @@ class _Near:
         "Standard deviation of the weight that is known worst, in units of the largest one of its layer, other rows of the first layers being given."
         var = [*(C.diagonal(dim1=1, dim2=2) for C in self.alone), *self.last(self.joint.diagonal())]; return max(v.max().sqrt().item() / r.abs().max().item() for v, r in zip(var, _rows(net)))
 
-    def lengths(self, v): return [*(p[:, None] * ((r @ u[..., None]).mT @ r)[..., 0, :] for u, r, p in zip(v, self.louder, self.held)), torch.zeros_like(v[-1])]
+    def hold(self, v): return [*(p[:, None] * ((r @ u[..., None]).mT @ r)[..., 0, :] for u, r, p in zip(v, self.louder, self.held)), torch.zeros_like(v[-1])]
 
     def solve(self, v):
         m = len(self.products); last = torch.cat([u.flatten(-2) for u in v[m:]], -1) @ self.joint
@@ -431,7 +431,7 @@ class _Near:
 
 def _conjugate(at, sigma, prior, right, near, steps, enough):
     "Conjugate gradients for the normal equations, the share of the residual that is left, and the steps taken."
-    w = sigma.square().reciprocal()[:, None]; product = lambda v: [q + u / p.square() + e for q, u, p, e in zip(at.back(at.along(v) * w), v, prior, near.lengths(v))]
+    w = sigma.square().reciprocal()[:, None]; product = lambda v: [q + u / p.square() + e for q, u, p, e in zip(at.back(at.along(v) * w), v, prior, near.hold(v))]
     r, x = right, [torch.zeros_like(q) for q in right]; d = near.solve(r); size = start = _times(r, d)
     for k in range(steps):
         Ad = product(d); a = size / _times(d, Ad); x = [u + a * v for u, v in zip(x, d)]; r = [u - a * v for u, v in zip(r, Ad)]
@@ -460,7 +460,7 @@ def fit_layers(
 ) -> tuple[Layers, Float[Tensor, "n o"]]:  # and what is left of the answers
     "Gauss-Newton steps for all layers."
     o, kind, start = options, (activation, slope), _rows(layers); usual = Scales.usual(y)
-    misses = lambda net: y - forward(net, x, *kind); net, left, near = layers, misses(layers), None; quiet = noise / usual <= (noise / usual).median(); typical = lambda left: (left.square().mean(1).sqrt() / usual)[quiet].median().item(); share = first = o.loosely * typical(left); clear = o.loosely * (noise / usual)[quiet].median().item(); least = o.strictly * (noise / usual).quantile(.1).item()
+    misses = lambda net: y - forward(net, x, *kind); net, left, near = layers, misses(layers), None; blur = noise / usual; quiet = blur <= blur.median(); typical = lambda left: (left.square().mean(1).sqrt() / usual)[quiet].median().item(); share = first = o.loosely * typical(left); clear = o.loosely * blur[quiet].median().item(); least = o.strictly * blur.quantile(.1).item()
     free, slow, was, wide = math.inf, 0, typical(left), [torch.where(p.isinf(), o.loose * r.abs().max(), p) for p, r in zip(stds, start)]
     for _ in range(steps):
         share = share if share > least else 0.; sigma, far = _unsure(left, noise, share * usual, o.odder); at, rows = _Pass.of(net, x, *kind), _rows(net); cost = lambda e: (q := (e / sigma[:, None]).square().mean(1).sqrt()).square().minimum(far * q).mean().item()
