@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TailSearch', 'train_leaky', 'Scales', 'pruned_layer', 'Tail', 'pursued', 'Lesson', 'fit_layers', 'drawn_layers',
-           'climb', 'woken', 'completed', 'telling', 'whole_fit', 'recover_by_tail']
+           'climb', 'woken', 'straightened', 'telling', 'whole_fit', 'recover_by_tail']
 
 # %% ../nbs/18_tails.ipynb #c002
 import math
@@ -66,9 +66,9 @@ class TailSearch(NoisySearch):
     climbs: int = 40  # steps up a direction of hidden vectors, at most
     upward: float = .05  # length of each, in units of the input's
     seldom: int = 5  # a unit that is on, or off, at fewer of the answers is not seen to switch
-    asleep: int = 5  # such units of a layer, at most
-    starts_awake: int = 48  # at once
-    waking_steps: int = 500
+    asleep: int = 8  # such units of a layer, at most
+    starts_awake: int = 24  # at once
+    waking_steps: int = 400
     waking_rate: float = .03
     wakers: int = 600  # inputs that are to turn such a unit on
     patience: int = 4  # they climb so many times farther
@@ -81,20 +81,21 @@ class TailSearch(NoisySearch):
     loosely: float = 1.7  # what answers may be off by for now, as a share of their size: at first, so many times what is typical
     stricter: float = .125  # and this share of that after every whole step, until
     strictly: float = .3  # it is less than so many times the noise
-    tamer: float = .2  # where a step explains nothing more even so, the next one may go only so far, in units of what rows are known to; the one after it twice as far
-    least_free: float = .01  # shorter ones lead nowhere
+    ahead: int = 6  # steps may lead up, each of which must then lead
+    downhill: float = .7  # down to this share of where the last one led
     reuse: int = 60  # steps of conjugate gradients above which their preconditioner is computed anew
-    early: int = 20  # Gauss-Newton steps
-    late: int = 12  # and once units were found that hardly ever switch
-    turns: int = 6  # of the fit, with answers in between that tell what is not known yet
+    stretch: int = 4  # Gauss-Newton steps in a row
+    turns: int = 16  # of the fit, with answers in between that tell what is not known yet
     known: float = 2e-5  # standard deviation of every weight, in units of the largest of its layer, at which there are no more
+    hardly: float = .01  # share of the answers below which a row is on, or off, that may stand for another unit
+    aside: float = 1.2  # it is moved by so many times its largest pre-activation
     rare: float = .03  # share of the answers below which a unit is on, or off, seldom
     turned: int = 2400  # inputs that are to turn some of these to their other side
     longest: int = 400  # steps towards it, at most
     margin: float = .3  # by this much of what is typical
     witnesses: int = 8  # networks that disagree
     told: int = 2000  # inputs where they disagree most, out of twice as many as `candidates`
-    joint: int = 6000  # weights of the last layers that their preconditioner takes together
+    joint: int = 2600  # weights of the last layers that their preconditioner takes together
     iterations: int = 150  # of conjugate gradients for each step
     drawing: int = 400  # and for error bars
     enough: float = 1e-4  # they end when the residual is so much smaller
@@ -103,9 +104,7 @@ class TailSearch(NoisySearch):
     part: int = 20_000  # answers from which the preconditioner is computed, at most: from a quarter of them it is several times worse
     sampled: int = 4  # networks drawn for error bars
     settles: float = .9  # another step follows while the last one left less than this share
-    stuck: int = 4  # steps in a row may leave more as long as most answers are not explained
     fine: float = 4.  # residual, in units of the noise, at most
-    lacking: float = 100.  # above so many, units are missing, even if others were found that hardly ever switch
 
 # %% ../nbs/18_tails.ipynb #c007
 def _leaky_gradients(rows, h, y, weight, slope):
@@ -374,9 +373,9 @@ def _rarity(on):
 def _times(a, b): return sum((x * y).sum((-1, -2)) for x, y in zip(a, b))[..., None, None]
 
 def _louder(rows, seen, h, straight):
-    "Directions in which units grow louder, of unit length; biases of units that do not switch are not seen, and only the span of their rows is."
-    z = h @ rows.T; z = z - torch.where(straight, (seen * z).sum(0) / seen.sum(0).clamp_min(1e-300), 0.); a = normalize((seen * z).T @ h, dim=1); out = a.new_zeros(len(a), 1 + int(straight.sum()), a.shape[1]); out[:, 0] = a
-    if straight.any(): bias = torch.zeros_like(a[:1]); bias[0, -1] = 1.; out[straight] = torch.linalg.qr(torch.cat([bias, a[straight]]).T)[0].T
+    "Directions in which units grow louder, of unit length. Of units that do not switch, these are all in the span of their rows, and the one in which their mean grows: the next bias makes up for it."
+    mean = (seen.T @ h) / seen.sum(0).clamp_min(1e-300)[:, None]; z = h @ rows.T - torch.where(straight, (mean * rows).sum(1), 0.); a = normalize((seen * z).T @ h, dim=1); n = int(straight.sum()); out = a.new_zeros(len(a), 1 + n, a.shape[1]); out[:, 0] = a
+    if n: out[straight] = torch.linalg.qr(torch.cat([mean[straight][:, None], a[straight].expand(n, n, -1)], 1).mT)[0].mT
     return out
 
 @dataclass(frozen=True)
@@ -444,6 +443,15 @@ def _unsure(left, noise, allowed, outlying):
     sigma = torch.hypot(noise, allowed); r = left.square().mean(1).sqrt() / sigma; far = outlying * (1.48 * r.median()).clamp_min(1.)  # 1.48: of a normal distribution's median
     return sigma * (r / far).clamp_min(1.).sqrt(), far
 
+def _moved(rows, move, slopes):
+    "Rows after a step: what a unit's row moves by is divided by what the weights behind it grow by, since their product is what the answers are linear in; for units that do not switch that of all of them together."
+    new = [r + m for r, m in zip(rows, move)]
+    for l, s in enumerate(slopes):
+        v, w = rows[l + 1][:, :-1], new[l + 1][:, :-1]; G = torch.diag((v * w).sum(0) / w.square().sum(0).clamp_min(1e-300)); j = (s == s[0]).all(0).nonzero()[:, 0]
+        if len(j): G[j[:, None], j] = torch.linalg.pinv(w[:, j]) @ v[:, j]
+        new[l] = rows[l] + G @ move[l]
+    return new
+
 def fit_layers(
     layers: Layers,
     stds: Sequence[Tensor],  # of all rows
@@ -454,30 +462,32 @@ def fit_layers(
     slope: float,
     g: torch.Generator,
     *,
-    steps: int = TailSearch.late,
+    steps: int = TailSearch.stretch,
     reached: float = 0.,  # mean square of what is left, in units of the noise, that is good enough
     options: TailSearch = TailSearch(),
 ) -> tuple[Layers, Float[Tensor, "n o"]]:  # and what is left of the answers
     "Gauss-Newton steps for all layers."
     o, kind, start = options, (activation, slope), _rows(layers); usual = Scales.usual(y)
     misses = lambda net: y - forward(net, x, *kind); net, left, near = layers, misses(layers), None; blur = noise / usual; quiet = blur <= blur.median(); typical = lambda left: (left.square().mean(1).sqrt() / usual)[quiet].median().item(); share = first = o.loosely * typical(left); clear = o.loosely * blur[quiet].median().item(); least = o.strictly * blur.quantile(.1).item()
-    free, slow, was, wide = math.inf, 0, typical(left), [torch.where(p.isinf(), o.loose * r.abs().max(), p) for p, r in zip(stds, start)]
+    allowed = lambda left: _unsure(left, noise, share * usual, o.odder)
+    def stepped(net, left, sigma):
+        at, rows = _Pass.of(net, x, *kind), _rows(net); right = [a + (s - r) / p.square() for a, s, r, p in zip(at.back(left / sigma[:, None].square()), start, rows, stds)]
+        move, _, taken = _conjugate(at, sigma, stds, right, near, o.iterations, o.reached if share else o.enough); return lambda part: _layers(_moved(rows, [part * m for m in move], at.slopes)), taken
     for _ in range(steps):
-        share = share if share > least else 0.; sigma, far = _unsure(left, noise, share * usual, o.odder); at, rows = _Pass.of(net, x, *kind), _rows(net); cost = lambda e: (q := (e / sigma[:, None]).square().mean(1).sqrt()).square().minimum(far * q).mean().item()
-        right = [a + (s - r) / p.square() for a, s, r, p in zip(at.back(left / sigma[:, None].square()), start, rows, stds)]; before = cost(left)
-        if near is None or taken > o.reuse: prior = [(p**-2 + (free * v)**-2).rsqrt() for p, v in zip(stds, wide)]; near = _Near.of(at, sigma, prior, o.part, o.joint, g)
-        move, _, taken = _conjugate(at, sigma, prior, right, near, o.iterations, o.reached if share else o.enough)
-        tried = ((part, _layers([r + part * m for r, m in zip(rows, move)])) for part in o.shares); part, better = next(((part, new) for part, new in tried if cost(misses(new)) < before), (0., None))
+        share = share if share > least else 0.; sigma, far = allowed(left); cost = lambda net: (q := (misses(net) / sigma[:, None]).square().mean(1).sqrt()).square().minimum(far * q).mean().item(); before = cost(net)
+        if near is None or taken > o.reuse: near = _Near.of(_Pass.of(net, x, *kind), sigma, stds, o.part, o.joint, g)
+        moved, taken = stepped(net, left, sigma); part, better = 1., moved(1.); after = cost(better)
+        for _ in range(o.ahead):
+            if after < before: break
+            there = misses(better); new = stepped(better, there, allowed(there)[0])[0](1.); down = cost(new)
+            if down >= max(before, o.downhill * after): break
+            better, after = new, down
+        if after >= before: part, better = next(((part, new) for part, new in ((p, moved(p)) for p in o.shares[1:]) if cost(new) < before), (0., None))
         if better is None:
-            if not share or free < o.least_free: break
-            if share < first: share /= o.stricter
-            else: free, near = o.tamer * min(free, 1.), None
-            continue
-        free *= 2; near = near if math.isinf(free) else None  # half a step is as far as is good
+            if not share or share >= first: break
+            share /= o.stricter; continue
         net, left = better, misses(better); share = min(first, max(share * o.stricter ** (2 * part - 1), now * (now > clear))) if share and (now := o.loosely / 4 * typical(left)) else 0.
-        if not share and (cost(left) > o.settles * before or cost(left) < reached): break
-        slow, was = (slow + 1, was) if typical(left) > o.settles * was else (0, typical(left))
-        if share and slow == o.stuck: break
+        if not share and (cost(net) > o.settles * before or cost(net) < reached): break
     return net, left
 
 def drawn_layers(
@@ -526,7 +536,7 @@ def _one_sided(z, seldom):
     "Units of a layer that are on, or off, at fewer inputs, given their pre-activations."
     return (torch.minimum((z > 0).sum(0), (z < 0).sum(0)) < seldom).nonzero()[:, 0]
 
-def _awake(net, l, units, x, y, kind, g, o):
+def _awake(net, l, units, x, y, sigma, kind, g, o):
     "These units as such that are off where they were met, and on at some of these inputs: rows that span the same space, and where they switch, from many starts at once."
     act, slope = ACTIVATIONS[kind[0]], kind[1]; h = hidden(net[:l], x, *kind); z = h @ net[l][0].T + net[l][1]; W, b = net[l][0][units], net[l][1][units]; (V, c), r = net[l + 1], len(units)
     linear = V[:, units] * torch.where((z[:, units] > 0).double().mean(0) > .5, 1., slope); others = act.fn(z, slope); others[:, units] = 0.; others = others @ V.T + c + linear @ b
@@ -535,35 +545,42 @@ def _awake(net, l, units, x, y, kind, g, o):
     def parts(A, theta): v = linear @ size @ torch.linalg.inv(A) / slope; return v, (v @ theta[..., None])[..., 0] * slope
     def said(A, theta):
         v, shift = parts(A, theta); z = others + act.fn(e @ A.mT - theta[:, None], slope) @ v.mT + shift[:, None]; return forward(net[l + 2:], act.fn(z, slope), *kind) if net[l + 2:] else z
-    for _ in range(o.waking_steps): adam.zero_grad(); loss = (said(*p) - y).abs().mean((1, 2)); loss.sum().backward(); adam.step(); schedule.step()
+    loss = lambda *p: ((said(*p) - y).square().mean(2).sqrt() / sigma).mean(1)
+    for _ in range(o.waking_steps): adam.zero_grad(); loss(*p).sum().backward(); adam.step(); schedule.step()
     with torch.no_grad():
-        best = int((said(*p) - y).abs().mean((1, 2)).argmin()); A, theta = A[best].detach(), theta[best].detach(); v, shift = parts(A, theta); W2, b2, V2 = net[l][0].clone(), net[l][1].clone(), V.clone()
+        best = int(loss(*p).argmin()); A, theta = A[best].detach(), theta[best].detach(); v, shift = parts(A, theta); W2, b2, V2 = net[l][0].clone(), net[l][1].clone(), V.clone()
         W2[units], b2[units], V2[:, units] = A @ torch.linalg.solve_triangular(size, W, upper=False), -theta, v; return unit_rows([*net[:l], (W2, b2), (V2, c + linear @ b + shift), *net[l + 2:]], 0)
 
-def woken(deep: Tail, net: Layers, x: Float[Tensor, "n k"]) -> tuple[Layers, int, list]:  # and how many units were found to switch, and inputs and answers that show it
-    "Units that are on the same side at all these inputs stand for a linear map V W. If theirs were units that are off there, V W is that of these, times the slope, and the answers say so where climbs along random rows in their span turn some of them on."
-    o, g, kind, found, told = deep.options, deep.g, deep.kind, 0, []
-    for l, z in enumerate(preactivations(net, x, *kind)[:-1]):
-        units = _one_sided(z, o.seldom)
-        if l == 0 or not 0 < len(units) <= o.asleep: continue
+def woken(deep: Tail, net: Layers, x: Float[Tensor, "n k"], y: Float[Tensor, "n o"]) -> tuple[Layers, int, list]:  # and how many units were found to switch, and inputs and answers that show it
+    "Units that are on the same side at all these inputs stand for a linear map V W. If theirs were units that are off there, V W is that of these, times the slope, and the answers that are explained worst say which; or, if none do, those where climbs along random rows in their span turn some of them on."
+    o, g, kind, found, told = deep.options, deep.g, deep.kind, 0, []; some = {l: units for l, z in enumerate(preactivations(net, x, *kind)[:-1]) if l and 0 < len(units := _one_sided(z, 1)) <= o.asleep}
+    def tried(net, l, units, x, y, sigma):
+        miss = lambda net: (y - forward(net, x, *kind)).square().mean(1).sqrt() / sigma; off = miss(net); odd = off > o.outcry * off.quantile(.25).clamp_min(1.)
+        if odd.sum() < o.seldom: return None
+        new = _awake(net, l, units, x, y, sigma, kind, g, o); better = miss(new)[odd] / off[odd]; deep.run.stage("wake", layer=l + 1, units=len(units), odd=int(odd.sum()), before=off[odd].median().item(), left=better.median().item(), best=better.quantile(.25).item())
+        return new if better.quantile(.25) < 1 / o.clearly else None
+    for l, units in some.items():
+        new = tried(net, l, units, *deep.worst(net, x, y, 1)); net, found = (new, found + len(units)) if new else (net, found)
+    for l, units in some.items() if not found else ():
         start, c = deep.natural(o.wakers), [x.new_zeros(o.wakers, len(b)) for _, b in net[:l + 1]]; c[l][:, units] = torch.randn(o.wakers, len(units), generator=g, dtype=x.dtype)
-        at = climb(net[:l + 1], start, c, torch.randint(0, o.patience * o.climbs, (o.wakers,), generator=g), *kind, stride=o.upward); y = deep.f(at); miss = lambda net: (y - forward(net, at, *kind)).square().mean(1).sqrt() / deep.noise(at, y)
-        off = miss(net); odd = off > o.outcry * off.quantile(.25).clamp_min(1.)
-        if odd.sum() < o.seldom: continue
-        new = _awake(net, l, units, at, y, kind, g, o); left = miss(new); deep.run.stage("wake", layer=l + 1, units=len(units), odd=int(odd.sum()), before=off[odd].median().item(), after=left[odd].median().item())
-        if left[odd].median() < off[odd].median() / o.clearly: net = new
-        told.append((at, y)); found += len(units)  # the fit takes it from there
+        at = climb(net[:l + 1], start, c, torch.randint(0, o.patience * o.climbs, (o.wakers,), generator=g), *kind, stride=o.upward); said = deep.f(at); new = tried(net, l, units, at, said, deep.noise(at, said))
+        if new: net, found = new, found + len(units); told.append((at, said))
     return net, found, told
 
-def completed(deep: Tail, net: Layers, x: Float[Tensor, "n k"], y: Float[Tensor, "n o"]) -> tuple[Layers, int]:  # and how many units were found
-    "Units that would explain what most of the answers are off by that a fit does not explain, in place of units that matter least: often rows that mean nothing have taken their places."
-    o, kind, slope, found = deep.options, deep.kind, deep.kind[1], 0
-    while found < o.pursuits:
-        at = deep.worst(net, x, y); tried = [pursued(net, l, *at, *kind, deep.g, options=o) for l in range(1, len(net) - 1)]; l, (w, b, v, left) = min(enumerate(tried, 1), key=lambda t: t[1][3])
-        if left > o.other: break
-        at, _, sigma = deep.worst(net, x, y, o.judges // o.parents); net = unit_rows(pruned_layer(_with_unit(net, l, w, b, v, slope), l, len(net[l][1]), at, 1 / sigma, slope, o)[0], 0); found += 1
-        deep.run.stage("complete", layer=l + 1, left=left)
-    return net, found
+def _straight(net, l, units, on, far, slope):
+    "These units of a layer, moved so far that they are always off, as linear as they are at most inputs: `on` of them at more than half."
+    (W, b), (V, c) = net[l:l + 2]; d = torch.where(on, 1., slope).to(b.dtype); b, V = b.clone(), V.clone(); b[units] -= far; c = c + V[:, units] @ (d * far); V[:, units] *= d / slope; return [*net[:l], (W, b), (V, c), *net[l + 2:]]
+
+def straightened(net: Layers, stds: Sequence[Tensor], x: Float[Tensor, "n k"], y: Float[Tensor, "n o"], kind: tuple[str, float], o: TailSearch = TailSearch()) -> tuple[Layers, list[Tensor]]:  # and standard deviations
+    "Rows that hardly ever switch, and explain nothing where they do, stand for units that are on elsewhere. What they are good for is linear: they are moved to where they do not switch, and count as known to nothing."
+    miss = lambda net, i: (y[i] - forward(net, x[i], *kind)).norm(dim=1); stds = [s.clone() for s in stds]
+    for l in range(1, len(net) - 1):
+        z = preactivations(net, x, *kind)[l]; on = (z > 0).double().mean(0); far = o.aside * z.abs().amax(0); move = lambda units: _straight(net, l, units, on[units] > .5, far[units], kind[1]); units = []
+        for j in ((torch.minimum(on, 1 - on) < o.hardly) & (stds[l].norm(dim=1) > o.loose / 2)).nonzero()[:, 0]:
+            i = ((z[:, j] > 0) == (on[j] < .5)).nonzero()[:, 0]
+            if not len(i) or (miss(move(j[None]), i) / miss(net, i)).median() < o.clearly: units.append(j)
+        if units: units = torch.stack(units); net = move(units); stds[l][units] = stds[l].shape[1]**-.5; stds[l][units, -1] = far[units]; stds[l + 1][:, units] = 10 * net[l + 1][0][:, units].abs().max(); stds[l + 1][:, -1] = 10 * net[l + 1][1].abs().max()
+    return net, stds
 
 def telling(deep: Tail, net: Layers, near: _Near, x: Float[Tensor, "n k"]) -> Float[Tensor, "m k"]:
     "Inputs whose answers tell most of what is not known yet: those to which climbs lead that turn some of the units that hardly ever switch to their other side, and those where networks that are nearly as likely disagree most, in units of the noise."
@@ -585,23 +602,22 @@ def _excess(deep, net, copies, n):
     return max(part.mean().sqrt().item() for part in off.tensor_split(4))
 
 def whole_fit(deep: Tail, tail: Layers, stds: Sequence[Tensor]) -> tuple[Layers, list[Layers], float]:  # all layers, copies if they explain the answers, residual in units of the noise
-    "All layers from the answers that tell most; and again with new ones, as long as units turn out to switch that did not seem to, or a weight is not known well."
-    o, kind, g = deep.options, deep.kind, deep.g; stds = [*(o.caution * s for s in deep.stds), *stds, torch.full_like(_rows(tail)[-1], math.inf)]
-    net = [*deep.known, *tail]; n = max(o.fewest, math.ceil(o.dense * sum(s.numel() for s in stds) / len(tail[-1][1])))
-    told = [x[:0] for x in deep.pool]
+    "All layers from the answers that tell most; and again with new ones, as long as that explains them better, units turn out to switch that did not seem to, or a weight is not known well."
+    o, kind, g, told, level, known = deep.options, deep.kind, deep.g, [v[:0] for v in deep.pool], math.inf, math.inf; answers = lambda: [torch.cat(v) for v in zip(deep.pool, told)]
+    net, stds = straightened([*deep.known, *tail], [*(o.caution * s for s in deep.stds), *stds, torch.full_like(_rows(tail)[-1], math.inf)], *deep.pool, kind, o); n = max(o.fewest, math.ceil(o.dense * sum(s.numel() for s in stds) / len(tail[-1][1])))
     for again in range(o.turns):
         x, y = deep.pool; i = torch.multinomial(_rarity([z > 0 for z in preactivations(net, x, *kind)[:-1]]), min(n, len(x)), generator=g)
         if again: i = torch.cat([i, ((y - forward(net, x, *kind)).norm(dim=1) / deep.noise(x, y)).topk(n // o.worst).indices]).unique()
-        x, y = (torch.cat([v[i], w]) for v, w in zip(deep.pool, told)); noise = deep.noise(x, y); net, left = fit_layers(net, stds, x, y, noise, *kind, g, steps=o.late if again else o.early, reached=0. if again else 1., options=o); rms = (left / noise[:, None]).square().mean().sqrt().item()
-        net, found, more = woken(deep, net, x); deep.run.stage("fit", residual=rms, woken=found)
+        x, y = (torch.cat([v[i], w]) for v, w in zip(deep.pool, told)); noise = deep.noise(x, y); net, left = fit_layers(net, stds, x, y, noise, *kind, g, reached=0. if again else 1., options=o)
+        off = left.square().mean(1).sqrt() / noise; rms = off.square().mean().sqrt().item(); before, level = level, off.log().mean().exp().item(); new, stds = straightened(net, stds, *answers(), kind, o); new, found, more = woken(deep, new, *answers())
+        deep.run.stage("fit", residual=rms, typical=level, woken=found)
         if rms > o.fine:
-            if rms > o.lacking or not found: net, units = completed(deep, net, *(torch.cat(v) for v in zip(deep.pool, told))); found += units
-            if not found: break
+            if not found and level > o.settles * before: break
         else:
-            near = _Near.of(_Pass.of(net, x, *kind), noise, stds, o.part, o.joint, g); known = near.known(net)
-            if not found and known < o.known or again == o.turns - 1: break
-            at = telling(deep, net, near, x); more.append((at, deep.f(at))); deep.run.stage("tell", known=known, asked=len(at))
-        told = [torch.cat(v) for v in zip((x[len(i):], y[len(i):]), *more)]
+            near = _Near.of(_Pass.of(net, x, *kind), noise, stds, o.part, o.joint, g); worse, known = known, near.known(net)
+            if not found and (known < o.known or known > o.progress * worse) or again == o.turns - 1: break
+            at = telling(deep, new, near, x); more.append((at, deep.f(at))); deep.run.stage("tell", known=known, asked=len(at))
+        net, told = new, [torch.cat(v) for v in zip((x[len(i):], y[len(i):]), *more)]
     return net, drawn_layers(net, stds, x, left, noise, *kind, g, near=near, options=o) if rms < o.fine else [], rms
 
 def recover_by_tail(

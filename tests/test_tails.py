@@ -12,7 +12,7 @@ from neurome_nb.deep import MeasuredLayer, _Noise
 from neurome_nb.nets import forward, init_layers, preactivations
 from neurome_nb.noisy import NoisySearch, _Pass, _rows
 from neurome_nb.students import Training, new_student
-from neurome_nb.tails import Scales, Tail, TailSearch, _balanced, _louder, _Near, climb, completed, pruned_layer, pursued, telling, train_leaky
+from neurome_nb.tails import Scales, Tail, TailSearch, _balanced, _louder, _moved, _Near, _straight, climb, pruned_layer, pursued, straightened, telling, train_leaky, woken
 from neurome_nb.together import unit_rows
 from neurome_nb.canon import parameter_error
 from neurome_nb.recipes import Exact
@@ -61,10 +61,17 @@ def test_a_unit_that_is_missing_is_pursued_where_it_is(layer, unit):
     assert left < .25 and w @ normalize(W[unit], dim=0) > .99 and normalize(v, dim=0) @ normalize(V[:, unit], dim=0) > .8
 
 def test_what_is_held_is_how_loud_units_are():
-    g = generator(0, 'tails/louder'); rows = torch.randn(5, 7, generator=g).double(); h = torch.randn(200, 7, generator=g).double(); h[:, 3], h[:, -1] = 0, 1; straight = torch.arange(5) < 2
-    held = _louder(rows, torch.rand(200, 5, generator=g).double(), h, straight); a = held[:, 0]
+    g = generator(0, 'tails/louder'); rows = torch.randn(5, 7, generator=g).double(); h = torch.randn(200, 7, generator=g).double(); h[:, 3], h[:, -1] = 0, 1; straight = torch.arange(5) < 2; seen = torch.rand(200, 5, generator=g).double()
+    held = _louder(rows, seen, h, straight); a = held[:, 0]; mean = normalize(seen.T @ h, dim=1)
     assert (held[..., 3] == 0).all() and ((a * rows)[2:].sum(1) > 0).all() and not held[2:, 1:].any()  # unseen directions are free
-    assert torch.linalg.svdvals(held[0] @ torch.cat([rows[:2], torch.eye(7).double()[-1:]]).T).min() > .1  # all that two units that do not switch could exchange
+    assert torch.allclose((held[:2] @ mean[:2, :, None]).norm(dim=1), torch.ones(2, 1).double())  # the mean of a unit that does not switch is the next bias's
+    assert torch.linalg.svdvals(held[0] @ torch.cat([rows[:2], mean[:1]]).T).min() > .1  # all that two of them could exchange
+
+def test_steps_of_a_unit_that_does_not_switch_are_those_of_its_linear_map():
+    g = generator(0, 'tails/moved'); net = _straight(tail(g), 1, torch.tensor([2]), torch.tensor([False]), torch.full((1,), 1e3).double(), KIND[1]); rows = _rows(net); x = torch.randn(100, 12, generator=g).double(); move = [torch.zeros_like(r) for r in rows]
+    move[1][2, :-1], move[2][:, 2] = torch.randn(8, generator=g).double(), 1.5 * rows[2][:, 2]  # its weights behind grow by a lot, and its row turns
+    new = _moved(rows, move, _Pass.of(net, x, *KIND).slopes); product = lambda r: torch.outer(r[2][:, 2], r[1][2, :-1])
+    assert torch.allclose(product(new), product(rows) + torch.outer(move[2][:, 2], rows[1][2, :-1]) + torch.outer(rows[2][:, 2], move[1][2, :-1]))
 
 def test_climbs_keep_lengths_go_up_and_stop_where_it_is_enough():
     g = generator(0, 'tails/climb'); layers = tail(g); x, c = torch.randn(200, 12, generator=g).double(), torch.randn(200, 6, generator=g).double(); c = [torch.zeros(200, 8).double(), c]
@@ -85,11 +92,29 @@ def test_what_tells_most_turns_units_that_hardly_ever_switch():
     x = torch.cat([x, at]); more = _Near.of(_Pass.of(net, x, *KIND), deep.noise(x, forward(net, x, *KIND)), stds, 6400, 6000, deep.g)
     assert on > .1 and more.known(net) < near.known(net) / 2
 
-def test_a_unit_takes_the_place_of_a_row_that_means_nothing():
-    net, deep = small(3, (12, 8, 8, 6, 4)); deep.run = SimpleNamespace(stage=lambda *a, **b: None); x = deep.natural(20_000); net[1][1][3] -= preactivations(net, x, *KIND)[1][:, 3].quantile(.98); (W, b), (V, c) = net[1:3]
-    junk, silent = W.clone(), V.clone(); junk[3] = W[torch.randperm(len(W), generator=deep.g)[:2]].sum(0); silent[:, 3] = 0; y = forward(net, x, *KIND)
-    new, found = completed(deep, [net[0], (junk, b), (silent, c), *net[3:]], x, y); same = normalize(new[1][0], dim=1) @ normalize(W, dim=1).T
-    assert found and (same.amax(0) > .99).all(), (found, same.amax(0))
+def rare(seed, share, units=(3,)):
+    "A network whose units are on seldom, and one where these have become linear."
+    net, deep = small(seed, (12, 8, 8, 6, 4)); deep.run = SimpleNamespace(stage=lambda *a, **b: None); x = deep.natural(20_000); units = torch.tensor(units)
+    z = preactivations(net, x, *KIND)[1]; net[1][1][units] -= z[:, units].quantile(1 - share, dim=0); y = forward(net, x, *KIND); deep.pool = x, y
+    return net, deep, _straight(net, 1, units, torch.zeros(len(units), dtype=bool), 2 * z[:, units].abs().amax(0), KIND[1]), units
+
+def test_straight_units_say_the_same_where_they_were_off():
+    net, deep, straight, _ = rare(3, .02); x, y = deep.pool; off = preactivations(net, x, *KIND)[1][:, 3] < 0
+    assert torch.allclose(forward(straight, x[off], *KIND), y[off]) and not torch.allclose(forward(straight, x, *KIND), y) and (preactivations(straight, x, *KIND)[1][:, 3] < 0).all()
+
+def test_rows_that_explain_nothing_where_they_switch_are_straightened_and_others_are_not():
+    net, deep, straight, _ = rare(3, .005); x, y = deep.pool; (A, c), (V, e) = straight[1:3]; A, V, c = A.clone(), V.clone(), c.clone(); low, A[3] = c[3].clone(), -A[3]; c[3] = -(forward(net[:1], x, *KIND) @ A[3]).quantile(.995)
+    e = e + KIND[1] * V[:, 3] * (low + c[3]); V[:, 3] *= -1; other = [net[0], (A, c), (V, e), *net[3:]]; stds = [.05 + 0 * r for r in _rows(net)]  # as linear where it is off, and on at other inputs
+    for some, moves in ((net, False), (other, True)):
+        new, wide = straightened(some, stds, x, y, KIND); z, was = (preactivations(n, x, *KIND)[1] for n in (new, some)); rest = torch.arange(8) != 3
+        assert (z[:, 3] < 0).all() == moves and (wide[1][3, :-1] > stds[1][3, :-1]).all() == moves and torch.equal(wide[1][rest], stds[1][rest]) and torch.allclose(z[:, rest], was[:, rest])
+
+@pytest.mark.parametrize('units', [(3,), (3, 5)])
+def test_units_are_found_where_rows_that_do_not_switch_stood_for_them(units):
+    net, deep, straight, units = rare(3, .02, units); turn = torch.randn(len(units), len(units), generator=deep.g).double(); (A, c), (V, e) = straight[1:3]; A, V = A.clone(), V.clone()
+    spread = KIND[1] * V[:, units] @ c[units]; A[units], V[:, units] = turn @ A[units], V[:, units] @ torch.linalg.inv(turn); c = c.clone(); c[units] = -1e3  # rows that span the same space
+    new, found, told = woken(deep, [net[0], (A, c), (V, e + spread + KIND[1] * 1e3 * V[:, units].sum(1)), *net[3:]], *deep.pool); same = normalize(new[1][0][units], dim=1) @ normalize(net[1][0][units], dim=1).T
+    assert found == len(units) and not told and (same.amax(0) > .99).all(), (found, same)
 
 @pytest.mark.slow
 @pytest.mark.parametrize('sizes, seed', [((20, 12, 8, 6, 4), 0), ((20, 12, 8, 6, 4), 3), ((30, 16, 12, 8, 6), 2)])
