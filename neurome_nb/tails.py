@@ -9,7 +9,7 @@ __all__ = ['TailSearch', 'train_leaky', 'Scales', 'pruned_layer', 'Tail', 'pursu
 # %% ../nbs/18_tails.ipynb #c002
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -438,6 +438,11 @@ def _conjugate(at, sigma, prior, right, near, steps, enough):
         if (size < enough**2 * start).all(): break
     return x, (size / start).max().sqrt().item(), k + 1
 
+def _single(v):
+    "All tensors within in single precision: enough while answers may be off by more than the noise."
+    if isinstance(v, Tensor): return v.float()
+    return replace(v, **{f.name: _single(getattr(v, f.name)) for f in fields(v)}) if is_dataclass(v) else type(v)(map(_single, v)) if isinstance(v, (list, tuple)) else v
+
 def _unsure(left, noise, allowed, outlying):
     "Standard deviation that every answer is given, and beyond how many of these it is an outlier, which counts less: units are on the wrong side there."
     sigma = torch.hypot(noise, allowed); r = left.square().mean(1).sqrt() / sigma; far = outlying * (1.48 * r.median()).clamp_min(1.)  # 1.48: of a normal distribution's median
@@ -472,7 +477,7 @@ def fit_layers(
     allowed = lambda left: _unsure(left, noise, share * usual, o.odder)
     def stepped(net, left, sigma):
         at, rows = _Pass.of(net, x, *kind), _rows(net); right = [a + (s - r) / p.square() for a, s, r, p in zip(at.back(left / sigma[:, None].square()), start, rows, stds)]
-        move, _, taken = _conjugate(at, sigma, stds, right, near, o.iterations, o.reached if share else o.enough); return lambda part: _layers(_moved(rows, [part * m for m in move], at.slopes)), taken
+        problem = at, sigma, stds, right, near; move, _, taken = _conjugate(*(_single(problem) if share else problem), o.iterations, o.reached if share else o.enough); move = [m.double() for m in move]; return lambda part: _layers(_moved(rows, [part * m for m in move], at.slopes)), taken
     for _ in range(steps):
         share = share if share > least else 0.; sigma, far = allowed(left); cost = lambda net: (q := (misses(net) / sigma[:, None]).square().mean(1).sqrt()).square().minimum(far * q).mean().item(); before = cost(net)
         if near is None or taken > o.reuse: near = _Near.of(_Pass.of(net, x, *kind), sigma, stds, o.part, o.joint, g)
@@ -507,9 +512,9 @@ def drawn_layers(
     o, rows, n = options, _rows(layers), options.sampled; at = _Pass.of(layers, x, activation, slope); draw = lambda *s: torch.randn(n, *s, generator=g, dtype=x.dtype)
     sigma = torch.maximum(noise, (left.square().mean() / noise.square().mean()).sqrt() * noise) * (left.numel() / max(1, left.numel() - sum(r.numel() for r in rows)))**.5
     right = [a + draw(*s.shape) / s for a, s in zip(at.back(draw(*left.shape) / sigma[:, None]), stds)]
-    moves, reached, _ = _conjugate(at, sigma, stds, right, near or _Near.of(at, sigma, stds, o.part, o.joint, g), o.drawing, o.reached)
+    moves, reached, _ = _conjugate(*_single((at, sigma, stds, right, near or _Near.of(at, sigma, stds, o.part, o.joint, g))), o.drawing, o.reached)
     if reached > o.reached: raise DeepFailure(f"error bars were not found: conjugate gradients left {reached:.0e}")  # they would be too small
-    return [_layers([r + m[i] for r, m in zip(rows, moves)]) for i in range(n)]
+    return [_layers([r + m[i].double() for r, m in zip(rows, moves)]) for i in range(n)]
 
 # %% ../nbs/18_tails.ipynb #c020
 def climb(
@@ -603,13 +608,14 @@ def _excess(deep, net, copies, n):
 
 def whole_fit(deep: Tail, tail: Layers, stds: Sequence[Tensor]) -> tuple[Layers, list[Layers], float]:  # all layers, copies if they explain the answers, residual in units of the noise
     "All layers from the answers that tell most; and again with new ones, as long as that explains them better, units turn out to switch that did not seem to, or a weight is not known well."
-    o, kind, g, told, level, known = deep.options, deep.kind, deep.g, [v[:0] for v in deep.pool], math.inf, math.inf; answers = lambda: [torch.cat(v) for v in zip(deep.pool, told)]
+    o, kind, g, told, level, known, found = deep.options, deep.kind, deep.g, [v[:0] for v in deep.pool], math.inf, math.inf, 0; answers = lambda: [torch.cat(v) for v in zip(deep.pool, told)]
+    def typical(net): x, y = (v[:o.judges] for v in deep.pool); return ((y - forward(net, x, *kind)).square().mean(1).sqrt() / deep.noise(x, y)).log().mean().exp().item()
     net, stds = straightened([*deep.known, *tail], [*(o.caution * s for s in deep.stds), *stds, torch.full_like(_rows(tail)[-1], math.inf)], *deep.pool, kind, o); n = max(o.fewest, math.ceil(o.dense * sum(s.numel() for s in stds) / len(tail[-1][1])))
     for again in range(o.turns):
-        x, y = deep.pool; i = torch.multinomial(_rarity([z > 0 for z in preactivations(net, x, *kind)[:-1]]), min(n, len(x)), generator=g)
-        if again: i = torch.cat([i, ((y - forward(net, x, *kind)).norm(dim=1) / deep.noise(x, y)).topk(n // o.worst).indices]).unique()
+        x, y = deep.pool; i = torch.multinomial(_rarity([z > 0 for z in preactivations(net, x, *kind)[:-1]]), min(max(n - len(told[0]), n // 2), len(x)), generator=g)
+        if found: i = torch.cat([i, ((y - forward(net, x, *kind)).norm(dim=1) / deep.noise(x, y)).topk(n // o.worst).indices]).unique()
         x, y = (torch.cat([v[i], w]) for v, w in zip(deep.pool, told)); noise = deep.noise(x, y); net, left = fit_layers(net, stds, x, y, noise, *kind, g, reached=0. if again else 1., options=o)
-        off = left.square().mean(1).sqrt() / noise; rms = off.square().mean().sqrt().item(); before, level = level, off.log().mean().exp().item(); new, stds = straightened(net, stds, *answers(), kind, o); new, found, more = woken(deep, new, *answers())
+        rms = (left / noise[:, None]).square().mean().sqrt().item(); before, level = level, typical(net); new, stds = straightened(net, stds, *answers(), kind, o); new, found, more = woken(deep, new, *answers())
         deep.run.stage("fit", residual=rms, typical=level, woken=found)
         if rms > o.fine:
             if not found and level > o.settles * before: break
