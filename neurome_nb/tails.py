@@ -9,7 +9,7 @@ __all__ = ['TailSearch', 'train_leaky', 'Scales', 'pruned_layer', 'Tail', 'pursu
 # %% ../nbs/18_tails.ipynb #c002
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -430,7 +430,7 @@ class _Near:
 
 def _conjugate(at, sigma, prior, right, near, steps, enough):
     "Conjugate gradients for the normal equations, the share of the residual that is left, and the steps taken."
-    w = sigma.square().reciprocal()[:, None]; product = lambda v: [q + u / p.square() + e for q, u, p, e in zip(at.back(at.along(v) * w), v, prior, near.hold(v))]
+    w = sigma.square().reciprocal()[:, None].to(at.y.dtype); product = lambda v: [q.double() + u / p.square() + e for q, u, p, e in zip(at.back(at.along([u.to(w.dtype) for u in v]) * w), v, prior, near.hold(v))]
     r, x = right, [torch.zeros_like(q) for q in right]; d = near.solve(r); size = start = _times(r, d)
     for k in range(steps):
         Ad = product(d); a = size / _times(d, Ad); x = [u + a * v for u, v in zip(x, d)]; r = [u - a * v for u, v in zip(r, Ad)]
@@ -438,10 +438,9 @@ def _conjugate(at, sigma, prior, right, near, steps, enough):
         if (size < enough**2 * start).all(): break
     return x, (size / start).max().sqrt().item(), k + 1
 
-def _single(v):
-    "All tensors within in single precision: enough while answers may be off by more than the noise."
-    if isinstance(v, Tensor): return v.float()
-    return replace(v, **{f.name: _single(getattr(v, f.name)) for f in fields(v)}) if is_dataclass(v) else type(v)(map(_single, v)) if isinstance(v, (list, tuple)) else v
+def _single(at):
+    "The same in single precision, enough for the steps of conjugate gradients that need no more than two digits, if their preconditioner has all."
+    return _Pass([(W.float(), b.float()) for W, b in at.net], *([v.float() for v in vs] for vs in (at.entering, at.slopes)), at.y.float())
 
 def _unsure(left, noise, allowed, outlying):
     "Standard deviation that every answer is given, and beyond how many of these it is an outlier, which counts less: units are on the wrong side there."
@@ -477,7 +476,7 @@ def fit_layers(
     allowed = lambda left: _unsure(left, noise, share * usual, o.odder)
     def stepped(net, left, sigma):
         at, rows = _Pass.of(net, x, *kind), _rows(net); right = [a + (s - r) / p.square() for a, s, r, p in zip(at.back(left / sigma[:, None].square()), start, rows, stds)]
-        problem = at, sigma, stds, right, near; move, _, taken = _conjugate(*(_single(problem) if share else problem), o.iterations, o.reached if share else o.enough); move = [m.double() for m in move]; return lambda part: _layers(_moved(rows, [part * m for m in move], at.slopes)), taken
+        move, _, taken = _conjugate(_single(at) if share else at, sigma, stds, right, near, o.iterations, o.reached if share else o.enough); return lambda part: _layers(_moved(rows, [part * m for m in move], at.slopes)), taken
     for _ in range(steps):
         share = share if share > least else 0.; sigma, far = allowed(left); cost = lambda net: (q := (misses(net) / sigma[:, None]).square().mean(1).sqrt()).square().minimum(far * q).mean().item(); before = cost(net)
         if near is None or taken > o.reuse: near = _Near.of(_Pass.of(net, x, *kind), sigma, stds, o.part, o.joint, g)
@@ -512,9 +511,9 @@ def drawn_layers(
     o, rows, n = options, _rows(layers), options.sampled; at = _Pass.of(layers, x, activation, slope); draw = lambda *s: torch.randn(n, *s, generator=g, dtype=x.dtype)
     sigma = torch.maximum(noise, (left.square().mean() / noise.square().mean()).sqrt() * noise) * (left.numel() / max(1, left.numel() - sum(r.numel() for r in rows)))**.5
     right = [a + draw(*s.shape) / s for a, s in zip(at.back(draw(*left.shape) / sigma[:, None]), stds)]
-    moves, reached, _ = _conjugate(*_single((at, sigma, stds, right, near or _Near.of(at, sigma, stds, o.part, o.joint, g))), o.drawing, o.reached)
+    moves, reached, _ = _conjugate(_single(at), sigma, stds, right, near or _Near.of(at, sigma, stds, o.part, o.joint, g), o.drawing, o.reached)
     if reached > o.reached: raise DeepFailure(f"error bars were not found: conjugate gradients left {reached:.0e}")  # they would be too small
-    return [_layers([r + m[i].double() for r, m in zip(rows, moves)]) for i in range(n)]
+    return [_layers([r + m[i] for r, m in zip(rows, moves)]) for i in range(n)]
 
 # %% ../nbs/18_tails.ipynb #c020
 def climb(
