@@ -65,15 +65,15 @@ class TailSearch(NoisySearch):
     progress: float = .7  # another renewal follows if the worst answers are off by less than this share of what they were
     climbs: int = 40  # steps up a direction of hidden vectors, at most
     upward: float = .05  # length of each, in units of the input's
-    seldom: int = 5  # a unit that is on, or off, at fewer of the answers is not seen to switch
-    asleep: int = 8  # such units of a layer, at most
+    asleep: int = 8  # units of a layer that do not switch at any of the answers, at most
     starts_awake: int = 24  # at once
     waking_steps: int = 400
     waking_rate: float = .03
     wakers: int = 600  # inputs that are to turn such a unit on
     patience: int = 4  # they climb so many times farther
     outcry: float = 30.  # answers there that are off by so many times what others are say that it is
-    clearly: float = 3.  # a unit is taken to be found if they are off by so many times less with it
+    seldom: int = 5  # and so many of them, at least
+    clearly: float = 3.  # a unit is taken to be found if they are off by so many times less with it; and a row explains something if answers are where it switches
     dense: float = 4.  # answers times outputs per weight, in the fit of all layers
     worst: int = 16  # one in so many of them is of those explained worst, once units were found to switch that did not seem to
     fewest: int = 4000  # answers, at least: there should be some of every kind for each unit
@@ -89,6 +89,7 @@ class TailSearch(NoisySearch):
     known: float = 2e-5  # standard deviation of every weight, in units of the largest of its layer, at which there are no more
     hardly: float = .01  # share of the answers below which a row is on, or off, that may stand for another unit
     aside: float = 1.2  # it is moved by so many times its largest pre-activation
+    untold: float = 10.  # standard deviation of the weights behind it, and of the next biases, in units of the largest
     rare: float = .03  # share of the answers below which a unit is on, or off, seldom
     turned: int = 2400  # inputs that are to turn some of these to their other side
     longest: int = 400  # steps towards it, at most
@@ -474,24 +475,24 @@ def fit_layers(
     o, kind, start = options, (activation, slope), _rows(layers); usual = Scales.usual(y)
     misses = lambda net: y - forward(net, x, *kind); net, left, near = layers, misses(layers), None; blur = noise / usual; quiet = blur <= blur.median(); typical = lambda left: (left.square().mean(1).sqrt() / usual)[quiet].median().item(); share = first = o.loosely * typical(left); clear = o.loosely * blur[quiet].median().item(); least = o.strictly * blur.quantile(.1).item()
     allowed = lambda left: _unsure(left, noise, share * usual, o.odder)
-    def stepped(net, left, sigma):
-        at, rows = _Pass.of(net, x, *kind), _rows(net); right = [a + (s - r) / p.square() for a, s, r, p in zip(at.back(left / sigma[:, None].square()), start, rows, stds)]
+    def stepped(at, left, sigma):
+        rows = _rows(at.net); right = [a + (s - r) / p.square() for a, s, r, p in zip(at.back(left / sigma[:, None].square()), start, rows, stds)]
         move, _, taken = _conjugate(_single(at) if share else at, sigma, stds, right, near, o.iterations, o.reached if share else o.enough); return lambda part: _layers(_moved(rows, [part * m for m in move], at.slopes)), taken
     for _ in range(steps):
-        share = share if share > least else 0.; sigma, far = allowed(left); cost = lambda net: (q := (misses(net) / sigma[:, None]).square().mean(1).sqrt()).square().minimum(far * q).mean().item(); before = cost(net)
-        if near is None or taken > o.reuse: near = _Near.of(_Pass.of(net, x, *kind), sigma, stds, o.part, o.joint, g)
-        moved, taken = stepped(net, left, sigma); part, better = 1., moved(1.); after = cost(better)
+        share = share if share > least else 0.; sigma, far = allowed(left); cost = lambda left: (q := (left / sigma[:, None]).square().mean(1).sqrt()).square().minimum(far * q).mean().item(); before, at = cost(left), _Pass.of(net, x, *kind)
+        if near is None or taken > o.reuse: near = _Near.of(at, sigma, stds, o.part, o.joint, g)
+        moved, taken = stepped(at, left, sigma); part, better = 1., moved(1.); there = misses(better)
         for _ in range(o.ahead):
-            if after < before: break
-            there = misses(better); new = stepped(better, there, allowed(there)[0])[0](1.); down = cost(new)
-            if down >= max(before, o.downhill * after): break
-            better, after = new, down
-        if after >= before: part, better = next(((part, new) for part, new in ((p, moved(p)) for p in o.shares[1:]) if cost(new) < before), (0., None))
+            if cost(there) < before: break
+            new = stepped(_Pass.of(better, x, *kind), there, allowed(there)[0])[0](1.); then = misses(new)
+            if cost(then) >= max(before, o.downhill * cost(there)): break
+            better, there = new, then
+        if not cost(there) < before: part, better, there = next(((p, new, then) for p in o.shares[1:] for new in (moved(p),) for then in (misses(new),) if cost(then) < before), (0., None, there))
         if better is None:
             if not share or share >= first: break
             share /= o.stricter; continue
-        net, left = better, misses(better); share = min(first, max(share * o.stricter ** (2 * part - 1), now * (now > clear))) if share and (now := o.loosely / 4 * typical(left)) else 0.
-        if not share and (cost(net) > o.settles * before or cost(net) < reached): break
+        net, left = better, there; share = min(first, max(share * o.stricter ** (2 * part - 1), now * (now > clear))) if share and (now := o.loosely / 4 * typical(left)) else 0.
+        if not share and not reached <= cost(left) <= o.settles * before: break
     return net, left
 
 def drawn_layers(
@@ -577,13 +578,14 @@ def _straight(net, l, units, on, far, slope):
 
 def straightened(net: Layers, stds: Sequence[Tensor], x: Float[Tensor, "n k"], y: Float[Tensor, "n o"], kind: tuple[str, float], o: TailSearch = TailSearch()) -> tuple[Layers, list[Tensor]]:  # and standard deviations
     "Rows that hardly ever switch, and explain nothing where they do, stand for units that are on elsewhere. What they are good for is linear: they are moved to where they do not switch, and count as known to nothing."
-    miss = lambda net, i: (y[i] - forward(net, x[i], *kind)).norm(dim=1); stds = [s.clone() for s in stds]
+    miss = lambda net, i: (y[i] - forward(net, x[i], *kind)).norm(dim=1); stds, h = [s.clone() for s in stds], hidden(net[:1], x, *kind)
     for l in range(1, len(net) - 1):
-        z = preactivations(net, x, *kind)[l]; on = (z > 0).double().mean(0); far = o.aside * z.abs().amax(0); move = lambda units: _straight(net, l, units, on[units] > .5, far[units], kind[1]); units = []
+        z = h @ net[l][0].T + net[l][1]; on = (z > 0).double().mean(0); far = o.aside * z.abs().amax(0); move = lambda units: _straight(net, l, units, on[units] > .5, far[units], kind[1]); units = []
         for j in ((torch.minimum(on, 1 - on) < o.hardly) & (stds[l].norm(dim=1) > o.loose / 2)).nonzero()[:, 0]:
             i = ((z[:, j] > 0) == (on[j] < .5)).nonzero()[:, 0]
             if not len(i) or (miss(move(j[None]), i) / miss(net, i)).median() < o.clearly: units.append(j)
-        if units: units = torch.stack(units); net = move(units); stds[l][units] = stds[l].shape[1]**-.5; stds[l][units, -1] = far[units]; stds[l + 1][:, units] = 10 * net[l + 1][0][:, units].abs().max(); stds[l + 1][:, -1] = 10 * net[l + 1][1].abs().max()
+        if units: units = torch.stack(units); net = move(units); stds[l][units] = stds[l].shape[1]**-.5; stds[l][units, -1] = far[units]; stds[l + 1][:, units] = o.untold * net[l + 1][0][:, units].abs().max(); stds[l + 1][:, -1] = o.untold * net[l + 1][1].abs().max()
+        h = hidden(net[l:l + 1], h, *kind)
     return net, stds
 
 def telling(deep: Tail, net: Layers, near: _Near, x: Float[Tensor, "n k"]) -> Float[Tensor, "m k"]:
@@ -607,14 +609,14 @@ def _excess(deep, net, copies, n):
 
 def whole_fit(deep: Tail, tail: Layers, stds: Sequence[Tensor]) -> tuple[Layers, list[Layers], float]:  # all layers, copies if they explain the answers, residual in units of the noise
     "All layers from the answers that tell most; and again with new ones, as long as that explains them better, units turn out to switch that did not seem to, or a weight is not known well."
-    o, kind, g, told, level, known, found = deep.options, deep.kind, deep.g, [v[:0] for v in deep.pool], math.inf, math.inf, 0; answers = lambda: [torch.cat(v) for v in zip(deep.pool, told)]
+    o, kind, g, told, level, known, found = deep.options, deep.kind, deep.g, [v[:0] for v in deep.pool], math.inf, math.inf, 0
     def typical(net): x, y = (v[:o.judges] for v in deep.pool); return ((y - forward(net, x, *kind)).square().mean(1).sqrt() / deep.noise(x, y)).log().mean().exp().item()
     net, stds = straightened([*deep.known, *tail], [*(o.caution * s for s in deep.stds), *stds, torch.full_like(_rows(tail)[-1], math.inf)], *deep.pool, kind, o); n = max(o.fewest, math.ceil(o.dense * sum(s.numel() for s in stds) / len(tail[-1][1])))
     for again in range(o.turns):
         x, y = deep.pool; i = torch.multinomial(_rarity([z > 0 for z in preactivations(net, x, *kind)[:-1]]), min(max(n - len(told[0]), n // 2), len(x)), generator=g)
         if found: i = torch.cat([i, ((y - forward(net, x, *kind)).norm(dim=1) / deep.noise(x, y)).topk(n // o.worst).indices]).unique()
         x, y = (torch.cat([v[i], w]) for v, w in zip(deep.pool, told)); noise = deep.noise(x, y); net, left = fit_layers(net, stds, x, y, noise, *kind, g, reached=0. if again else 1., options=o)
-        rms = (left / noise[:, None]).square().mean().sqrt().item(); before, level = level, typical(net); new, stds = straightened(net, stds, *answers(), kind, o); new, found, more = woken(deep, new, *answers())
+        rms = (left / noise[:, None]).square().mean().sqrt().item(); before, level, answers = level, typical(net), [torch.cat(v) for v in zip(deep.pool, told)]; new, stds = straightened(net, stds, *answers, kind, o); new, found, more = woken(deep, new, *answers)
         deep.run.stage("fit", residual=rms, typical=level, woken=found)
         if rms > o.fine:
             if not found and level > o.settles * before: break
