@@ -22,7 +22,7 @@ from .lift import Basis
 from .certify import Certificate, adversarial_queries, certify_copies
 from .peel import Peeled, hidden, switches
 from .deep import DeepFailure, MeasuredLayer, _backward, _blur
-from .noisy import NoisySearch, VagueRows, lift_all, _layers, _Noisy, _Pass, _rows
+from .noisy import NoisySearch, VagueRows, gather, lift_all, normals_beside, sightings, sweep_line, unexplained, _active_sides, _directions, _distinct, _explained, _layers, _Noisy, _Pass, _rows
 from .students import Soap, Training, new_student, _split
 from .together import unit_rows
 
@@ -38,31 +38,27 @@ class TailSearch(NoisySearch):
     either: tuple[float, ...] = (3., 10.)  # the others have hidden vectors of either sign behind the first layer, so many times as large as natural ones
     decades: float = .75  # and of different lengths
     wider: float = 3.  # units of the student per unit of the black box, in every hidden layer
-    training: Training = Training(steps=6000)  # before any are left out
-    settle: Training = Training(steps=2500, rate=3e-3)  # each time that some were
+    training: Training = Training(steps=6000, batch=1024)  # before any are left out
+    settle: Training = Training(steps=2500, batch=1024, rate=3e-3)  # each time that some were
     narrow: float = 1.5  # width to which a layer is pruned first, in units of the true one
-    tries: int = 4  # of pruning it to that
+    tries: int = 4  # of pruning it to the true one then
     dear: float = 1.2  # another one follows if the loss is so many times as large afterwards
     shown: int = 120_000  # queries shown then, those that are explained worst more often
     odd: float = 300.  # so many times at most
-    vaguely: float = 3e-5  # answers at hidden vectors with a larger relative error count less
+    vaguely: float = 2.5e-4  # answers at hidden vectors with a larger relative error count less
     judges: int = 12_000  # queries by which units are judged
     straight: float = 2.  # a unit whose bends matter no more than so many times those of the last unit spared may switch nowhere: what remains linear is tried instead
     better: float = .5  # and taken if it leaves less than this share of what the unit left
     guessed: tuple[float, ...] = (1e-3, 4e-3, 3e-4)  # relative errors of a student's rows, one after the other, until kinks are where they say
     taken: float = 1e-4  # and of those that kinks say nothing about, as far as the next layers are concerned
-    renewals: int = 4  # times that units are looked for which a layer's student has missed
+    hunts: int = 5  # lines through answers that a student explains worst, at most, for units that it has missed
+    glimpsed: float = .014  # relative error of such a row that is good enough to learn on with it
+    renewals: int = 4  # times that units are hunted for which a layer's student has missed
     parents: int = 600  # answers that it explains worst
-    children: int = 6000  # and answers near them, that are asked for it
-    moved: tuple[float, float] = (.01, .3)  # by so much of their length
-    longer: float = .2  # and as much longer or shorter
-    pursuits: int = 3  # units that are tried at once
-    other: float = .6  # share of the misses: a unit that leaves more is one of another layer
-    starts_pursued: int = 16  # for each
+    starts_pursued: int = 16  # of the pursuit of one that explains them
     rounds_pursued: int = 30
     blurred: float = .1  # directions in the next layer along which it hardly shows are left out, as a share of what is typical
-    renewal: Training = Training(steps=1500, rate=3e-3)  # once they are there
-    progress: float = .7  # another renewal follows if the worst answers are off by less than this share of what they were
+    progress: float = .7  # another one follows if rows were proven, or answers are off by less than this share of what they were
     climbs: int = 40  # steps up a direction of hidden vectors, at most
     upward: float = .05  # length of each, in units of the input's
     asleep: int = 8  # units of a layer that do not switch at any of the answers, at most
@@ -70,6 +66,7 @@ class TailSearch(NoisySearch):
     waking_steps: int = 400
     waking_rate: float = .03
     wakers: int = 600  # inputs that are to turn such a unit on
+    awoken: float = .2  # standard deviation of the rows found so
     patience: int = 4  # they climb so many times farther
     outcry: float = 30.  # answers there that are off by so many times what others are say that it is
     seldom: int = 5  # and so many of them, at least
@@ -87,7 +84,7 @@ class TailSearch(NoisySearch):
     stretch: int = 4  # Gauss-Newton steps in a row
     turns: int = 16  # of the fit, with answers in between that tell what is not known yet
     known: float = 2e-5  # standard deviation of every weight, in units of the largest of its layer, at which there are no more
-    hardly: float = .01  # share of the answers below which a row is on, or off, that may stand for another unit
+    hardly: float = .2  # share of the answers below which a row is on, or off, that may stand for another unit
     aside: float = 1.2  # it is moved by so many times its largest pre-activation
     untold: float = 10.  # standard deviation of the weights behind it, and of the next biases, in units of the largest
     rare: float = .03  # share of the answers below which a unit is on, or off, seldom
@@ -178,10 +175,11 @@ def _spare(A, targets, h, ridge=1e-9):
 
 def _least(A, y): return torch.linalg.lstsq(A / (s := A.norm(dim=0).clamp_min(1e-300)), y, driver="gelsd").solution / s[:, None]
 
-def _chosen(h, rows, bends, target, w, slope):
-    "These rows, on the side where they are on, and the linear map that they leave."
+def _chosen(h, rows, bends, target, w, slope, held):
+    "These rows, on the side where they are on, as the first ones are, and the linear map that they leave."
     n = len(rows); theta = _least(torch.cat([bends, h * w], 1), target); v, L = theta[:n] * 2 / (1 - slope), theta[n:-1].T; C = torch.linalg.cholesky(torch.cov(h[:, :-1].T) + 1e-9 * torch.eye(h.shape[1] - 1, dtype=h.dtype))  # as much as it matters
-    turned = (1 + slope) / 2 * torch.einsum("it,ih->ith", v, rows[:, :-1]); sign = torch.linalg.lstsq((turned @ C).flatten(1).T, (L @ C).reshape(-1, 1), driver="gelsd").solution.sign()
+    turned = (1 + slope) / 2 * torch.einsum("it,ih->ith", v, rows[:, :-1]); sign = torch.ones(n, 1, dtype=h.dtype)
+    if n > held: sign[held:] = torch.linalg.lstsq((turned[held:] @ C).flatten(1).T, ((L - turned[:held].sum(0)) @ C).reshape(-1, 1), driver="gelsd").solution.sign()
     return sign * rows, L - (sign[:, :, None] * turned).sum(0), C
 
 def pruned_layer(
@@ -197,9 +195,9 @@ def pruned_layer(
     "The units of a layer that the next one needs most, on the side where they are on, and the next layer's rows by least squares."
     at = _Pass.of(layers, x, "leaky_relu", slope); D = _backward(layers, at.slopes); h, (rows, after) = at.entering[l], _rows(layers)[l:l + 2]; w = weight[:, None]; act = ACTIVATIONS["leaky_relu"].fn
     z = at.entering[l + 1] @ after.T; e, Q = torch.linalg.eigh(torch.einsum("noa,nob->ab", D[l + 1] * w[:, None], D[l + 1] * w[:, None]) / len(x)); target = z @ (Q * e.clamp_min(0).sqrt()) * w
-    bends = (h @ rows.T).abs() * w; spare = _spare(torch.cat([bends, h * w], 1), target, len(rows)); order, few = torch.cat([spare.order[spare.order >= held], torch.arange(held)]), (spare.increase[-width:] < options.straight * spare.increase[-width - 1:][:1]).sum(); best = math.inf
+    bends = (h @ rows.T).abs() * w; spare = _spare(torch.cat([bends, h * w], 1), target, len(rows)); order, few = torch.cat([spare.order[spare.order >= held], torch.arange(held)]), min((spare.increase[-width:] < options.straight * spare.increase[-width - 1:][:1]).sum(), width - held); best = math.inf
     for r in range(int(few) + 1):
-        kept = order[len(order) - width + r:].sort().values; some, rest, C = _chosen(h, rows[kept], bends[:, kept], target, w, slope); u = torch.linalg.svd(rest @ C)[0][:, :r].T @ rest; z0 = h[:, :-1] @ u.T
+        kept = order[len(order) - width + r:].sort().values; some, rest, C = _chosen(h, rows[kept], bends[:, kept], target, w, slope, held); u = torch.linalg.svd(rest @ C)[0][:, :r].T @ rest; z0 = h[:, :-1] @ u.T
         some = torch.cat([some, torch.cat([u, (2 * z0.abs().amax(0) if r else u.new_zeros(0))[:, None]], 1)]); A = torch.cat([act(h @ some.T, slope), torch.ones_like(w)], 1) * w; off = (A @ _least(A, target) - target).square().mean().item()
         if off < options.better * best: best, chosen, number, theta = off, some, r, _least(A, z * w)
     new = list(layers); new[l], new[l + 1] = _layers([chosen, theta.T.contiguous()]); return new, number
@@ -224,16 +222,12 @@ class Tail(_Noisy):
         sizes = [len(self.known[0][1]), *widths, self.run.oracle.out_features]; x = self.spread(max(self.options.least_pool, round(self.options.pool * sum((a + 1) * b for a, b in zip(sizes, sizes[1:]))))); x = x[torch.randperm(len(x), generator=self.g)]; self.pool = x, self.f(x)
 
     def student(self, widths):
-        "All layers behind the first, roughly, hidden rows of unit length, and standard deviations of these. Every layer has a lesson of its own, which starts behind those that are known by then, some of their rows as kinks say they are."
-        o, behind, stds = self.options, replace(self, layers=list(self.layers)), []
+        "All layers behind the first, roughly, hidden rows of unit length, and standard deviations of these. Every layer has a lesson of its own, behind those that are known by then, which goes on with what the last one left."
+        o, behind, stds, lesson = self.options, replace(self, layers=list(self.layers)), [], None
         for l, width in enumerate(widths):
-            lesson = Lesson(behind, self.pool, widths[l:]); lesson.learn(); self.pool, tail, std = lesson.pool, lesson.tail(), lesson.stds; behind.layers.append(MeasuredLayer(*tail[0], self.kind[1], 0., std))
+            last, lesson = lesson, Lesson(behind, self.pool, widths[l:]); lesson.learn(last); tail, std = lesson.tail(), lesson.stds; behind.layers.append(MeasuredLayer(*tail[0], self.kind[1], 0., std))
             stds.append(torch.where((torch.arange(width) < lesson.held)[:, None], o.caution * std, o.loose / std.shape[1]**.5)); self.run.stage("student", layer=l + 2, losses=lesson.losses, proven=lesson.held)
-        lesson = Lesson(self, self.pool, widths); lesson.start([*behind.known[1:], tail[-1]]); lesson.held = int((stds[0].norm(dim=1) < o.loose / 2).sum())
-        apart, before = lesson.layers, lesson.state()[0]
-        for _ in range(2): lesson.train(o.settle)  # all together
-        if lesson.state()[0] > before: lesson.layers = apart
-        return lesson.tail(), stds
+        return [*behind.known[1:], tail[-1]], stds
 
     def guess(self, layers, error):
         "Rows of the first of these layers, behind the known ones, that are off by as much, met where they are seen best."
@@ -251,6 +245,26 @@ class Tail(_Noisy):
             grown, which, _ = self.grow(self.guess(layers, error).pick(left), rows[done]); good = (grown.asked >= o.least) & (grown.error < error); i, new = left[which[good]], normalize(grown.row[good], dim=1)
             rows[i], std[i], done[i] = new * (new * rows[i]).sum(1, keepdim=True).sign(), grown.std[good], True
         return rows, std, done
+
+    def hunted(self, rows, std, x, wanted):
+        "So many units of the next layer, at most, besides those with these rows, that kinks on lines through these inputs show; where too few of them do, rows stay vague. None if there are none."
+        o, have, error, pool, found = self.options, rows, std, None, None
+        for _ in range(o.hunts):
+            at = x[torch.randint(len(x), (1,), generator=self.g)][0]; line = sweep_line(self.f, at, _directions(1, self.k, self.g)[0], at.norm().item(), self.eps)
+            if line is None: continue
+            new = unexplained(line, self.known, (have[:, :-1], have[:, -1]), [*self.stds, error], *self.kind, options=o)
+            if not new.any(): continue
+            beside = normals_beside(self.f, line, new, options=o); kinks = (new & (beside.std[:, 0] * self.k**.5 < o.vague * beside.normal.norm(dim=1))).nonzero()[:, 0]
+            if not len(kinks): continue
+            seen = sightings(self.known, line, beside, kinks, *self.kind, errors=self.stds); pool = seen if pool is None else gather(pool, seen, options=o)[0]; ready = ((pool.tried == 0) & (pool.rows().error < o.alone)).nonzero()[:, 0]
+            if not len(ready): continue
+            tried, which, gained = self.grow(pool.pick(ready).rows(o.caution), have); pool = replace(pool, precision=pool.precision.index_add(0, ready[which], gained), tried=pool.tried.index_fill(0, ready, 1.))
+            good = tried.pick((tried.error < o.glimpsed) & (tried.asked >= o.least))
+            if not len(good.row): continue
+            found = _distinct(good if found is None else found.join(good), o); found = found.pick(slice(wanted)); sure = found.pick(found.error < o.rough); pool = pool.pick(~_explained(self.known, pool, sure, *self.kind, o))
+            have, error = torch.cat([rows, normalize(sure.row, dim=1)]), torch.cat([std, sure.std])
+            if len(found.row) == wanted: break
+        return found
 
     def worst(self, net, x, y, others=2):
         "Inputs and answers, some of which a network explains worst, others, so many times as many, as they come, and what these are off by typically, as a share of their size."
@@ -286,10 +300,6 @@ def pursued(
     return w[:-1] / length, w[-1] / length, v[best] * length, 1 - (gain / r.square().sum()).item()
 
 # %% ../nbs/18_tails.ipynb #c014f
-def _with_unit(layers, l, w, b, v, slope):
-    "One more ReLU unit in a layer: two LeakyReLU units that are off together."
-    (A, c), (B, e) = layers[l:l + 2]; v = v[:, None] / (1 - slope**2); return [*layers[:l], (torch.cat([A, w[None], -w[None]]), torch.cat([c, torch.stack([b, -b])])), (torch.cat([B, v, slope * v], 1), e), *layers[l + 2:]]
-
 def _balanced(layers, x, slope):
     "The same network with pre-activations that are typically of size one: training moves all weights at one rate."
     layers = list(layers)
@@ -299,12 +309,8 @@ def _balanced(layers, x, slope):
 class Lesson:
     "A student of all layers behind the known ones, of these widths, from a pool of inputs and answers; only the first of them becomes clear. Raises DeepFailure when training diverges."
     def __init__(self, deep, pool, widths):
-        self.deep, self.widths, self.losses, self.held, h = deep, widths, [], 0, hidden(deep.known, pool[0], *deep.kind); self.scale, self.asked = Scales.of(h, pool[1]), len(h); self.take(pool); self.stds = h.new_zeros(0, h.shape[1] + 1)
-
-    def take(self, pool):
-        "Inputs and answers to learn from."
-        (x, y), deep = pool, self.deep; h = hidden(deep.known, x, *deep.kind); self.pool, self.v, self.a = pool, self.scale.inputs(h), self.scale.answers(y)
-        self.weight = self.scale.weight(y) / (1 + deep.unsure(x, h) / deep.options.vaguely)
+        (x, y), h = pool, hidden(deep.known, pool[0], *deep.kind); self.deep, self.x, self.widths, self.losses, self.held, self.stds, self.scale = deep, x, widths, [], 0, h.new_zeros(0, h.shape[1] + 1), Scales.of(h, y); self.v, self.a = self.scale.inputs(h), self.scale.answers(y)
+        self.weight = self.scale.weight(y) / (1 + (deep.unsure(x, h) / deep.options.vaguely).square())
 
     def start(self, tail):
         "From these layers."
@@ -319,8 +325,8 @@ class Lesson:
         return (forward(self.layers, self.v, *self.deep.kind) - self.a).abs().mean(1) * self.weight
 
     def state(self):
-        "Its mean over all answers that were there at first, and over the worst of them."
-        m = self.misses()[:self.asked]; return m.mean().item(), m.topk(self.deep.options.parents).values.mean().item()
+        "Its mean."
+        return self.misses().mean().item()
 
     def train(self, training, width=None):
         "On answers that are explained badly more often; of the first layer, as many units are left as are given."
@@ -328,43 +334,45 @@ class Lesson:
         if width: self.layers, _ = pruned_layer(self.layers, 0, width, v[:o.judges], weight[:o.judges], slope, o, held=self.held)
         self.layers, loss = train_leaky(self.layers, v, self.a[i], weight, slope, generator=g, training=training, held=self.held); self.losses.append(loss); return loss
 
-    def narrow(self, before):
-        "To the true width."
-        o, best = self.deep.options, (None, math.inf)
-        for _ in range(o.tries):
-            loss = self.train(o.settle, self.widths[0])
+    def narrow(self):
+        "To the true width, by way of a larger one: what is lost then tells whether the right units were left. If not, they are chosen anew once the narrow network, or else the wider one, was trained further."
+        o, width, best = self.deep.options, self.widths[0], (None, math.inf); before = self.train(o.settle, math.ceil(o.narrow * width)); wide = self.layers
+        for again in range(o.tries):
+            loss = self.train(o.settle, width)
             if loss < best[1]: best = self.layers, loss
             if loss < o.dear * before: break
-            before = self.train(o.settle)  # a unit was lost that was not clear yet
+            if again % 2: self.layers = wide; before = self.train(o.settle); wide = self.layers
+            else: self.train(o.settle)
         self.layers = best[0]
 
     def prove(self):
-        "Rows that kinks show become exact, and the first ones; from then on they are held."
-        rows, self.stds, done = self.deep.proven(tail := self.tail(), self.stds[:self.held]); order = (~done).long().argsort(stable=True); rows = rows[order]
-        self.start([(rows[:, :-1], rows[:, -1]), (tail[1][0][:, order], tail[1][1]), *tail[2:]]); self.stds, self.held = self.stds[order], int(done.sum())
+        "Rows that kinks show are held from then on, as kinks say they are, if answers are not explained worse by that."
+        before = self.state(); rows, self.stds, done = self.deep.proven(tail := self.tail(), self.stds[:self.held]); order = (~done).long().argsort(stable=True)
+        def ordered(rows): self.start([(rows[order, :-1], rows[order, -1]), (tail[1][0][:, order], tail[1][1]), *tail[2:]])
+        ordered(rows)
+        if self.state() > before: ordered(_rows(tail)[0])
+        self.stds, self.held = self.stds[order], int(done.sum())
 
-    def renew(self):
-        "Answers near those that are explained worst, and units that would explain these."
-        deep, o, g, kind = self.deep, self.deep.options, self.deep.g, self.deep.kind; x, y = self.pool; at = x[self.misses().topk(o.parents).indices[torch.randint(o.parents, (o.children,), generator=g)]]; draw = lambda *s: torch.randn(len(at), *s, generator=g, dtype=x.dtype)
-        low, high = o.moved; far = low * (high / low) ** torch.rand(len(at), 1, generator=g, dtype=x.dtype); at = at * (1 + o.longer * draw(1)) + far * at.norm(dim=1, keepdim=True) * normalize(draw(x.shape[1]), dim=1)
-        x, y = pool = torch.cat([x, at]), torch.cat([y, deep.f(at)]); self.take(pool); l, (size, mean) = len(deep.known), (self.scale.x_size, self.scale.x_mean)
-        for _ in range(min(o.pursuits, self.widths[0] - self.held)):
-            net = [*deep.known, *self.scale.back(self.layers)]; w, b, v, left = pursued(net, l, *deep.worst(net, x, y), *kind, g, options=o)
-            if left > o.other: break
-            self.layers = _with_unit(self.layers, 0, w * size, b + w @ mean, v / self.scale.y_size if len(self.layers) == 2 else v, kind[1])
-        self.start(self.tail()); self.narrow(self.train(o.renewal))
+    def hunt(self):
+        "Units that kinks show where answers are explained worst; they are held from then on too, and the others trained beside them."
+        deep, n, tail = self.deep, self.held, self.tail(); rows, rest = _rows(tail)[0], tail[1:]
+        found = deep.hunted(rows[:n], self.stds[:n], self.x[self.misses().topk(deep.options.parents).indices], self.widths[0] - n)
+        if found is None: return
+        (V, c), new = rest[0], _active_sides(deep.f, deep.known, normalize(found.row, dim=1), deep.draw(), *deep.kind, deep.g, deep.options)[0]; rows = torch.cat([rows[:n], new, rows[n:]]); self.start([(rows[:, :-1], rows[:, -1]), (torch.cat([V[:, :n], V.new_zeros(len(V), len(new)), V[:, n:]], 1), c), *rest[1:]])
+        self.held, self.stds = n + len(new), torch.cat([self.stds[:n], found.std])
 
-    def learn(self):
-        "From nothing to the true width, as many rows as possible proven; and again with new units, as long as these help."
+    def learn(self, last=None):
+        "To the true width, from nothing, or from what the last lesson left behind its own layer, as many rows as possible proven; and again with units that are hunted for, as long as these help."
         deep, o = self.deep, self.deep.options; sizes = self.v.shape[1], *(math.ceil(o.wider * n) for n in self.widths), self.a.shape[1]
-        self.layers, loss = train_leaky(new_student(sizes, deep.g), self.v, self.a, self.weight, deep.kind[1], generator=deep.g, training=o.training); self.losses.append(loss)
-        self.narrow(self.train(o.settle, math.ceil(o.narrow * self.widths[0]))); self.prove()
+        if last: self.start(last.tail()[1:]); self.train(o.settle)
+        else: self.layers, loss = train_leaky(new_student(sizes, deep.g), self.v, self.a, self.weight, deep.kind[1], generator=deep.g, training=o.training); self.losses.append(loss)
+        self.narrow(); self.prove()
         for _ in range(o.renewals):
             if self.held == self.widths[0]: break
-            layers, held, (before, worst) = self.layers, self.held, self.state(); self.renew(); after, left = self.state()
-            if after > o.dear * before: self.layers = layers
+            layers, held, stds, before = self.layers, self.held, self.stds, self.state(); self.hunt(); self.train(o.settle, self.widths[0]); after = self.state()
+            if after > before: self.layers, self.held, self.stds = layers, held, stds
             self.prove()
-            if left > o.progress * worst and self.held <= held + 1: break
+            if self.held == held and after > o.progress * before: break
 
 # %% ../nbs/18_tails.ipynb #c016
 def _rarity(on):
@@ -556,20 +564,30 @@ def _awake(net, l, units, x, y, sigma, kind, g, o):
         best = int(loss(*p).argmin()); A, theta = A[best].detach(), theta[best].detach(); v, shift = parts(A, theta); W2, b2, V2 = net[l][0].clone(), net[l][1].clone(), V.clone()
         W2[units], b2[units], V2[:, units] = A @ torch.linalg.solve_triangular(size, W, upper=False), -theta, v; return unit_rows([*net[:l], (W2, b2), (V2, c + linear @ b + shift), *net[l + 2:]], 0)
 
-def woken(deep: Tail, net: Layers, x: Float[Tensor, "n k"], y: Float[Tensor, "n o"]) -> tuple[Layers, int, list]:  # and how many units were found to switch, and inputs and answers that show it
-    "Units that are on the same side at all these inputs stand for a linear map V W. If theirs were units that are off there, V W is that of these, times the slope, and the answers that are explained worst say which; or, if none do, those where climbs along random rows in their span turn some of them on."
-    o, g, kind, found, told = deep.options, deep.g, deep.kind, 0, []; some = {l: units for l, z in enumerate(preactivations(net, x, *kind)[:-1]) if l and 0 < len(units := _one_sided(z, 1)) <= o.asleep}
+def _placed(net, l, units, x, w, bias, v, kind, aside):
+    "One of these units of a layer, which do not switch, becomes one that does; the others stand for what is left of the linear map."
+    h, slope = hidden(net[:l], x, *kind), kind[1]; (W, b), (V, c) = ((p.clone() for p in layer) for layer in net[l:l + 2]); v = v / (1 - slope); old = slope * V[:, units] @ torch.cat([W[units], b[units, None]], 1)
+    rest = old - slope * v[:, None] * torch.cat([w, bias[None]]); C = torch.linalg.cholesky(torch.cov(h.T) + 1e-12 * h.square().mean() * torch.eye(h.shape[1], dtype=h.dtype)); U = torch.linalg.svd(rest[:, :-1] @ C)[0][:, :len(units) - 1]; rows = U.T @ rest[:, :-1]; size = rows.norm(dim=1, keepdim=True).clamp_min(1e-300); far = aside * (h @ (rows / size).T).abs().amax(0)
+    first, others = units[0], units[1:]; W[first], b[first], V[:, first] = w, bias, v; W[others], b[others], V[:, others] = rows / size, -far, U * size[:, 0] / slope
+    return [*net[:l], (W, b), (V, c + rest[:, -1] + V[:, others] @ (slope * far)), *net[l + 2:]]
+
+def woken(deep: Tail, net: Layers, x: Float[Tensor, "n k"], y: Float[Tensor, "n o"]) -> tuple[Layers, list, list]:  # and which units of which layers were found to switch, and inputs and answers that show it
+    "Units that are on the same side at all these inputs stand for a linear map V W. If theirs were units that are off there, V W is that of these, times the slope, and the answers that are explained worst say which. If V W is not known well enough for that, one unit is what explains these answers best; or, if none does, those where climbs along random rows in the span of W turn some of them on."
+    o, g, kind, found, told = deep.options, deep.g, deep.kind, [], []; some = {l: units for l, z in enumerate(preactivations(net, x, *kind)[:-1]) if l and 0 < len(units := _one_sided(z, 1)) <= o.asleep}
     def tried(net, l, units, x, y, sigma):
         miss = lambda net: (y - forward(net, x, *kind)).square().mean(1).sqrt() / sigma; off = miss(net); odd = off > o.outcry * off.quantile(.25).clamp_min(1.)
-        if odd.sum() < o.seldom: return None
-        new = _awake(net, l, units, x, y, sigma, kind, g, o); better = miss(new)[odd] / off[odd]; deep.run.stage("wake", layer=l + 1, units=len(units), odd=int(odd.sum()), before=off[odd].median().item(), left=better.median().item(), best=better.quantile(.25).item())
-        return new if better.quantile(.25) < 1 / o.clearly else None
+        if odd.sum() < o.seldom: return net, []
+        new = _awake(net, l, units, x, y, sigma, kind, g, o); left = (miss(new) / off)[odd].quantile(.25).item()
+        if left > 1 / o.clearly:
+            w, b, v, _ = pursued(net, l, x, y, sigma, *kind, g, options=o); on = odd & (hidden(net[:l], x, *kind) @ w + b > 0); new, units = _placed(net, l, units, deep.natural(o.judges), w, b, v, kind, o.aside), units[:1]; left = (miss(new) / off)[on].median().item() if on.sum() >= o.seldom else math.inf
+        deep.run.stage("wake", layer=l + 1, units=len(units), odd=int(odd.sum()), before=off[odd].median().item(), left=left)
+        return (new, [(l, units)]) if left < 1 / o.clearly else (net, [])
     for l, units in some.items():
-        new = tried(net, l, units, *deep.worst(net, x, y, 1)); net, found = (new, found + len(units)) if new else (net, found)
+        net, more = tried(net, l, units, *deep.worst(net, x, y, 1)); found += more
     for l, units in some.items() if not found else ():
         start, c = deep.natural(o.wakers), [x.new_zeros(o.wakers, len(b)) for _, b in net[:l + 1]]; c[l][:, units] = torch.randn(o.wakers, len(units), generator=g, dtype=x.dtype)
-        at = climb(net[:l + 1], start, c, torch.randint(0, o.patience * o.climbs, (o.wakers,), generator=g), *kind, stride=o.upward); said = deep.f(at); new = tried(net, l, units, at, said, deep.noise(at, said))
-        if new: net, found = new, found + len(units); told.append((at, said))
+        at = climb(net[:l + 1], start, c, torch.randint(0, o.patience * o.climbs, (o.wakers,), generator=g), *kind, stride=o.upward); said = deep.f(at); net, more = tried(net, l, units, at, said, deep.noise(at, said)); found += more
+        if more: told.append((at, said))
     return net, found, told
 
 def _straight(net, l, units, on, far, slope):
@@ -581,7 +599,7 @@ def straightened(net: Layers, stds: Sequence[Tensor], x: Float[Tensor, "n k"], y
     miss = lambda net, i: (y[i] - forward(net, x[i], *kind)).norm(dim=1); stds, h = [s.clone() for s in stds], hidden(net[:1], x, *kind)
     for l in range(1, len(net) - 1):
         z = h @ net[l][0].T + net[l][1]; on = (z > 0).double().mean(0); far = o.aside * z.abs().amax(0); move = lambda units: _straight(net, l, units, on[units] > .5, far[units], kind[1]); units = []
-        for j in ((torch.minimum(on, 1 - on) < o.hardly) & (stds[l].norm(dim=1) > o.loose / 2)).nonzero()[:, 0]:
+        for j in ((torch.minimum(on, 1 - on) < o.hardly) & (stds[l].norm(dim=1) > .9 * o.loose)).nonzero()[:, 0]:
             i = ((z[:, j] > 0) == (on[j] < .5)).nonzero()[:, 0]
             if not len(i) or (miss(move(j[None]), i) / miss(net, i)).median() < o.clearly: units.append(j)
         if units: units = torch.stack(units); net = move(units); stds[l][units] = stds[l].shape[1]**-.5; stds[l][units, -1] = far[units]; stds[l + 1][:, units] = o.untold * net[l + 1][0][:, units].abs().max(); stds[l + 1][:, -1] = o.untold * net[l + 1][1].abs().max()
@@ -617,7 +635,8 @@ def whole_fit(deep: Tail, tail: Layers, stds: Sequence[Tensor]) -> tuple[Layers,
         if found: i = torch.cat([i, ((y - forward(net, x, *kind)).norm(dim=1) / deep.noise(x, y)).topk(n // o.worst).indices]).unique()
         x, y = (torch.cat([v[i], w]) for v, w in zip(deep.pool, told)); noise = deep.noise(x, y); net, left = fit_layers(net, stds, x, y, noise, *kind, g, reached=0. if again else 1., options=o)
         rms = (left / noise[:, None]).square().mean().sqrt().item(); before, level, answers = level, typical(net), [torch.cat(v) for v in zip(deep.pool, told)]; new, stds = straightened(net, stds, *answers, kind, o); new, found, more = woken(deep, new, *answers)
-        deep.run.stage("fit", residual=rms, typical=level, woken=found)
+        deep.run.stage("fit", residual=rms, typical=level, woken=sum(len(u) for _, u in found))
+        for l, units in found: stds[l][units] = o.awoken / stds[l].shape[1]**.5
         if rms > o.fine:
             if not found and level > o.settles * before: break
         else:

@@ -12,7 +12,7 @@ from neurome_nb.deep import MeasuredLayer, _Noise
 from neurome_nb.nets import forward, init_layers, preactivations
 from neurome_nb.noisy import NoisySearch, _Pass, _rows
 from neurome_nb.students import Training, new_student
-from neurome_nb.tails import Scales, Tail, TailSearch, _balanced, _louder, _moved, _Near, _straight, climb, pruned_layer, pursued, straightened, telling, train_leaky, woken
+from neurome_nb.tails import Scales, Tail, TailSearch, _balanced, _louder, _moved, _Near, _placed, _straight, climb, pruned_layer, pursued, straightened, telling, train_leaky, woken
 from neurome_nb.together import unit_rows
 from neurome_nb.canon import parameter_error
 from neurome_nb.recipes import Exact
@@ -114,7 +114,20 @@ def test_units_are_found_where_rows_that_do_not_switch_stood_for_them(units):
     net, deep, straight, units = rare(3, .02, units); turn = torch.randn(len(units), len(units), generator=deep.g).double(); (A, c), (V, e) = straight[1:3]; A, V = A.clone(), V.clone()
     spread = KIND[1] * V[:, units] @ c[units]; A[units], V[:, units] = turn @ A[units], V[:, units] @ torch.linalg.inv(turn); c = c.clone(); c[units] = -1e3  # rows that span the same space
     new, found, told = woken(deep, [net[0], (A, c), (V, e + spread + KIND[1] * 1e3 * V[:, units].sum(1)), *net[3:]], *deep.pool); same = normalize(new[1][0][units], dim=1) @ normalize(net[1][0][units], dim=1).T
-    assert found == len(units) and not told and (same.amax(0) > .99).all(), (found, same)
+    (l, those), = found
+    assert l == 1 and torch.equal(those, units) and not told and (same.amax(0) > .99).all(), (found, same)
+
+def test_a_unit_that_is_placed_leaves_the_others_what_is_left_of_their_linear_map():
+    net, deep, straight, units = rare(3, .02, (3, 5)); turn = torch.randn(2, 2, generator=deep.g).double(); (A, c), (V, e) = straight[1:3]; A, V, c = A.clone(), V.clone(), c.clone(); shift = KIND[1] * V[:, units] @ c[units]
+    A[units], V[:, units], c[units] = turn @ A[units], V[:, units] @ torch.linalg.inv(turn), -1e3; mixed = [net[0], (A, c), (V, e + shift + KIND[1] * 1e3 * V[:, units].sum(1)), *net[3:]]
+    x, y = deep.pool; z = preactivations(net, x, *KIND)[1]; both = (z[:, units] < 0).all(1); placed = _placed(mixed, 1, units, x, net[1][0][3], net[1][1][3], (1 - KIND[1]) * net[2][0][:, 3], KIND, 1.2)
+    assert torch.allclose(forward(mixed, x[both], *KIND), y[both]) and torch.allclose(forward(placed, x[z[:, 5] < 0], *KIND), y[z[:, 5] < 0]) and (preactivations(placed, x, *KIND)[1][:, 5] < 0).all()
+
+def test_a_unit_that_a_student_has_missed_is_hunted_for():
+    net, deep = small(4); rows = _rows(unit_rows(net, 0))[1]; deep.noise, deep.eps, deep.run = _Noise(1e-5, 0., 1e-5), 1e-5, SimpleNamespace(stage=lambda *a, **b: None); deep.f = lambda x: (y := forward(net, x, *KIND)) + 1e-5 * torch.sin(1e7 * y); rest = torch.arange(len(rows)) != 3
+    x = deep.natural(2000); beside = preactivations(net, x, *KIND)[1][:, 3].abs().argsort()[:200]
+    found = deep.hunted(rows[rest], torch.full_like(rows[rest], 1e-6), x[beside], 1)
+    assert len(found.row) == 1 and (normalize(found.row, dim=1) @ normalize(rows[3], dim=0)).abs() > 1 - 1e-4
 
 @pytest.mark.slow
 @pytest.mark.parametrize('sizes, seed', [((20, 12, 8, 6, 4), 0), ((20, 12, 8, 6, 4), 3), ((30, 16, 12, 8, 6), 2)])
