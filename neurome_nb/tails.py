@@ -346,11 +346,11 @@ class Lesson:
         self.layers = best[0]
 
     def prove(self):
-        "Rows that kinks show are held from then on, as kinks say they are, if answers are not explained worse by that."
+        "Rows that kinks show are held from then on, as kinks say they are; or as they were, if answers are explained worse by what kinks say: how far that is away is how sure they are then."
         before = self.state(); rows, self.stds, done = self.deep.proven(tail := self.tail(), self.stds[:self.held]); order = (~done).long().argsort(stable=True)
         def ordered(rows): self.start([(rows[order, :-1], rows[order, -1]), (tail[1][0][:, order], tail[1][1]), *tail[2:]])
         ordered(rows)
-        if self.state() > before: ordered(_rows(tail)[0])
+        if self.state() > before: self.stds = torch.hypot(self.stds, rows - _rows(tail)[0]); ordered(_rows(tail)[0])
         self.stds, self.held = self.stds[order], int(done.sum())
 
     def hunt(self):
@@ -627,18 +627,18 @@ def _excess(deep, net, copies, n):
 
 def whole_fit(deep: Tail, tail: Layers, stds: Sequence[Tensor]) -> tuple[Layers, list[Layers], float]:  # all layers, copies if they explain the answers, residual in units of the noise
     "All layers from the answers that tell most; and again with new ones, as long as that explains them better, units turn out to switch that did not seem to, or a weight is not known well."
-    o, kind, g, told, level, known, found = deep.options, deep.kind, deep.g, [v[:0] for v in deep.pool], math.inf, math.inf, 0
+    o, kind, g, told, level, known, found = deep.options, deep.kind, deep.g, [v[:0] for v in deep.pool], math.inf, math.inf, []
     def typical(net): x, y = (v[:o.judges] for v in deep.pool); return ((y - forward(net, x, *kind)).square().mean(1).sqrt() / deep.noise(x, y)).log().mean().exp().item()
     net, stds = straightened([*deep.known, *tail], [*(o.caution * s for s in deep.stds), *stds, torch.full_like(_rows(tail)[-1], math.inf)], *deep.pool, kind, o); n = max(o.fewest, math.ceil(o.dense * sum(s.numel() for s in stds) / len(tail[-1][1])))
     for again in range(o.turns):
         x, y = deep.pool; i = torch.multinomial(_rarity([z > 0 for z in preactivations(net, x, *kind)[:-1]]), min(max(n - len(told[0]), n // 2), len(x)), generator=g)
         if found: i = torch.cat([i, ((y - forward(net, x, *kind)).norm(dim=1) / deep.noise(x, y)).topk(n // o.worst).indices]).unique()
         x, y = (torch.cat([v[i], w]) for v, w in zip(deep.pool, told)); noise = deep.noise(x, y); net, left = fit_layers(net, stds, x, y, noise, *kind, g, reached=0. if again else 1., options=o)
-        rms = (left / noise[:, None]).square().mean().sqrt().item(); before, level, answers = level, typical(net), [torch.cat(v) for v in zip(deep.pool, told)]; new, stds = straightened(net, stds, *answers, kind, o); new, found, more = woken(deep, new, *answers)
+        rms = (left / noise[:, None]).square().mean().sqrt().item(); before, level, answers = level, typical(net), [torch.cat(v) for v in zip(deep.pool, told)]; new, stds = straightened(net, stds, *answers, kind, o); last, (new, found, more) = found, woken(deep, new, *answers)
         deep.run.stage("fit", residual=rms, typical=level, woken=sum(len(u) for _, u in found))
         for l, units in found: stds[l][units] = o.awoken / stds[l].shape[1]**.5
         if rms > o.fine:
-            if not found and level > o.settles * before: break
+            if not (found or last) and level > o.settles * before: break  # units that were just found have to find their places
         else:
             near = _Near.of(_Pass.of(net, x, *kind), noise, stds, o.part, o.joint, g); worse, known = known, near.known(net)
             if not found and (known < o.known or known > o.progress * worse) or again == o.turns - 1: break
