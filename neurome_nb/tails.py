@@ -53,6 +53,7 @@ class TailSearch(NoisySearch):
     taken: float = 1e-4  # and of those that kinks say nothing about, as far as the next layers are concerned
     hunts: int = 5  # lines through answers that a student explains worst, at most, for units that it has missed
     glimpsed: float = .014  # relative error of such a row that is good enough to learn on with it
+    twins: float = .99  # correlation of the pre-activations of rows that mean the same unit
     renewals: int = 4  # times that units are hunted for which a layer's student has missed
     parents: int = 600  # answers that it explains worst
     starts_pursued: int = 16  # of the pursuit of one that explains them
@@ -354,11 +355,14 @@ class Lesson:
         self.stds, self.held = self.stds[order], int(done.sum())
 
     def hunt(self):
-        "Units that kinks show where answers are explained worst; they are held from then on too, and the others trained beside them."
-        deep, n, tail = self.deep, self.held, self.tail(); rows, rest = _rows(tail)[0], tail[1:]
-        found = deep.hunted(rows[:n], self.stds[:n], self.x[self.misses().topk(deep.options.parents).indices], self.widths[0] - n)
+        "Units that kinks show where answers are explained worst; they are held from then on too, instead of rows that mean the same units, and the others trained beside them."
+        deep, o, n, tail = self.deep, self.deep.options, self.held, self.tail(); (V, c), rows = tail[1], _rows(tail)[0]
+        found = deep.hunted(rows[:n], self.stds[:n], self.x[self.misses().topk(o.parents).indices], self.widths[0] - n)
         if found is None: return
-        (V, c), new = rest[0], _active_sides(deep.f, deep.known, normalize(found.row, dim=1), deep.draw(), *deep.kind, deep.g, deep.options)[0]; rows = torch.cat([rows[:n], new, rows[n:]]); self.start([(rows[:, :-1], rows[:, -1]), (torch.cat([V[:, :n], V.new_zeros(len(V), len(new)), V[:, n:]], 1), c), *rest[1:]])
+        new, h = normalize(found.row, dim=1), hidden(deep.known, self.x[:o.judges], *deep.kind); h = h - h.mean(0); a, b = h @ new[:, :-1].T, h @ rows[n:, :-1].T; like = normalize(a, dim=0).T @ normalize(b, dim=0); twin = like.abs().argmax(1); like = like[torch.arange(len(new)), twin]
+        same = like.abs() > o.twins; own = n + twin[same]; weights = V.new_zeros(len(V), len(new)); weights[:, same] = V[:, own] * (b.norm(dim=0)[twin] / a.norm(dim=0))[same]; others = torch.ones(len(rows), dtype=torch.bool); others[:n], others[own] = False, False
+        rows = torch.cat([rows[:n], new, rows[others]]); sides = _active_sides(deep.f, deep.known, rows, deep.draw(), *deep.kind, deep.g, o)[0]; mine = slice(n, n + len(new)); rows[mine] = torch.where(same[:, None], like.sign()[:, None] * new, sides[mine])
+        self.start([(rows[:, :-1], rows[:, -1]), (torch.cat([V[:, :n], weights, V[:, others]], 1), c), *tail[2:]])
         self.held, self.stds = n + len(new), torch.cat([self.stds[:n], found.std])
 
     def learn(self, last=None):
@@ -370,7 +374,7 @@ class Lesson:
         for _ in range(o.renewals):
             if self.held == self.widths[0]: break
             layers, held, stds, before = self.layers, self.held, self.stds, self.state(); self.hunt(); self.train(o.settle, self.widths[0]); after = self.state()
-            if after > before: self.layers, self.held, self.stds = layers, held, stds
+            if after > o.dear * before: self.layers, self.held, self.stds = layers, held, stds
             self.prove()
             if self.held == held and after > o.progress * before: break
 
@@ -595,7 +599,7 @@ def _straight(net, l, units, on, far, slope):
     (W, b), (V, c) = net[l:l + 2]; d = torch.where(on, 1., slope).to(b.dtype); b, V = b.clone(), V.clone(); b[units] -= far; c = c + V[:, units] @ (d * far); V[:, units] *= d / slope; return [*net[:l], (W, b), (V, c), *net[l + 2:]]
 
 def straightened(net: Layers, stds: Sequence[Tensor], x: Float[Tensor, "n k"], y: Float[Tensor, "n o"], kind: tuple[str, float], o: TailSearch = TailSearch()) -> tuple[Layers, list[Tensor]]:  # and standard deviations
-    "Rows that hardly ever switch, and explain nothing where they do, stand for units that are on elsewhere. What they are good for is linear: they are moved to where they do not switch, and count as known to nothing."
+    "Rows that switch seldom, and explain nothing where they do, stand for units that are on elsewhere. What they are good for is linear: they are moved to where they do not switch, and count as known to nothing."
     miss = lambda net, i: (y[i] - forward(net, x[i], *kind)).norm(dim=1); stds, h = [s.clone() for s in stds], hidden(net[:1], x, *kind)
     for l in range(1, len(net) - 1):
         z = h @ net[l][0].T + net[l][1]; on = (z > 0).double().mean(0); far = o.aside * z.abs().amax(0); move = lambda units: _straight(net, l, units, on[units] > .5, far[units], kind[1]); units = []
