@@ -51,15 +51,15 @@ class TailSearch(NoisySearch):
     better: float = .5  # and taken if it leaves less than this share of what the unit left
     guessed: tuple[float, ...] = (1e-3, 4e-3, 3e-4)  # relative errors of a student's rows, one after the other, until kinks are where they say
     taken: float = 1e-4  # and of those that kinks say nothing about, as far as the next layers are concerned
+    renewals: int = 4  # times that units are hunted for which a layer's student has missed
+    progress: float = .7  # another one follows if rows were proven, or answers are off by less than this share of what they were
     hunts: int = 5  # lines through answers that a student explains worst, at most, for units that it has missed
     glimpsed: float = .014  # relative error of such a row that is good enough to learn on with it
     twins: float = .99  # correlation of the pre-activations of rows that mean the same unit
-    renewals: int = 4  # times that units are hunted for which a layer's student has missed
-    parents: int = 600  # answers that it explains worst
+    parents: int = 600  # answers that are explained worst
     starts_pursued: int = 16  # of the pursuit of one that explains them
     rounds_pursued: int = 30
     blurred: float = .1  # directions in the next layer along which it hardly shows are left out, as a share of what is typical
-    progress: float = .7  # another one follows if rows were proven, or answers are off by less than this share of what they were
     climbs: int = 40  # steps up a direction of hidden vectors, at most
     upward: float = .05  # length of each, in units of the input's
     asleep: int = 8  # units of a layer that do not switch at any of the answers, at most
@@ -67,11 +67,11 @@ class TailSearch(NoisySearch):
     waking_steps: int = 400
     waking_rate: float = .03
     wakers: int = 600  # inputs that are to turn such a unit on
-    awoken: float = .2  # standard deviation of the rows found so
     patience: int = 4  # they climb so many times farther
     outcry: float = 30.  # answers there that are off by so many times what others are say that it is
     seldom: int = 5  # and so many of them, at least
     clearly: float = 3.  # a unit is taken to be found if they are off by so many times less with it; and a row explains something if answers are where it switches
+    awoken: float = .2  # standard deviation of such a unit's row
     dense: float = 4.  # answers times outputs per weight, in the fit of all layers
     worst: int = 16  # one in so many of them is of those explained worst, once units were found to switch that did not seem to
     fewest: int = 4000  # answers, at least: there should be some of every kind for each unit
@@ -367,9 +367,9 @@ class Lesson:
 
     def learn(self, last=None):
         "To the true width, from nothing, or from what the last lesson left behind its own layer, as many rows as possible proven; and again with units that are hunted for, as long as these help."
-        deep, o = self.deep, self.deep.options; sizes = self.v.shape[1], *(math.ceil(o.wider * n) for n in self.widths), self.a.shape[1]
+        deep, o = self.deep, self.deep.options
         if last: self.start(last.tail()[1:]); self.train(o.settle)
-        else: self.layers, loss = train_leaky(new_student(sizes, deep.g), self.v, self.a, self.weight, deep.kind[1], generator=deep.g, training=o.training); self.losses.append(loss)
+        else: self.layers, loss = train_leaky(new_student((self.v.shape[1], *(math.ceil(o.wider * n) for n in self.widths), self.a.shape[1]), deep.g), self.v, self.a, self.weight, deep.kind[1], generator=deep.g, training=o.training); self.losses.append(loss)
         self.narrow(); self.prove()
         for _ in range(o.renewals):
             if self.held == self.widths[0]: break

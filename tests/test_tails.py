@@ -109,17 +109,19 @@ def test_rows_that_explain_nothing_where_they_switch_are_straightened_and_others
         new, wide = straightened(some, stds, x, y, KIND); z, was = (preactivations(n, x, *KIND)[1] for n in (new, some)); rest = torch.arange(8) != 3
         assert (z[:, 3] < 0).all() == moves and (wide[1][3, :-1] > stds[1][3, :-1]).all() == moves and torch.equal(wide[1][rest], stds[1][rest]) and torch.allclose(z[:, rest], was[:, rest])
 
+def turned(straight, units, g):
+    "The same network, with other rows that span the same space in the places of these units, which do not switch."
+    turn = torch.randn(len(units), len(units), generator=g).double(); (A, c), (V, e) = straight[1:3]; A, V, c = A.clone(), V.clone(), c.clone(); shift = KIND[1] * V[:, units] @ c[units]
+    A[units], V[:, units], c[units] = turn @ A[units], V[:, units] @ torch.linalg.inv(turn), -1e3; return [straight[0], (A, c), (V, e + shift + KIND[1] * 1e3 * V[:, units].sum(1)), *straight[3:]]
+
 @pytest.mark.parametrize('units', [(3,), (3, 5)])
 def test_units_are_found_where_rows_that_do_not_switch_stood_for_them(units):
-    net, deep, straight, units = rare(3, .02, units); turn = torch.randn(len(units), len(units), generator=deep.g).double(); (A, c), (V, e) = straight[1:3]; A, V = A.clone(), V.clone()
-    spread = KIND[1] * V[:, units] @ c[units]; A[units], V[:, units] = turn @ A[units], V[:, units] @ torch.linalg.inv(turn); c = c.clone(); c[units] = -1e3  # rows that span the same space
-    new, found, told = woken(deep, [net[0], (A, c), (V, e + spread + KIND[1] * 1e3 * V[:, units].sum(1)), *net[3:]], *deep.pool); same = normalize(new[1][0][units], dim=1) @ normalize(net[1][0][units], dim=1).T
+    net, deep, straight, units = rare(3, .02, units); new, found, told = woken(deep, turned(straight, units, deep.g), *deep.pool); same = normalize(new[1][0][units], dim=1) @ normalize(net[1][0][units], dim=1).T
     (l, those), = found
     assert l == 1 and torch.equal(those, units) and not told and (same.amax(0) > .99).all(), (found, same)
 
 def test_a_unit_that_is_placed_leaves_the_others_what_is_left_of_their_linear_map():
-    net, deep, straight, units = rare(3, .02, (3, 5)); turn = torch.randn(2, 2, generator=deep.g).double(); (A, c), (V, e) = straight[1:3]; A, V, c = A.clone(), V.clone(), c.clone(); shift = KIND[1] * V[:, units] @ c[units]
-    A[units], V[:, units], c[units] = turn @ A[units], V[:, units] @ torch.linalg.inv(turn), -1e3; mixed = [net[0], (A, c), (V, e + shift + KIND[1] * 1e3 * V[:, units].sum(1)), *net[3:]]
+    net, deep, straight, units = rare(3, .02, (3, 5)); mixed = turned(straight, units, deep.g)
     x, y = deep.pool; z = preactivations(net, x, *KIND)[1]; both = (z[:, units] < 0).all(1); placed = _placed(mixed, 1, units, x, net[1][0][3], net[1][1][3], (1 - KIND[1]) * net[2][0][:, 3], KIND, 1.2)
     assert torch.allclose(forward(mixed, x[both], *KIND), y[both]) and torch.allclose(forward(placed, x[z[:, 5] < 0], *KIND), y[z[:, 5] < 0]) and (preactivations(placed, x, *KIND)[1][:, 5] < 0).all()
 
