@@ -63,9 +63,11 @@ class TailSearch(NoisySearch):
     climbs: int = 40  # steps up a direction of hidden vectors, at most
     upward: float = .05  # length of each, in units of the input's
     asleep: int = 8  # units of a layer that do not switch at any of the answers, at most
-    starts_awake: int = 24  # at once
-    waking_steps: int = 400
-    waking_rate: float = .03
+    starts_met: int = 32  # at once, of units that a linear map stands for
+    rounds_met: int = 5
+    hinges: int = 3  # of these are tried
+    elsewhere: float = .1  # share of what is left of an answer that is not along the weights behind such a unit
+    within: float = .3  # relative error of its pre-activation as answers tell it
     wakers: int = 600  # inputs that are to turn such a unit on
     patience: int = 4  # they climb so many times farther
     outcry: float = 30.  # answers there that are off by so many times what others are say that it is
@@ -503,6 +505,7 @@ def fit_layers(
         if better is None:
             if not share or share >= first: break
             share /= o.stricter; continue
+        NOTE('step', share=share, before=before, after=cost(there), part=part, taken=taken, quiet=(left.square().mean(1).sqrt() / noise)[quiet].median().item(), then=(there.square().mean(1).sqrt() / noise)[quiet].median().item(), all=(there.square().mean(1).sqrt() / noise).median().item(), rms=(there / noise[:, None]).square().mean().sqrt().item())
         net, left = better, there; share = min(first, max(share * o.stricter ** (2 * part - 1), now * (now > clear))) if share and (now := o.loosely / 4 * typical(left)) else 0.
         if not share and not reached <= cost(left) <= o.settles * before: break
     return net, left
@@ -553,45 +556,67 @@ def _one_sided(z, seldom):
     "Units of a layer that are on, or off, at fewer inputs, given their pre-activations."
     return (torch.minimum((z > 0).sum(0), (z < 0).sum(0)) < seldom).nonzero()[:, 0]
 
-def _awake(net, l, units, x, y, sigma, kind, g, o):
-    "These units as such that are off where they were met, and on at some of these inputs: rows that span the same space, and where they switch, from many starts at once."
-    act, slope = ACTIVATIONS[kind[0]], kind[1]; h = hidden(net[:l], x, *kind); z = h @ net[l][0].T + net[l][1]; W, b = net[l][0][units], net[l][1][units]; (V, c), r = net[l + 1], len(units)
-    linear = V[:, units] * torch.where((z[:, units] > 0).double().mean(0) > .5, 1., slope); others = act.fn(z, slope); others[:, units] = 0.; others = others @ V.T + c + linear @ b
-    u = h @ W.T; size = torch.linalg.cholesky(u.T @ u / len(u) + 1e-12 * u.square().mean() * torch.eye(r, dtype=u.dtype)); e = torch.linalg.solve_triangular(size, u.T, upper=False).T  # of unit covariance; linear u = (linear size) e
-    A = torch.linalg.qr(torch.randn(o.starts_awake, r, r, generator=g, dtype=u.dtype))[0] * torch.randn(o.starts_awake, r, 1, generator=g, dtype=u.dtype).sign(); theta = torch.rand(o.starts_awake, r, generator=g, dtype=u.dtype) * 2; p = [A.requires_grad_(), theta.requires_grad_()]; adam = torch.optim.Adam(p, lr=o.waking_rate); schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, o.waking_steps)
-    def parts(A, theta): v = linear @ size @ torch.linalg.inv(A) / slope; return v, (v @ theta[..., None])[..., 0] * slope
-    def said(A, theta):
-        v, shift = parts(A, theta); z = others + act.fn(e @ A.mT - theta[:, None], slope) @ v.mT + shift[:, None]; return forward(net[l + 2:], act.fn(z, slope), *kind) if net[l + 2:] else z
-    loss = lambda *p: ((said(*p) - y).square().mean(2).sqrt() / sigma).mean(1)
-    for _ in range(o.waking_steps): adam.zero_grad(); loss(*p).sum().backward(); adam.step(); schedule.step()
-    with torch.no_grad():
-        best = int(loss(*p).argmin()); A, theta = A[best].detach(), theta[best].detach(); v, shift = parts(A, theta); W2, b2, V2 = net[l][0].clone(), net[l][1].clone(), V.clone()
-        W2[units], b2[units], V2[:, units] = A @ torch.linalg.solve_triangular(size, W, upper=False), -theta, v; return unit_rows([*net[:l], (W2, b2), (V2, c + linear @ b + shift), *net[l + 2:]], 0)
+def _hinges(B, left, e, size, slope, g, o):
+    "ReLU units, one from each of many starts, that explain what is left of some answers (n, o), each of these by itself: weights behind them (s, r), of which answers are B times (n, o, r); rows that see e (n, r), and biases. Each is one half of a unit whose other half is in a linear map of these sizes along all r, as such a share of it: that is how long its row must be. And how many answers each explains."
+    n, r = e.shape; floor = lambda v: v.clamp_min(1e-30); solve = lambda A, p: torch.linalg.solve(A + (1e-9 * torch.einsum("saa->s", A)[:, None, None] + 1e-300) * torch.eye(A.shape[1], dtype=A.dtype), p)
+    G, p = B.mT @ B, (B.mT @ left[:, :, None])[:, :, 0]; at = torch.randint(n, (o.starts_met,), generator=g); v = torch.linalg.lstsq(B[at], left[at][:, :, None]).solution[:, :, 0].repeat(2, 1); share = torch.tensor([slope, -1.], dtype=e.dtype).repeat_interleave(len(at)); fits = True
+    for k in range(2 * o.rounds_met):
+        v = normalize(v, dim=1); own, shown = floor(torch.einsum("nab,sa,sb->sn", G, v, v)), v @ p.T; z = shown / own; w = ((shown.square() > (1 - o.elsewhere) * own) & (z > 0) & fits).to(e.dtype)
+        v = normalize(solve(torch.einsum("sn,nab->sab", w * z.square(), G), (w * z) @ p), dim=1)
+        if k < o.rounds_met: continue
+        d = v / size; one = d / (share * d.square().sum(1))[:, None]; N = torch.linalg.qr(torch.cat([d[:, :, None], torch.eye(r, dtype=e.dtype).expand(len(d), r, r)], 2))[0][:, :, 1:]
+        X, y, u = torch.cat([torch.einsum("na,sab->snb", e, N), torch.ones(len(d), n, 1, dtype=e.dtype)], 2), z - one @ e.T, w / floor(z)
+        for _ in range(o.rounds_met): t = solve(torch.einsum("sn,sna,snb->sab", u, X, X), torch.einsum("sn,sna->sa", u * y, X)); off = ((X @ t[:, :, None])[:, :, 0] - y).abs() / floor(z); u = w / floor(z) / off.clamp_min(1e-3)  # absolute misses
+        fits = off < o.within
+    return v, one + (N @ t[:, :-1, None])[:, :, 0], t[:, -1], share, (fits & (w > 0)).sum(1)
 
-def _placed(net, l, units, x, w, bias, v, kind, aside):
-    "One of these units of a layer, which do not switch, becomes one that does; the others stand for what is left of the linear map."
-    h, slope = hidden(net[:l], x, *kind), kind[1]; (W, b), (V, c) = ((p.clone() for p in layer) for layer in net[l:l + 2]); v = v / (1 - slope); old = slope * V[:, units] @ torch.cat([W[units], b[units, None]], 1)
-    rest = old - slope * v[:, None] * torch.cat([w, bias[None]]); C = torch.linalg.cholesky(torch.cov(h.T) + 1e-12 * h.square().mean() * torch.eye(h.shape[1], dtype=h.dtype)); U = torch.linalg.svd(rest[:, :-1] @ C)[0][:, :len(units) - 1]; rows = U.T @ rest[:, :-1]; size = rows.norm(dim=1, keepdim=True).clamp_min(1e-300); far = aside * (h @ (rows / size).T).abs().amax(0)
-    first, others = units[0], units[1:]; W[first], b[first], V[:, first] = w, bias, v; W[others], b[others], V[:, others] = rows / size, -far, U * size[:, 0] / slope
-    return [*net[:l], (W, b), (V, c + rest[:, -1] + V[:, others] @ (slope * far)), *net[l + 2:]]
+def _linear(net, l, units, h, slope):
+    "What units are that do not switch."
+    (W, b), V = net[l], net[l + 1][0]; side = torch.where((h @ W[units].T + b[units] > 0).to(b.dtype).mean(0) > .5, 1., slope); return V[:, units] * side @ W[units], V[:, units] @ (side * b[units])
+
+def _placed(net, l, units, found, h, slope, aside):
+    "So many of these units, which do not switch, become such that do, with these rows, biases, weights behind them and shares of the linear map; the others stand for what is left of that."
+    (W, b), (V, c) = ((p.clone() for p in layer) for layer in net[l:l + 2]); M, shift = _linear(net, l, units, h, slope); w, bias, v, share = (torch.stack(q) for q in zip(*found)); n, mean = len(found), h.mean(0); new, others = units[:n], units[n:]
+    M, shift = M - v.T * share @ w, shift - v.T * share @ bias; C = torch.linalg.cholesky(torch.cov(h.T) + 1e-12 * h.square().mean() * torch.eye(h.shape[1], dtype=h.dtype)); U = torch.linalg.svd(M @ C)[0][:, :len(others)]; rows = U.T @ M; size = rows.norm(dim=1, keepdim=True).clamp_min(1e-300); rows = rows / size; far = aside * (h @ rows.T).abs().amax(0)
+    W[new], b[new], V[:, new] = share.sign()[:, None] * w, share.sign() * bias, v.T; W[others], b[others], V[:, others] = rows, -far, U * size[:, 0] / slope; return unit_rows([*net[:l], (W, b), (V, c + shift + (M - U * size[:, 0] @ rows) @ mean + U * size[:, 0] @ far), *net[l + 2:]], 0)
+
+def _met(deep, net, l, units, x, y):
+    "Units that a linear map stands for, one after the other, and the network with them."
+    o, kind, g, slope, r, found, left = deep.options, deep.kind, deep.g, deep.kind[1], len(units), [], []; sigma, at = deep.noise(x, y), _Pass.of(net, x, *deep.kind); h, miss = at.entering[l][:, :-1], lambda net: (y - forward(net, x, *kind)).square().mean(1).sqrt() / sigma
+    off = (y - at.y).square().mean(1).sqrt() / sigma; odd = off > o.outcry * off.quantile(.25).clamp_min(1.); least = max(o.seldom, r + 3); i = odd.nonzero()[:, 0]; i = i[off[i].topk(min(o.part, len(i))).indices]
+    if len(i) < least: return net, []
+    M, _ = _linear(net, l, units, h, slope); size, U = torch.linalg.eigh(M @ torch.cov(h.T) @ M.T); U, size = U[:, -r:], size[-r:].clamp_min(1e-300).sqrt(); E = (U / size).T @ M; e, mean = (h - h.mean(0)) @ E.T, E @ h.mean(0)  # M (h - mean of h) = U (size e), and e of unit variance
+    B, rest = _backward(net, [s[i] for s in at.slopes])[l + 1] @ U * (1 - slope), y[i] - at.y[i]; B, rest = B / rest.norm(dim=1)[:, None, None], normalize(rest, dim=1)
+    along = (rest - (B @ torch.linalg.lstsq(B, rest[:, :, None]).solution)[:, :, 0]).norm(dim=1) < 1 / o.clearly; i, B, rest = i[along], B[along], rest[along]
+    def behind():
+        v, a, theta, share, number = _hinges(B, rest, e[i], size, slope, g, o); score = torch.where(number >= least, number / (e @ a.T + theta > 0).sum(0).clamp_min(1), 0.); some = []
+        for s in score.argsort(descending=True):
+            if score[s] and len(some) < o.hinges and all(v[s] @ v[t] < o.twins for t in some): some.append(s)
+        for s in some:
+            V, A, shares = (torch.stack([*(f[k] for f in found), q]) for k, q in ((4, v[s]), (5, a[s]), (3, share[s]))); V = torch.linalg.inv((A / size) @ V.T).T @ V / shares[:, None]  # the map without them has so many directions less
+            yield [(q @ E, t - q @ mean, p @ U.T, z, p, q) for p, q, t, z in zip(V, A, [*(f[1] + f[5] @ mean for f in found), theta[s]], shares)]
+    while len(i) >= least and len(found) < r:
+        best = o.settles, None
+        for some in behind():
+            now, (w, bias, *_) = miss(_placed(net, l, units, [f[:4] for f in some], h, slope, o.aside)), some[-1]; on = h @ w + bias > 0; share = (now[on].sum() / off[on].sum()).item(); print('      try', int(on.sum()), share)
+            if share < best[0]: best = share, some, on
+        left.append(best[0])
+        if best[1] is None: break
+        found, stay = best[1], ~best[2][i]; i, B, rest = i[stay], B[stay], rest[stay]
+    if not found:
+        w, bias, v, _ = pursued(net, l, *deep.worst(net, x, y, 1), *kind, g, options=o); on = h @ w + bias > 0; one = w, bias, v / (1 - slope), bias.new_tensor(slope); left.append((miss(_placed(net, l, units, [one], h, slope, o.aside))[on & odd].sum() / off[on & odd].sum()).item())
+        if left[-1] < 1 / o.clearly: found = [one]
+    deep.run.stage("wake", layer=l + 1, units=r, odd=int(odd.sum()), along=int(along.sum()), found=len(found), left=left)
+    return (_placed(net, l, units, [f[:4] for f in found], h, slope, o.aside), [(l, units[:len(found)])]) if found else (net, [])
 
 def woken(deep: Tail, net: Layers, x: Float[Tensor, "n k"], y: Float[Tensor, "n o"]) -> tuple[Layers, list, list]:  # and which units of which layers were found to switch, and inputs and answers that show it
-    "Units that are on the same side at all these inputs stand for a linear map V W. If theirs were units that are off there, V W is that of these, times the slope, and the answers that are explained worst say which. If V W is not known well enough for that, one unit is what explains these answers best; or, if none does, those where climbs along random rows in the span of W turn some of them on."
-    o, g, kind, found, told = deep.options, deep.g, deep.kind, [], []; some = {l: units for l, z in enumerate(preactivations(net, x, *kind)[:-1]) if l and 0 < len(units := _one_sided(z, 1)) <= o.asleep}
-    def tried(net, l, units, x, y, sigma):
-        miss = lambda net: (y - forward(net, x, *kind)).square().mean(1).sqrt() / sigma; off = miss(net); odd = off > o.outcry * off.quantile(.25).clamp_min(1.)
-        if odd.sum() < o.seldom: return net, []
-        new = _awake(net, l, units, x, y, sigma, kind, g, o); left = (miss(new) / off)[odd].quantile(.25).item()
-        if left > 1 / o.clearly:
-            w, b, v, _ = pursued(net, l, x, y, sigma, *kind, g, options=o); on = odd & (hidden(net[:l], x, *kind) @ w + b > 0); new, units = _placed(net, l, units, deep.natural(o.judges), w, b, v, kind, o.aside), units[:1]; left = (miss(new) / off)[on].median().item() if on.sum() >= o.seldom else math.inf
-        deep.run.stage("wake", layer=l + 1, units=len(units), odd=int(odd.sum()), before=off[odd].median().item(), left=left)
-        return (new, [(l, units)]) if left < 1 / o.clearly else (net, [])
-    for l, units in some.items():
-        net, more = tried(net, l, units, *deep.worst(net, x, y, 1)); found += more
-    for l, units in some.items() if not found else ():
+    "Units that are on the same side at all these inputs stand for a linear map. If it is that of units which are off there, times the slope, or on, the answers that are explained worst show the other halves of these: what each of them leaves is along the weights behind one unit, and grows with its pre-activation. If none do, those do where climbs along random rows of the map turn some of them on."
+    o, kind, g, found, told = deep.options, deep.kind, deep.g, [], []; some = [(l, units) for l, z in enumerate(preactivations(net, x, *kind)[:-1]) if l and 0 < len(units := _one_sided(z, 1)) <= o.asleep]
+    for l, units in some: net, new = _met(deep, net, l, units, x, y); found += new
+    for l, units in some if not found else ():
         start, c = deep.natural(o.wakers), [x.new_zeros(o.wakers, len(b)) for _, b in net[:l + 1]]; c[l][:, units] = torch.randn(o.wakers, len(units), generator=g, dtype=x.dtype)
-        at = climb(net[:l + 1], start, c, torch.randint(0, o.patience * o.climbs, (o.wakers,), generator=g), *kind, stride=o.upward); said = deep.f(at); net, more = tried(net, l, units, at, said, deep.noise(at, said)); found += more
-        if more: told.append((at, said))
+        at = climb(net[:l + 1], start, c, torch.randint(0, o.patience * o.climbs, (o.wakers,), generator=g), *kind, stride=o.upward); said = deep.f(at); net, new = _met(deep, net, l, units, torch.cat([x, at]), torch.cat([y, said])); found += new
+        if new: told.append((at, said))
     return net, found, told
 
 def _straight(net, l, units, on, far, slope):
@@ -603,7 +628,7 @@ def straightened(net: Layers, stds: Sequence[Tensor], x: Float[Tensor, "n k"], y
     miss = lambda net, i: (y[i] - forward(net, x[i], *kind)).norm(dim=1); stds, h = [s.clone() for s in stds], hidden(net[:1], x, *kind)
     for l in range(1, len(net) - 1):
         z = h @ net[l][0].T + net[l][1]; on = (z > 0).double().mean(0); far = o.aside * z.abs().amax(0); move = lambda units: _straight(net, l, units, on[units] > .5, far[units], kind[1]); units = []
-        for j in ((torch.minimum(on, 1 - on) < o.hardly) & (stds[l].norm(dim=1) > .9 * o.loose)).nonzero()[:, 0]:
+        for j in ((torch.minimum(on, 1 - on) < o.hardly) & (stds[l].norm(dim=1) > o.rough)).nonzero()[:, 0]:
             i = ((z[:, j] > 0) == (on[j] < .5)).nonzero()[:, 0]
             if not len(i) or (miss(move(j[None]), i) / miss(net, i)).median() < o.clearly: units.append(j)
         if units: units = torch.stack(units); net = move(units); stds[l][units] = stds[l].shape[1]**-.5; stds[l][units, -1] = far[units]; stds[l + 1][:, units] = o.untold * net[l + 1][0][:, units].abs().max(); stds[l + 1][:, -1] = o.untold * net[l + 1][1].abs().max()
@@ -629,6 +654,8 @@ def _excess(deep, net, copies, n):
     allowed = deep.noise(x, y).square() + torch.stack([forward(c, x, *kind) - said for c in copies]).square().mean((0, 2)); off = ((y - said).square().mean(1) / allowed)
     return max(part.mean().sqrt().item() for part in off.tensor_split(4))
 
+SAVE = lambda *a: None
+NOTE = lambda *a, **k: None
 def whole_fit(deep: Tail, tail: Layers, stds: Sequence[Tensor]) -> tuple[Layers, list[Layers], float]:  # all layers, copies if they explain the answers, residual in units of the noise
     "All layers from the answers that tell most; and again with new ones, as long as that explains them better, units turn out to switch that did not seem to, or a weight is not known well."
     o, kind, g, told, level, known, found = deep.options, deep.kind, deep.g, [v[:0] for v in deep.pool], math.inf, math.inf, []
@@ -639,7 +666,7 @@ def whole_fit(deep: Tail, tail: Layers, stds: Sequence[Tensor]) -> tuple[Layers,
         if found: i = torch.cat([i, ((y - forward(net, x, *kind)).norm(dim=1) / deep.noise(x, y)).topk(n // o.worst).indices]).unique()
         x, y = (torch.cat([v[i], w]) for v, w in zip(deep.pool, told)); noise = deep.noise(x, y); net, left = fit_layers(net, stds, x, y, noise, *kind, g, reached=0. if again else 1., options=o)
         rms = (left / noise[:, None]).square().mean().sqrt().item(); before, level, answers = level, typical(net), [torch.cat(v) for v in zip(deep.pool, told)]; new, stds = straightened(net, stds, *answers, kind, o); last, (new, found, more) = found, woken(deep, new, *answers)
-        deep.run.stage("fit", residual=rms, typical=level, woken=sum(len(u) for _, u in found))
+        deep.run.stage("fit", residual=rms, typical=level, woken=sum(len(u) for _, u in found)); SAVE(deep, new, stds, told)
         for l, units in found: stds[l][units] = o.awoken / stds[l].shape[1]**.5
         if rms > o.fine:
             if not (found or last) and level > o.settles * before: break  # units that were just found have to find their places
