@@ -87,7 +87,7 @@ class TailSearch(NoisySearch):
     stretch: int = 4  # Gauss-Newton steps in a row
     turns: int = 16  # of the fit, with answers in between that tell what is not known yet
     known: float = 2e-5  # standard deviation of every weight, in units of the largest of its layer, at which there are no more
-    hardly: float = .2  # share of the answers below which a row is on, or off, that may stand for another unit
+    hardly: float = .3  # share of the answers below which a row is on, or off, that may stand for another unit
     aside: float = 1.2  # it is moved by so many times its largest pre-activation
     untold: float = 10.  # standard deviation of the weights behind it, and of the next biases, in units of the largest
     rare: float = .03  # share of the answers below which a unit is on, or off, seldom
@@ -460,7 +460,7 @@ def _single(at):
 def _unsure(left, noise, allowed, outlying):
     "Standard deviation that every answer is given, and beyond how many of these it is an outlier, which counts less: units are on the wrong side there."
     sigma = torch.hypot(noise, allowed); r = left.square().mean(1).sqrt() / sigma; far = outlying * (1.48 * r.median()).clamp_min(1.)  # 1.48: of a normal distribution's median
-    return sigma * (r / far).clamp_min(1.).sqrt(), far
+    return sigma * (r / far).clamp_min(1.), far
 
 def _moved(rows, move, slopes):
     "Rows after a step: what a unit's row moves by is divided by what the weights behind it grow by, since their product is what the answers are linear in; for units that do not switch that of all of them together."
@@ -493,7 +493,7 @@ def fit_layers(
         rows = _rows(at.net); right = [a + (s - r) / p.square() for a, s, r, p in zip(at.back(left / sigma[:, None].square()), start, rows, stds)]
         move, _, taken = _conjugate(_single(at) if share else at, sigma, stds, right, near, o.iterations, o.reached if share else o.enough); return lambda part: _layers(_moved(rows, [part * m for m in move], at.slopes)), taken
     for _ in range(steps):
-        share = share if share > least else 0.; sigma, far = allowed(left); cost = lambda left: (q := (left / sigma[:, None]).square().mean(1).sqrt()).square().minimum(far * q).mean().item(); before, at = cost(left), _Pass.of(net, x, *kind)
+        share = share if share > least else 0.; (sigma, far), plain = allowed(left), torch.hypot(noise, share * usual); cost = lambda left: (q := (left / plain[:, None]).square().mean(1).sqrt()).minimum(far).square().mul(1 + 2 * (q / far).clamp_min(1.).log()).mean().item(); before, at = cost(left), _Pass.of(net, x, *kind)
         if near is None or taken > o.reuse: near = _Near.of(at, sigma, stds, o.part, o.joint, g)
         moved, taken = stepped(at, left, sigma); part, better = 1., moved(1.); there = misses(better)
         for _ in range(o.ahead):
@@ -596,16 +596,13 @@ def _met(deep, net, l, units, x, y):
             V, A, shares = (torch.stack([*(f[k] for f in found), q]) for k, q in ((4, v[s]), (5, a[s]), (3, share[s]))); V = torch.linalg.inv((A / size) @ V.T).T @ V / shares[:, None]  # the map without them has so many directions less
             yield [(q @ E, t - q @ mean, p @ U.T, z, p, q) for p, q, t, z in zip(V, A, [*(f[1] + f[5] @ mean for f in found), theta[s]], shares)]
     while len(i) >= least and len(found) < r:
-        best = o.settles, None
+        best = o.progress, None
         for some in behind():
-            now, (w, bias, *_) = miss(_placed(net, l, units, [f[:4] for f in some], h, slope, o.aside)), some[-1]; on = h @ w + bias > 0; share = (now[on].sum() / off[on].sum()).item(); print('      try', int(on.sum()), share)
+            now, (w, bias, *_) = miss(_placed(net, l, units, [f[:4] for f in some], h, slope, o.aside)), some[-1]; on = h @ w + bias > 0; share = (now[on].sum() / off[on].sum()).item() if o.seldom <= on.sum() < o.hardly * len(on) else math.inf; print('      try', int(on.sum()), share)
             if share < best[0]: best = share, some, on
         left.append(best[0])
         if best[1] is None: break
         found, stay = best[1], ~best[2][i]; i, B, rest = i[stay], B[stay], rest[stay]
-    if not found:
-        w, bias, v, _ = pursued(net, l, *deep.worst(net, x, y, 1), *kind, g, options=o); on = h @ w + bias > 0; one = w, bias, v / (1 - slope), bias.new_tensor(slope); left.append((miss(_placed(net, l, units, [one], h, slope, o.aside))[on & odd].sum() / off[on & odd].sum()).item())
-        if left[-1] < 1 / o.clearly: found = [one]
     deep.run.stage("wake", layer=l + 1, units=r, odd=int(odd.sum()), along=int(along.sum()), found=len(found), left=left)
     return (_placed(net, l, units, [f[:4] for f in found], h, slope, o.aside), [(l, units[:len(found)])]) if found else (net, [])
 
@@ -623,15 +620,25 @@ def _straight(net, l, units, on, far, slope):
     "These units of a layer, moved so far that they are always off, as linear as they are at most inputs: `on` of them at more than half."
     (W, b), (V, c) = net[l:l + 2]; d = torch.where(on, 1., slope).to(b.dtype); b, V = b.clone(), V.clone(); b[units] -= far; c = c + V[:, units] @ (d * far); V[:, units] *= d / slope; return [*net[:l], (W, b), (V, c), *net[l + 2:]]
 
+def _twins(z, after, alike):
+    "Units of a layer that switch where a louder one does, given their pre-activations and the weights behind them: each with that one and how many times its pre-activation, less than zero if it is on where that is off."
+    size = z.std(0).clamp_min(1e-300); loud = size * after.norm(dim=0); best, twin = torch.where(loud > loud[:, None], torch.corrcoef(z.T).abs().nan_to_num(0.), 0.).max(1); j = ((best > alike) & (z.amax(0) > 0) & (z.amin(0) < 0)).nonzero()[:, 0]; c = z - z.mean(0)
+    return [(i, k, (c[:, i] @ c[:, k]) / c[:, k].square().sum()) for i, k in zip(j, twin[j])]
+
 def straightened(net: Layers, stds: Sequence[Tensor], x: Float[Tensor, "n k"], y: Float[Tensor, "n o"], kind: tuple[str, float], o: TailSearch = TailSearch()) -> tuple[Layers, list[Tensor]]:  # and standard deviations
-    "Rows that switch seldom, and explain nothing where they do, stand for units that are on elsewhere. What they are good for is linear: they are moved to where they do not switch, and count as known to nothing."
-    miss = lambda net, i: (y[i] - forward(net, x[i], *kind)).norm(dim=1); stds, h = [s.clone() for s in stds], hidden(net[:1], x, *kind)
+    "Rows that switch seldom, and explain nothing where they do, stand for units that are on elsewhere. What they are good for is linear: they are moved to where they do not switch, and count as known to nothing. So do rows that mean the same unit as louder ones, which have its weights then."
+    miss = lambda net, i: (y[i] - forward(net, x[i], *kind)).norm(dim=1); stds, h, some = [s.clone() for s in stds], hidden(net[:1], x, *kind), slice(o.judges)
     for l in range(1, len(net) - 1):
-        z = h @ net[l][0].T + net[l][1]; on = (z > 0).double().mean(0); far = o.aside * z.abs().amax(0); move = lambda units: _straight(net, l, units, on[units] > .5, far[units], kind[1]); units = []
+        z = h @ net[l][0].T + net[l][1]; on = (z > 0).double().mean(0); far = o.aside * z.abs().amax(0); move = lambda net, units, side: _straight(net, l, units, side, far[units], kind[1]); units = []
+        for j, k, ratio in _twins(z[some], net[l + 1][0], o.twins):
+            V, c = net[l + 1]; V = V.clone(); V[:, k] += ratio.abs() * V[:, j]; V[:, j] *= (1 + kind[1]) * (ratio < 0); one = move([*net[:l + 1], (V, c), *net[l + 2:]], j[None], on[j][None] >= 0)
+            print('   twins', l + 1, int(j), int(k), float(ratio), 'on', float(on[j]), float(on[k]), 'miss', float((miss(one, some) / miss(net, some)).median()))
+            if j not in units and k not in units and (miss(one, some) / miss(net, some)).median() < o.clearly: net = one; units.append(j); stds[l + 1][:, k] = o.untold * V[:, k].abs().max()
         for j in ((torch.minimum(on, 1 - on) < o.hardly) & (stds[l].norm(dim=1) > o.rough)).nonzero()[:, 0]:
-            i = ((z[:, j] > 0) == (on[j] < .5)).nonzero()[:, 0]
-            if not len(i) or (miss(move(j[None]), i) / miss(net, i)).median() < o.clearly: units.append(j)
-        if units: units = torch.stack(units); net = move(units); stds[l][units] = stds[l].shape[1]**-.5; stds[l][units, -1] = far[units]; stds[l + 1][:, units] = o.untold * net[l + 1][0][:, units].abs().max(); stds[l + 1][:, -1] = o.untold * net[l + 1][1].abs().max()
+            i = ((z[:, j] > 0) == (on[j] < .5)).nonzero()[:, 0][:o.judges]
+            if j in units: continue
+            if not len(i) or (miss(one := move(net, j[None], on[j][None] > .5), i) / miss(net, i)).median() < o.clearly: net = one; units.append(j)
+        if units: units = torch.stack(units); stds[l][units] = stds[l].shape[1]**-.5; stds[l][units, -1] = far[units]; stds[l + 1][:, units] = o.untold * net[l + 1][0][:, units].abs().max(); stds[l + 1][:, -1] = o.untold * net[l + 1][1].abs().max()
         h = hidden(net[l:l + 1], h, *kind)
     return net, stds
 
