@@ -12,7 +12,8 @@ from neurome_nb.deep import MeasuredLayer, _Noise
 from neurome_nb.nets import forward, init_layers, preactivations
 from neurome_nb.noisy import NoisySearch, _Pass, _rows
 from neurome_nb.students import Training, new_student
-from neurome_nb.tails import Scales, Tail, TailSearch, _balanced, _louder, _moved, _Near, _placed, _straight, climb, pruned_layer, pursued, straightened, telling, train_leaky, woken
+from neurome_nb.peel import hidden
+from neurome_nb.tails import Scales, Tail, TailSearch, _balanced, _louder, _moved, _Near, _placed, _straight, climb, pruned_layer, straightened, telling, train_leaky, woken
 from neurome_nb.together import unit_rows
 from neurome_nb.canon import parameter_error
 from neurome_nb.recipes import Exact
@@ -51,14 +52,6 @@ def test_rows_that_are_held_stay_as_they_are_and_are_not_pruned():
 def test_balanced_networks_are_the_same():
     g = generator(0, 'tails/balanced'); layers = [(100 * W, b) for W, b in tail(g)]; x = torch.randn(500, 12, generator=g).double(); even = _balanced(layers, x, KIND[1])
     assert torch.allclose(forward(even, x, *KIND), forward(layers, x, *KIND)) and all(torch.allclose(z.abs().mean(0), torch.ones(z.shape[1]).double()) for z in preactivations(even, x, *KIND)[:-1])
-
-@pytest.mark.parametrize('layer, unit', [(0, 3), (1, 2)])
-def test_a_unit_that_is_missing_is_pursued_where_it_is(layer, unit):
-    g = generator(layer, 'tails/pursued'); net = tail(g); x = torch.randn(20_000, 12, generator=g).double(); z = preactivations(net, x, *KIND)[layer][:, unit]; net[layer][1][unit] -= z.quantile(.97)  # it is seldom on
-    rest = torch.arange(len(net[layer][1])) != unit; (W, b), (V, c) = net[layer:layer + 2]; less = [*net[:layer], (W[rest], b[rest]), (V[:, rest], c), *net[layer + 2:]]
-    y = forward(net, x, *KIND); off = (y - forward(less, x, *KIND)).norm(dim=1); sigma = torch.full_like(off, off.median().item()); i = torch.cat([off.topk(600).indices, torch.arange(1200)])
-    w, bias, v, left = pursued(less, layer, x[i], y[i], sigma[i], *KIND, g)
-    assert left < .25 and w @ normalize(W[unit], dim=0) > .99 and normalize(v, dim=0) @ normalize(V[:, unit], dim=0) > .8
 
 def test_what_is_held_is_how_loud_units_are():
     g = generator(0, 'tails/louder'); rows = torch.randn(5, 7, generator=g).double(); h = torch.randn(200, 7, generator=g).double(); h[:, 3], h[:, -1] = 0, 1; straight = torch.arange(5) < 2; seen = torch.rand(200, 5, generator=g).double()
@@ -121,9 +114,17 @@ def test_units_are_found_where_rows_that_do_not_switch_stood_for_them(units):
     assert l == 1 and torch.equal(those, units) and not told and (same.amax(0) > .99).all(), (found, same)
 
 def test_a_unit_that_is_placed_leaves_the_others_what_is_left_of_their_linear_map():
-    net, deep, straight, units = rare(3, .02, (3, 5)); mixed = turned(straight, units, deep.g)
-    x, y = deep.pool; z = preactivations(net, x, *KIND)[1]; both = (z[:, units] < 0).all(1); placed = _placed(mixed, 1, units, x, net[1][0][3], net[1][1][3], (1 - KIND[1]) * net[2][0][:, 3], KIND, 1.2)
+    net, deep, straight, units = rare(3, .02, (3, 5)); mixed = turned(straight, units, deep.g); x, y = deep.pool; h, z = hidden(net[:1], x, *KIND), preactivations(net, x, *KIND)[1]
+    both = (z[:, units] < 0).all(1); placed = _placed(mixed, 1, units, [(net[1][0][3], net[1][1][3], net[2][0][:, 3], torch.tensor(KIND[1]).double())], h, KIND[1], 1.2)
     assert torch.allclose(forward(mixed, x[both], *KIND), y[both]) and torch.allclose(forward(placed, x[z[:, 5] < 0], *KIND), y[z[:, 5] < 0]) and (preactivations(placed, x, *KIND)[1][:, 5] < 0).all()
+
+def test_rows_that_mean_the_same_unit_as_others_are_straightened():
+    net, deep, _, _ = rare(3, .4); x, y = deep.pool; (A, c), (V, e) = net[1:3]; stds = [.05 + 0 * r for r in _rows(net)]
+    for sign in (1, -1):
+        W, b, U, s = A.clone(), c.clone(), V.clone(), torch.tensor([2., .1]).double(); W[5], b[5] = .5 * sign * A[3], .5 * sign * c[3]; U[:, 5] = .2 * V[:, 3] if sign > 0 else -.2 * V[:, 3]
+        U[:, 3] = V[:, 3] - .1 * V[:, 3] if sign > 0 else V[:, 3]; some = [net[0], (W, b), (U, e), *net[3:]]; said = forward(some, x, *KIND)
+        new, _ = straightened(some, stds, x, said + 1e-7 * torch.sin(1e9 * said), KIND); z = preactivations(new, x, *KIND)[1]
+        assert (z[:, 5] < 0).all() and torch.allclose(forward(new, x, *KIND), said)
 
 def test_a_unit_that_a_student_has_missed_is_hunted_for():
     net, deep = small(4); rows = _rows(unit_rows(net, 0))[1]; deep.noise, deep.eps, deep.run = _Noise(1e-5, 0., 1e-5), 1e-5, SimpleNamespace(stage=lambda *a, **b: None); deep.f = lambda x: (y := forward(net, x, *KIND)) + 1e-5 * torch.sin(1e7 * y); rest = torch.arange(len(rows)) != 3
