@@ -548,9 +548,9 @@ def _halves(B, left, e, size, slope, g, o):
 
 def _awake(deep, net, l, units, x, y):
     "The network with as many of these units as are found to switch, and how many."
-    o, kind, slope, r = deep.options, deep.kind, deep.kind[1], len(units); sigma, at = deep.noise(x, y), _Pass.of(net, x, *kind); h, miss = at.entering[l][:, :-1], lambda y1: (y - y1).square().mean(1).sqrt() / sigma; off, found, left = miss(at.y), [], []
-    odd = off > o.outcry * off.quantile(.25).clamp_min(1.); i = off.topk(min(o.part, int(odd.sum()))).indices; M, _ = _linear(net, l, units, h, slope); size, U = torch.linalg.eigh(M @ torch.cov(h.T) @ M.T); U, size = U[:, -r:], size[-r:].clamp_min(1e-300).sqrt(); E = (U / size).T @ M; mean = E @ h.mean(0); e = h @ E.T - mean  # of unit variance: M h is U (size e) and a shift
-    B, rest = _backward(net, [s[i] for s in at.slopes])[l + 1] @ U * (1 - slope), y[i] - at.y[i]; B, rest = B / rest.norm(dim=1)[:, None, None], normalize(rest, dim=1)
+    o, kind, slope, r = deep.options, deep.kind, deep.kind[1], len(units); sigma, h = deep.noise(x, y), hidden(net[:l], x, *kind); miss = lambda net, j=slice(None): (y[j] - forward(net, x[j], *kind)).square().mean(1).sqrt() / sigma[j]; off, found, left = miss(net), [], []
+    odd = off > o.outcry * off.quantile(.25).clamp_min(1.); i = off.topk(min(o.part, int(odd.sum()))).indices; at = _Pass.of(net, x[i], *kind); M, _ = _linear(net, l, units, h, slope); size, U = torch.linalg.eigh(M @ torch.cov(h.T) @ M.T); U, size = U[:, -r:], size[-r:].clamp_min(1e-300).sqrt(); E = (U / size).T @ M; mean = E @ h.mean(0); e = h @ E.T - mean  # of unit variance: M h is U (size e) and a shift
+    B, rest = _backward(net, at.slopes)[l + 1] @ U * (1 - slope), y[i] - at.y; B, rest = B / rest.norm(dim=1)[:, None, None], normalize(rest, dim=1)
     along = (rest - (B @ torch.linalg.lstsq(B, rest[:, :, None]).solution)[:, :, 0]).norm(dim=1) < 1 / o.clearly; i, B, rest = i[along], B[along], rest[along]; least = max(o.seldom, r + 3)
     def candidates():
         v, a, bias, share, number = _halves(B, rest, e[i], size, slope, deep.g, o); score, some = torch.where(number >= least, number / (e @ a.T + bias > 0).sum(0).clamp_min(1), 0.), []
@@ -560,8 +560,8 @@ def _awake(deep, net, l, units, x, y):
     while len(i) >= least and len(found) < r:
         best, new = o.progress, None
         for one in candidates():
-            on = e @ one[1] + one[2] > 0
-            if o.seldom <= on.sum() < o.hardly * len(on) and (part := (miss(forward(placed([*found, one]), x, *kind))[on].sum() / off[on].sum()).item()) < best: best, new, stay = part, one, ~on[i]
+            j = (e @ one[1] + one[2] > 0).nonzero()[:, 0]
+            if o.seldom <= len(j) < o.hardly * len(x) and (part := (miss(placed([*found, one]), j).sum() / off[j].sum()).item()) < best: best, new, stay = part, one, ~torch.isin(i, j)
         if new is None: break
         found.append(new); left.append(best); i, B, rest = i[stay], B[stay], rest[stay]
     deep.run.stage("wake", layer=l + 1, units=r, odd=int(odd.sum()), along=int(along.sum()), left=left); return placed(found) if found else net, len(found)

@@ -86,10 +86,10 @@ def test_what_tells_most_turns_units_that_hardly_ever_switch():
     assert on > .1 and more.known(net) < near.known(net) / 2
 
 def rare(seed, share, units=(3,)):
-    "A network whose units are on seldom, and one where these have become linear."
+    "A network whose units are on at this share of the inputs, and one where these have become linear."
     net, deep = small(seed, (12, 8, 8, 6, 4)); deep.run = SimpleNamespace(stage=lambda *a, **b: None); x = deep.natural(20_000); units = torch.tensor(units)
     z = preactivations(net, x, *KIND)[1]; net[1][1][units] -= z[:, units].quantile(1 - share, dim=0); y = forward(net, x, *KIND); deep.pool = x, y
-    return net, deep, _straight(net, 1, units, torch.zeros(len(units), dtype=bool), 2 * z[:, units].abs().amax(0), KIND[1]), units
+    return net, deep, _straight(net, 1, units, torch.full((len(units),), share > .5), 2 * z[:, units].abs().amax(0), KIND[1]), units
 
 def test_straight_units_say_the_same_where_they_were_off():
     net, deep, straight, _ = rare(3, .02); x, y = deep.pool; off = preactivations(net, x, *KIND)[1][:, 3] < 0
@@ -107,9 +107,9 @@ def turned(straight, units, g):
     turn = torch.randn(len(units), len(units), generator=g).double(); (A, c), (V, e) = straight[1:3]; A, V, c = A.clone(), V.clone(), c.clone(); shift = KIND[1] * V[:, units] @ c[units]
     A[units], V[:, units], c[units] = turn @ A[units], V[:, units] @ torch.linalg.inv(turn), -1e3; return [straight[0], (A, c), (V, e + shift + KIND[1] * 1e3 * V[:, units].sum(1)), *straight[3:]]
 
-@pytest.mark.parametrize('units', [(3,), (3, 5)])
-def test_units_are_found_where_rows_that_do_not_switch_stood_for_them(units):
-    net, deep, straight, units = rare(3, .02, units); new, found, told = woken(deep, turned(straight, units, deep.g), *deep.pool); same = normalize(new[1][0][units], dim=1) @ normalize(net[1][0][units], dim=1).T
+@pytest.mark.parametrize('share, units', [(.02, (3,)), (.02, (3, 5)), (.98, (3,))])
+def test_units_are_found_where_rows_that_do_not_switch_stood_for_them(share, units):
+    net, deep, straight, units = rare(3, share, units); new, found, told = woken(deep, turned(straight, units, deep.g), *deep.pool); same = normalize(new[1][0][units], dim=1) @ normalize(net[1][0][units], dim=1).T
     (l, those), = found
     assert l == 1 and torch.equal(those, units) and not told and (same.amax(0) > .99).all(), (found, same)
 
