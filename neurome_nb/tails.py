@@ -424,10 +424,11 @@ def _single(at):
     "The same in single precision, enough for the steps of conjugate gradients that need no more than two digits, if their preconditioner has all."
     return _Pass([(W.float(), b.float()) for W, b in at.net], *([v.float() for v in vs] for vs in (at.entering, at.slopes)), at.y.float())
 
-def _unsure(left, noise, allowed, outlying):
-    "Standard deviation that every answer is given, and beyond how many of these it is an outlier, which counts less: units are on the wrong side there."
-    sigma = torch.hypot(noise, allowed); r = left.square().mean(1).sqrt() / sigma; far = outlying * (1.48 * r.median()).clamp_min(1.)  # 1.48: of a normal distribution's median
-    return sigma * (r / far).clamp_min(1.), far
+def _unsure(left, noise, allowed, outlying, lost):
+    "Standard deviation that every answer is given, and a function of what is left of the answers: the mean cost. Beyond so many times what is typical an answer is an outlier, since units are on the wrong side there, and counts less: in proportion, or, when `lost`, so much less that how far off it is hardly matters."
+    sigma = torch.hypot(noise, allowed); size = lambda left: left.square().mean(1).sqrt() / sigma; r = size(left); far = outlying * (1.48 * r.median()).clamp_min(1.)  # 1.48: of a normal distribution's median
+    def cost(left): r = size(left) / far; return (far**2 * torch.where(r < 1, r.square(), 1 + 2 * r.log() if lost else 2 * r - 1)).mean().item()
+    return sigma * (r / far).clamp_min(1.) ** (1. if lost else .5), cost
 
 def _moved(rows, move, slopes):
     "Rows after a step: what a unit's row moves by is divided by what the weights behind it grow by, since their product is what the answers are linear in; for units that do not switch that of all of them together."
@@ -455,12 +456,12 @@ def fit_layers(
     "Gauss-Newton steps for all layers."
     o, kind, start = options, (activation, slope), _rows(layers); usual = Scales.usual(y)
     misses = lambda net: y - forward(net, x, *kind); net, left, near = layers, misses(layers), None; blur = noise / usual; quiet = blur <= blur.median(); typical = lambda left: (left.square().mean(1).sqrt() / usual)[quiet].median().item(); share = first = o.loosely * typical(left); clear = o.loosely * blur[quiet].median().item(); least = o.strictly * blur.quantile(.1).item()
-    allowed = lambda left: _unsure(left, noise, share * usual, o.odder)
+    allowed = lambda left: _unsure(left, noise, share * usual, o.odder, share > 0)
     def stepped(at, left, sigma):
         rows = _rows(at.net); right = [a + (s - r) / p.square() for a, s, r, p in zip(at.back(left / sigma[:, None].square()), start, rows, stds)]
         rough = share or (left / noise[:, None]).square().mean() > o.fine**2; move, _, taken = _conjugate(_single(at) if rough else at, sigma, stds, right, near, o.iterations, o.reached if rough else o.enough); return lambda part: _layers(_moved(rows, [part * m for m in move], at.slopes)), taken
     for _ in range(steps):
-        share = share if share > least else 0.; (sigma, far), plain = allowed(left), torch.hypot(noise, share * usual); cost = lambda left: (q := (left / plain[:, None]).square().mean(1).sqrt()).minimum(far).square().mul(1 + 2 * (q / far).clamp_min(1.).log()).mean().item(); before, at = cost(left), _Pass.of(net, x, *kind)
+        share = share if share > least else 0.; sigma, cost = allowed(left); before, at = cost(left), _Pass.of(net, x, *kind)
         if near is None or taken > o.reuse: near = _Near.of(at, sigma, stds, o.part, o.joint, g)
         moved, taken = stepped(at, left, sigma); part, better = 1., moved(1.); there = misses(better)
         for _ in range(o.ahead):
@@ -625,18 +626,18 @@ def _excess(deep, net, copies, n):
 
 def whole_fit(deep: Tail, tail: Layers, stds: Sequence[Tensor]) -> tuple[Layers, list[Layers], float]:  # all layers, copies if they explain the answers, residual in units of the noise
     "All layers from the answers that tell most; and again with new ones, as long as that explains them better, units turn out to switch that did not seem to, or a weight is not known well."
-    o, kind, g, told, level, known, found = deep.options, deep.kind, deep.g, [v[:0] for v in deep.pool], math.inf, math.inf, []
+    o, kind, g, told, level, rms, known, found = deep.options, deep.kind, deep.g, [v[:0] for v in deep.pool], math.inf, math.inf, math.inf, []
     def typical(net): x, y = (v[:o.judges] for v in deep.pool); return ((y - forward(net, x, *kind)).square().mean(1).sqrt() / deep.noise(x, y)).log().mean().exp().item()
     net, stds = straightened([*deep.known, *tail], [*(o.caution * s for s in deep.stds), *stds, torch.full_like(_rows(tail)[-1], math.inf)], *deep.pool, kind, o); n = max(o.fewest, math.ceil(o.dense * sum(s.numel() for s in stds) / len(tail[-1][1])))
     for again in range(o.turns):
         x, y = deep.pool; i = torch.multinomial(_rarity([z > 0 for z in preactivations(net, x, *kind)[:-1]]), min(max(n - len(told[0]), n // 2), len(x)), generator=g)
         if found: i = torch.cat([i, ((y - forward(net, x, *kind)).norm(dim=1) / deep.noise(x, y)).topk(n // o.worst).indices]).unique()
         x, y = (torch.cat([v[i], w]) for v, w in zip(deep.pool, told)); noise = deep.noise(x, y); net, left = fit_layers(net, stds, x, y, noise, *kind, g, reached=0. if again else 1., options=o)
-        rms = (left / noise[:, None]).square().mean().sqrt().item(); before, level, answers = level, typical(net), [torch.cat(v) for v in zip(deep.pool, told)]; new, stds = straightened(net, stds, *answers, kind, o); last, (new, found, more) = found, woken(deep, new, *answers)
+        before, worst, level, rms = level, rms, typical(net), (left / noise[:, None]).square().mean().sqrt().item(); answers = [torch.cat(v) for v in zip(deep.pool, told)]; new, stds = straightened(net, stds, *answers, kind, o); last, (new, found, more) = found, woken(deep, new, *answers)
         deep.run.stage("fit", residual=rms, typical=level, woken=sum(len(u) for _, u in found))
         for l, units in found: stds[l][units], stds[l + 1][:, units] = o.awoken / stds[l].shape[1]**.5, o.awoken * new[l + 1][0][:, units].abs().max()
         if rms > o.fine:
-            if not (found or last) and level > o.settles * before: break  # units that were just found have to find their places
+            if not (found or last) and level > o.settles * before and rms > o.settles * worst: break  # units that were just found have to find their places
         else:
             near = _Near.of(_Pass.of(net, x, *kind), noise, stds, o.part, o.joint, g); worse, known = known, near.known(net)
             if not found and (known < o.known or known > o.settles * worse) or again == o.turns - 1: break
