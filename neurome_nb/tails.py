@@ -54,7 +54,7 @@ class TailSearch(NoisySearch):
     renewals: int = 4  # times that units are hunted for which a layer's student has missed
     progress: float = .7  # another one follows if rows were proven, or answers are off by less than this share of what they were; and a unit is taken to be found if those where it is on are
     hunts: int = 5  # lines through answers that a student explains worst, at most, for units that it has missed
-    glimpsed: float = .014  # relative error of such a row that is good enough to learn on with it
+    glimpsed: float = .014  # relative error of such a row that is good enough to learn on with it; one that is less sure may stand for a unit that is missing
     twins: float = .99  # correlation of the pre-activations of rows that mean the same unit
     parents: int = 600  # answers that are explained worst
     climbs: int = 40  # steps up a direction of hidden vectors, at most
@@ -598,7 +598,7 @@ def straightened(net: Layers, stds: Sequence[Tensor], x: Float[Tensor, "n k"], y
         for j, k, ratio in _twins(z[some], net[l + 1][0], o.twins):
             V, c = net[l + 1]; V = V.clone(); V[:, k] += ratio.abs() * V[:, j]; V[:, j] *= (1 + kind[1]) * (ratio < 0); one = move([*net[:l + 1], (V, c), *net[l + 2:]], j[None], on[j][None] >= 0)
             if j not in units and k not in units and (miss(one, some) / miss(net, some)).median() < o.clearly: net = one; units.append(j); stds[l + 1][:, k] = o.untold * V[:, k].abs().max()
-        for j in ((torch.minimum(on, 1 - on) < o.hardly) & (stds[l].norm(dim=1) > o.rough)).nonzero()[:, 0]:
+        for j in ((torch.minimum(on, 1 - on) < o.hardly) & (stds[l].norm(dim=1) > o.glimpsed)).nonzero()[:, 0]:
             i, one = ((z[:, j] > 0) == (on[j] < .5)).nonzero()[:, 0][:o.judges], move(net, j[None], on[j][None] > .5)
             if j not in units and (not len(i) or (miss(one, i) / miss(net, i)).median() < o.clearly): net = one; units.append(j)
         if units: units = torch.stack(units); stds[l][units] = stds[l].shape[1]**-.5; stds[l][units, -1] = far[units]; stds[l + 1][:, units] = o.untold * net[l + 1][0][:, units].abs().max(); stds[l + 1][:, -1] = o.untold * net[l + 1][1].abs().max()
