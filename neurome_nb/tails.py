@@ -62,6 +62,7 @@ class TailSearch(NoisySearch):
     asleep: int = 8  # units of a layer that do not switch at any of the answers, at most
     starts_awake: int = 32  # at once, of units that a linear map stands for
     rounds_awake: int = 5
+    nothing: float = 1e-6  # directions along which the map does so much less than along the loudest do not count
     elsewhere: float = .1  # share of what is left of an answer that is not along the weights behind such a unit
     within: float = .3  # relative error of its pre-activation as an answer tells it
     wakers: int = 600  # inputs that are to turn such a unit on
@@ -550,7 +551,7 @@ def _halves(B, left, e, size, slope, g, o):
 def _awake(deep, net, l, units, x, y):
     "The network with as many of these units as are found to switch, and how many."
     o, kind, slope, r = deep.options, deep.kind, deep.kind[1], len(units); sigma, h = deep.noise(x, y), hidden(net[:l], x, *kind); miss = lambda net, j=slice(None): (y[j] - forward(net, x[j], *kind)).square().mean(1).sqrt() / sigma[j]; off, found, left = miss(net), [], []
-    odd = off > o.outcry * off.quantile(.25).clamp_min(1.); i = off.topk(min(o.part, int(odd.sum()))).indices; at = _Pass.of(net, x[i], *kind); M, _ = _linear(net, l, units, h, slope); size, U = torch.linalg.eigh(M @ torch.cov(h.T) @ M.T); U, size = U[:, -r:], size[-r:].clamp_min(1e-300).sqrt(); E = (U / size).T @ M; mean = E @ h.mean(0); e = h @ E.T - mean  # of unit variance: M h is U (size e) and a shift
+    odd = off > o.outcry * off.quantile(.25).clamp_min(1.); i = off.topk(min(o.part, int(odd.sum()))).indices; at = _Pass.of(net, x[i], *kind); M, _ = _linear(net, l, units, h, slope); size, U = torch.linalg.eigh(M @ torch.cov(h.T) @ M.T); some = size[-r:] > o.nothing**2 * size[-1]; r, U, size = int(some.sum()), U[:, -r:][:, some], size[-r:][some].sqrt(); E = (U / size).T @ M; mean = E @ h.mean(0); e = h @ E.T - mean  # of unit variance: M h is U (size e) and a shift
     B, rest = _backward(net, at.slopes)[l + 1] @ U * (1 - slope), y[i] - at.y; B, rest = B / rest.norm(dim=1)[:, None, None], normalize(rest, dim=1)
     along = (rest - (B @ torch.linalg.lstsq(B, rest[:, :, None]).solution)[:, :, 0]).norm(dim=1) < 1 / o.clearly; i, B, rest = i[along], B[along], rest[along]; least = max(o.seldom, r + 3)
     def candidates():
