@@ -92,7 +92,7 @@ class TailSearch(NoisySearch):
     longest: int = 400  # steps towards it, at most
     margin: float = .3  # by this much of what is typical
     witnesses: int = 8  # networks that disagree
-    told: int = 4000  # inputs where they disagree most, out of twice as many as `candidates`
+    told: int = 4000  # inputs where they disagree most, at most, out of up to twice as many as `candidates`
     joint: int = 2600  # weights of the last layers that their preconditioner takes together
     iterations: int = 150  # of conjugate gradients for each step
     drawing: int = 400  # and for error bars
@@ -616,7 +616,7 @@ def telling(deep: Tail, net: Layers, near: _Near, x: Float[Tensor, "n k"]) -> Fl
     if go.any(): start = some(x, int(go.sum())); turned = climb(net[:-1], start, [v[go] for v in c], torch.randint(0, o.longest, (len(start),), generator=g), *kind, stride=o.upward, enough=o.margin)
     copies = [((v := r + m)[..., :-1], v[..., -1]) for r, m in zip(_rows(net), near.drawn(o.witnesses, g))]; start = torch.cat([some(v, o.candidates) for v in (x, turned) if len(v)])
     at = adversarial_queries(net, copies, start, lambda r: deep.noise.near + deep.noise.far * r, *kind); said = forward(net, at, *kind); apart = (forward(copies, at, *kind) - said).square().mean((0, 2)).sqrt() / deep.noise(at, said)
-    return torch.cat([turned, at[apart.topk(o.told).indices]])
+    return torch.cat([turned, at[apart.topk(min(o.told, len(at))).indices]])
 
 # %% ../nbs/18_tails.ipynb #c022
 def _excess(deep, net, copies, n):
