@@ -92,7 +92,7 @@ class TailSearch(NoisySearch):
     longest: int = 400  # steps towards it, at most
     margin: float = .3  # by this much of what is typical
     witnesses: int = 8  # networks that disagree
-    told: int = 4000  # inputs where they disagree most, at most, out of up to twice as many as `candidates`
+    told: int = 2000  # inputs where they disagree most, at most, out of up to twice as many as `candidates`
     joint: int = 2600  # weights of the last layers that their preconditioner takes together
     iterations: int = 150  # of conjugate gradients for each step
     drawing: int = 400  # and for error bars
