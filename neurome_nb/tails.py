@@ -100,7 +100,7 @@ class TailSearch(NoisySearch):
     reached: float = 1e-2  # or so much, while most answers are not explained, and for error bars: every direction of the weights has an equal share in it there
     odder: float = 3.  # answers that are off by more than so many times what is typical count less: units are on the wrong side there
     part: int = 20_000  # answers from which the preconditioner is computed, at most: from a quarter of them it is several times worse
-    sampled: int = 4  # networks drawn for error bars
+    sampled: int = 12  # networks drawn for error bars: by four, one weight in two thousand is off by more than ten standard deviations as these say them
     settles: float = .9  # another step follows while the last one left less than this share
     fine: float = 4.  # residual, in units of the noise, at most
 
