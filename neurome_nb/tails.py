@@ -266,6 +266,10 @@ class Tail(_Noisy):
             if len(found.row) == wanted: break
         return found
 
+    def misses(self, net, x, y):
+        "What these answers are off by, in units of the noise."
+        return (y - forward(net, x, *self.kind)).square().mean(1).sqrt() / self.noise(x, y)
+
     def unsure(self, x, h):
         "Relative error of the hidden vectors behind the first layer."
         return _blur(self.known, self.stds, x, *self.kind).sum(1).sqrt() / h.norm(dim=1)
@@ -549,8 +553,8 @@ def _halves(B, left, e, size, slope, g, o):
     return v, least + (free @ t[:, :-1, None])[:, :, 0], t[:, -1], share, (fits & (w > 0)).sum(1)
 
 def _awake(deep, net, l, units, x, y):
-    "The network with as many of these units as are found to switch, and how many."
-    o, kind, slope, r = deep.options, deep.kind, deep.kind[1], len(units); sigma, h = deep.noise(x, y), hidden(net[:l], x, *kind); miss = lambda net, j=slice(None): (y[j] - forward(net, x[j], *kind)).square().mean(1).sqrt() / sigma[j]; off, found, left = miss(net), [], []
+    "The network with as many of these units as are found to switch, and which of the layer these are, if any."
+    o, kind, slope, r = deep.options, deep.kind, deep.kind[1], len(units); h, off, found, left = hidden(net[:l], x, *kind), deep.misses(net, x, y), [], []
     odd = off > o.outcry * off.quantile(.25).clamp_min(1.); i = off.topk(min(o.part, int(odd.sum()))).indices; at = _Pass.of(net, x[i], *kind); M, _ = _linear(net, l, units, h, slope); size, U = torch.linalg.eigh(M @ torch.cov(h.T) @ M.T); some = size[-r:] > o.nothing**2 * size[-1]; r, U, size = int(some.sum()), U[:, -r:][:, some], size[-r:][some].sqrt(); E = (U / size).T @ M; mean = E @ h.mean(0); e = h @ E.T - mean  # of unit variance: M h is U (size e) and a shift
     B, rest = _backward(net, at.slopes)[l + 1] @ U * (1 - slope), y[i] - at.y; B, rest = B / rest.norm(dim=1)[:, None, None], normalize(rest, dim=1)
     along = (rest - (B @ torch.linalg.lstsq(B, rest[:, :, None]).solution)[:, :, 0]).norm(dim=1) < 1 / o.clearly; i, B, rest = i[along], B[along], rest[along]; least = max(o.seldom, r + 3)
@@ -563,23 +567,21 @@ def _awake(deep, net, l, units, x, y):
         best, new = o.progress, None
         for one in candidates():
             j = (e @ one[1] + one[2] > 0).nonzero()[:, 0]
-            if o.seldom <= len(j) < o.hardly * len(x) and (part := (miss(placed([*found, one]), j).sum() / off[j].sum()).item()) < best: best, new, stay = part, one, ~torch.isin(i, j)
+            if not o.seldom <= len(j) < o.hardly * len(x): continue
+            there = placed([*found, one]); part = (deep.misses(there, x[j], y[j]).sum() / off[j].sum()).item()
+            if part < best: best, new, better, stay = part, one, there, ~torch.isin(i, j)
         if new is None: break
         found.append(new); left.append(best); i, B, rest = i[stay], B[stay], rest[stay]
-    deep.run.stage("wake", layer=l + 1, units=r, odd=int(odd.sum()), along=int(along.sum()), left=left); return placed(found) if found else net, len(found)
+    deep.run.stage("wake", layer=l + 1, units=r, odd=int(odd.sum()), along=int(along.sum()), left=left); return (better, [(l, units[:len(found)])]) if found else (net, [])
 
 def woken(deep: Tail, net: Layers, x: Float[Tensor, "n k"], y: Float[Tensor, "n o"]) -> tuple[Layers, list, list]:  # and which units of which layers were found to switch, and inputs and answers that show it
     "Units that are on the same side at all these inputs stand for a linear map. If it is one half of units which switch, the other half is what the answers that are explained worst are off by: along the weights behind one unit, and as much as its pre-activation says. If none are found, more answers come from climbs along random rows of the map, which turn some of them on."
     o, g, found, told = deep.options, deep.g, [], []; some = [(l, units) for l, z in enumerate(preactivations(net, x, *deep.kind)[:-1]) if l and 0 < len(units := _one_sided(z, 1)) <= o.asleep]
-    def tried(net, l, units, x, y):
-        net, n = _awake(deep, net, l, units, x, y)
-        if n: found.append((l, units[:n]))
-        return net, n
-    for l, units in some: net, _ = tried(net, l, units, x, y)
+    for l, units in some: net, new = _awake(deep, net, l, units, x, y); found += new
     for l, units in some if not found else ():
         start, c = deep.natural(o.wakers), [x.new_zeros(o.wakers, len(b)) for _, b in net[:l + 1]]; c[l][:, units] = torch.randn(o.wakers, len(units), generator=g, dtype=x.dtype)
-        at = climb(net[:l + 1], start, c, torch.randint(0, o.patience * o.climbs, (o.wakers,), generator=g), *deep.kind, stride=o.upward); said = deep.f(at); net, n = tried(net, l, units, torch.cat([x, at]), torch.cat([y, said]))
-        if n: told.append((at, said))
+        at = climb(net[:l + 1], start, c, torch.randint(0, o.patience * o.climbs, (o.wakers,), generator=g), *deep.kind, stride=o.upward); said = deep.f(at); net, new = _awake(deep, net, l, units, torch.cat([x, at]), torch.cat([y, said])); found += new
+        if new: told.append((at, said))
     return net, found, told
 
 def _straight(net, l, units, on, far, slope):
@@ -628,11 +630,11 @@ def _excess(deep, net, copies, n):
 def whole_fit(deep: Tail, tail: Layers, stds: Sequence[Tensor]) -> tuple[Layers, list[Layers], float]:  # all layers, copies if they explain the answers, residual in units of the noise
     "All layers from the answers that tell most; and again with new ones, as long as that explains them better, units turn out to switch that did not seem to, or a weight is not known well."
     o, kind, g, told, level, rms, known, found = deep.options, deep.kind, deep.g, [v[:0] for v in deep.pool], math.inf, math.inf, math.inf, []
-    def typical(net): x, y = (v[:o.judges] for v in deep.pool); return ((y - forward(net, x, *kind)).square().mean(1).sqrt() / deep.noise(x, y)).log().mean().exp().item()
+    def typical(net): return deep.misses(net, *(v[:o.judges] for v in deep.pool)).log().mean().exp().item()
     net, stds = straightened([*deep.known, *tail], [*(o.caution * s for s in deep.stds), *stds, torch.full_like(_rows(tail)[-1], math.inf)], *deep.pool, kind, o); n = max(o.fewest, math.ceil(o.dense * sum(s.numel() for s in stds) / len(tail[-1][1])))
     for again in range(o.turns):
         x, y = deep.pool; i = torch.multinomial(_rarity([z > 0 for z in preactivations(net, x, *kind)[:-1]]), min(max(n - len(told[0]), n // 2), len(x)), generator=g)
-        if found: i = torch.cat([i, ((y - forward(net, x, *kind)).norm(dim=1) / deep.noise(x, y)).topk(n // o.worst).indices]).unique()
+        if found: i = torch.cat([i, deep.misses(net, x, y).topk(n // o.worst).indices]).unique()
         x, y = (torch.cat([v[i], w]) for v, w in zip(deep.pool, told)); noise = deep.noise(x, y); net, left = fit_layers(net, stds, x, y, noise, *kind, g, reached=0. if again else 1., options=o)
         before, worst, level, rms = level, rms, typical(net), (left / noise[:, None]).square().mean().sqrt().item(); answers = [torch.cat(v) for v in zip(deep.pool, told)]; new, stds = straightened(net, stds, *answers, kind, o); last, (new, found, more) = found, woken(deep, new, *answers)
         deep.run.stage("fit", residual=rms, typical=level, woken=sum(len(u) for _, u in found))

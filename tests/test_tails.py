@@ -11,8 +11,8 @@ from neurome_nb.core import generator
 from neurome_nb.deep import MeasuredLayer, _Noise
 from neurome_nb.nets import forward, init_layers, preactivations
 from neurome_nb.noisy import NoisySearch, _Pass, _rows
-from neurome_nb.students import Training, new_student
 from neurome_nb.peel import hidden
+from neurome_nb.students import Training, new_student
 from neurome_nb.tails import Scales, Tail, TailSearch, _balanced, _louder, _moved, _Near, _placed, _straight, climb, pruned_layer, straightened, telling, train_leaky, woken
 from neurome_nb.together import unit_rows
 from neurome_nb.canon import parameter_error
@@ -121,8 +121,7 @@ def test_a_unit_that_is_placed_leaves_the_others_what_is_left_of_their_linear_ma
 def test_rows_that_mean_the_same_unit_as_others_are_straightened():
     net, deep, _, _ = rare(3, .4); x, y = deep.pool; (A, c), (V, e) = net[1:3]; stds = [.05 + 0 * r for r in _rows(net)]
     for sign in (1, -1):
-        W, b, U, s = A.clone(), c.clone(), V.clone(), torch.tensor([2., .1]).double(); W[5], b[5] = .5 * sign * A[3], .5 * sign * c[3]; U[:, 5] = .2 * V[:, 3] if sign > 0 else -.2 * V[:, 3]
-        U[:, 3] = V[:, 3] - .1 * V[:, 3] if sign > 0 else V[:, 3]; some = [net[0], (W, b), (U, e), *net[3:]]; said = forward(some, x, *KIND)
+        W, b, U = A.clone(), c.clone(), V.clone(); W[5], b[5] = .5 * sign * A[3], .5 * sign * c[3]; U[:, 5] = .2 * sign * V[:, 3]; some = [net[0], (W, b), (U, e), *net[3:]]; said = forward(some, x, *KIND)
         new, _ = straightened(some, stds, x, said + 1e-7 * torch.sin(1e9 * said), KIND); z = preactivations(new, x, *KIND)[1]
         assert (z[:, 5] < 0).all() and torch.allclose(forward(new, x, *KIND), said)
 
