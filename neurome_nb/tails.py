@@ -405,9 +405,11 @@ class _Near:
         random = lambda B, *s: torch.linalg.cholesky(B) @ torch.randn(n, *s, B.shape[-1], 1, generator=g, dtype=B.dtype); last = random(self.joint)[..., 0]
         return [*(random(C, len(C))[..., 0] for C in self.alone), *self.last(last)]
 
-    def known(self, net):
-        "Standard deviation of the weight that is known worst, in units of the largest one of its layer, other rows of the first layers being given."
-        var = [*(C.diagonal(dim1=1, dim2=2) for C in self.alone), *self.last(self.joint.diagonal())]; return max(v.max().sqrt().item() / r.abs().max().item() for v, r in zip(var, _rows(net)))
+    def stds(self, net):
+        "Standard deviations of all weights, in units of the largest one of their layer, other rows of the first layers being given."
+        return [v.sqrt() / r.abs().max() for v, r in zip([*(C.diagonal(dim1=1, dim2=2) for C in self.alone), *self.last(self.joint.diagonal())], _rows(net))]
+
+    def known(self, net): return max(s.max().item() for s in self.stds(net))
 
     def hold(self, v): return [*(p[:, None] * ((r @ u[..., None]).mT @ r)[..., 0, :] for u, r, p in zip(v, self.louder, self.held)), torch.zeros_like(v[-1])]
 
@@ -609,13 +611,14 @@ def straightened(net: Layers, stds: Sequence[Tensor], x: Float[Tensor, "n k"], y
     return net, stds
 
 def telling(deep: Tail, net: Layers, near: _Near, x: Float[Tensor, "n k"]) -> Float[Tensor, "m k"]:
-    "Inputs whose answers tell most of what is not known yet: those to which climbs lead that turn some of the units that hardly ever switch to their other side, and those where networks that are nearly as likely disagree most, in units of the noise."
-    o, kind, g = deep.options, deep.kind, deep.g; some = lambda x, n: x[torch.randint(len(x), (n,), generator=g)]; c = []
-    for z in preactivations(net, x, *kind)[:-1]:
-        units, v = _one_sided(z, o.rare * len(x)), x.new_zeros(o.turned, z.shape[1]); z = z[:, units]
-        v[:, units] = torch.where((z > 0).double().mean(0) > .5, -1., 1.) / z.abs().median(0).values * (torch.rand(o.turned, len(units), generator=g) < .5); c.append(v)  # several of them at once: a weight between two of them is seen only where both are on
-    go = sum(v.abs().sum(1) for v in c) > 0; turned = x[:0]  # others would stay where they are, and be asked again
-    if go.any(): start = some(x, int(go.sum())); turned = climb(net[:-1], start, [v[go] for v in c], torch.randint(0, o.longest, (len(start),), generator=g), *kind, stride=o.upward, enough=o.margin)
+    "Inputs whose answers tell most of what is not known yet: those to which climbs lead that turn on both units between which a weight is, for weights that are known badly, and those where networks that are nearly as likely disagree most, in units of the noise."
+    o, kind, g = deep.options, deep.kind, deep.g; some = lambda x, n: x[torch.randint(len(x), (n,), generator=g)]; stds = near.stds(net); zs = preactivations(net, x, *kind)[:-1]; c = [x.new_zeros(o.turned, z.shape[1]) for z in zs]
+    which = torch.multinomial(torch.cat([s.flatten() for s in stds]).square(), o.turned, replacement=True, generator=g); layer, first = torch.bucketize(which, ends := torch.tensor([s.numel() for s in stds]).cumsum(0), right=True), 0
+    for l, (s, end) in enumerate(zip(stds, ends)):
+        mine = (layer == l).nonzero()[:, 0]; row, column = (which[mine] - first) // s.shape[1], (which[mine] - first) % s.shape[1]; first, unit = end, column < s.shape[1] - 1
+        if l < len(zs): z = zs[l][:, row]; c[l][mine, row] = torch.where((z > 0).double().mean(0) > 1 - o.rare, -1., 1.) / z.abs().median(0).values
+        if l: c[l - 1][mine[unit], column[unit]] = 1 / zs[l - 1].abs().median(0).values[column[unit]]
+    start = some(x, o.turned); turned = climb(net[:-1], start, c, torch.randint(0, o.longest, (o.turned,), generator=g), *kind, stride=o.upward, enough=o.margin); turned = turned[(turned != start).any(1)]  # others would be asked again
     copies = [((v := r + m)[..., :-1], v[..., -1]) for r, m in zip(_rows(net), near.drawn(o.witnesses, g))]; start = torch.cat([some(v, o.candidates) for v in (x, turned) if len(v)])
     at = adversarial_queries(net, copies, start, lambda r: deep.noise.near + deep.noise.far * r, *kind); said = forward(net, at, *kind); apart = (forward(copies, at, *kind) - said).square().mean((0, 2)).sqrt() / deep.noise(at, said)
     return torch.cat([turned, at[apart.topk(min(o.told, len(at))).indices]])
