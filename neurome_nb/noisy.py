@@ -555,7 +555,7 @@ def lift_far(
     options: NoisySearch = NoisySearch(),
 ) -> tuple[Layers, list[Layers], float]:  # the network and its copies on all inputs, and the residual in units of the noise
     "First-layer rows in all directions outside the section, from steps that cross kinks; `m (d - k)` queries and a few repeats."
-    o, kind, (k, d) = options, (activation, slope), (c.shape[1], len(x0)); P = x0 + c @ basis.rows(0, k); length = o.stride * c.norm(dim=1); n = start.shape[1]
+    o, kind, (k, d) = options, (activation, slope), (c.shape[1], len(x0)); P = x0 + c @ basis.rows(0, k); length = o.stride * c.norm(dim=1) * (-1.) ** torch.arange(len(c)); n = start.shape[1]  # both ways: a unit may be off wherever one way leads
     out, rms = [start.clone() for _ in range(1 + len(copies))], torch.full((n,), math.inf, dtype=c.dtype)
     for r in range(o.again + 1):
         for i in (rms > o.fits).nonzero()[:, 0].split(o.together) if (rms > o.fits).any() else ():

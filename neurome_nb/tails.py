@@ -203,6 +203,10 @@ def pruned_layer(
     new = list(layers); new[l], new[l + 1] = _layers([chosen, theta.T.contiguous()]); return new, number
 
 # %% ../nbs/18_tails.ipynb #c014
+def _like(h, a, b):
+    "Correlations of the pre-activations that two sets of rows have at these hidden vectors."
+    a, b = (normalize((z := h @ r[:, :-1].T) - z.mean(0), dim=0) for r in (a, b)); return a.T @ b
+
 class Tail(_Noisy):
     "A network on a section: its first layer from kinks, all others from a student."
     def evened(self, rows):
@@ -248,7 +252,7 @@ class Tail(_Noisy):
 
     def hunted(self, rows, std, x, wanted):
         "So many units of the next layer, at most, besides those with these rows, that kinks on lines through these inputs show; where too few of them do, rows stay vague. None if there are none."
-        o, have, error, pool, found = self.options, rows, std, None, None
+        o, h, have, error, pool, found = self.options, hidden(self.known, x, *self.kind), rows, std, None, None
         for _ in range(o.hunts):
             at = x[torch.randint(len(x), (1,), generator=self.g)][0]; line = sweep_line(self.f, at, _directions(1, self.k, self.g)[0], at.norm().item(), self.eps)
             if line is None: continue
@@ -259,7 +263,7 @@ class Tail(_Noisy):
             seen = sightings(self.known, line, beside, kinks, *self.kind, errors=self.stds); pool = seen if pool is None else gather(pool, seen, options=o)[0]; ready = ((pool.tried == 0) & (pool.rows().error < o.alone)).nonzero()[:, 0]
             if not len(ready): continue
             tried, which, gained = self.grow(pool.pick(ready).rows(o.caution), have); pool = replace(pool, precision=pool.precision.index_add(0, ready[which], gained), tried=pool.tried.index_fill(0, ready, 1.))
-            good = tried.pick((tried.error < o.glimpsed) & (tried.asked >= o.least))
+            good = tried.pick((tried.error < o.glimpsed) & (tried.asked >= o.least)); good = good.pick((_like(h, good.row, rows).abs() < o.twins).all(1))  # vague kinks of known units are not always explained by these
             if not len(good.row): continue
             found = _distinct(good if found is None else found.join(good), o); found = found.pick(slice(wanted)); sure = found.pick(found.error < o.rough); pool = pool.pick(~_explained(self.known, pool, sure, *self.kind, o))
             have, error = torch.cat([rows, normalize(sure.row, dim=1)]), torch.cat([std, sure.std])
@@ -333,8 +337,8 @@ class Lesson:
         deep, o, n, tail = self.deep, self.deep.options, self.held, self.tail(); (V, c), rows = tail[1], _rows(tail)[0]
         found = deep.hunted(rows[:n], self.stds[:n], self.x[self.misses().topk(o.parents).indices], self.widths[0] - n)
         if found is None: return
-        new, h = normalize(found.row, dim=1), hidden(deep.known, self.x[:o.judges], *deep.kind); h = h - h.mean(0); a, b = h @ new[:, :-1].T, h @ rows[n:, :-1].T; like = normalize(a, dim=0).T @ normalize(b, dim=0); twin = like.abs().argmax(1); like = like[torch.arange(len(new)), twin]
-        same = like.abs() > o.twins; own = n + twin[same]; weights = V.new_zeros(len(V), len(new)); weights[:, same] = V[:, own] * (b.norm(dim=0)[twin] / a.norm(dim=0))[same]; others = torch.ones(len(rows), dtype=torch.bool); others[:n], others[own] = False, False
+        new, h = normalize(found.row, dim=1), hidden(deep.known, self.x[:o.judges], *deep.kind); size = lambda rows: (h @ rows[:, :-1].T).std(0); like = _like(h, new, rows[n:]); twin = like.abs().argmax(1); like = like[torch.arange(len(new)), twin]
+        same = like.abs() > o.twins; own = n + twin[same]; weights = V.new_zeros(len(V), len(new)); weights[:, same] = V[:, own] * size(rows[own]) / size(new[same]); others = torch.ones(len(rows), dtype=torch.bool); others[:n], others[own] = False, False
         rows = torch.cat([rows[:n], new, rows[others]]); sides = _active_sides(deep.f, deep.known, rows, deep.draw(), *deep.kind, deep.g, o)[0]; mine = slice(n, n + len(new)); rows[mine] = torch.where(same[:, None], like.sign()[:, None] * new, sides[mine])
         self.start([(rows[:, :-1], rows[:, -1]), (torch.cat([V[:, :n], weights, V[:, others]], 1), c), *tail[2:]])
         self.held, self.stds = n + len(new), torch.cat([self.stds[:n], found.std])
