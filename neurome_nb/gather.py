@@ -143,7 +143,6 @@ def kink_pairs(
     pairs = _alike(kinks, options, new); rows, residual = _fit_pairs(known, kinks, pairs, activation, slope, options); good = residual < options.explained
     return pairs[good], rows[good]
 
-
 # %% ../nbs/17_gather.ipynb #c018
 def _members(unit, kink, std, units, most):
     "The best measured kinks of every unit, one entry each: (units, most), -1 where there are fewer."
@@ -216,7 +215,6 @@ def gather_units(
         if not len(rows): break
         settle(rows, torch.inf)
     return tuple(torch.cat(v) for v in zip(*found))
-
 
 # %% ../nbs/17_gather.ipynb #c023
 @dataclass(frozen=True)
