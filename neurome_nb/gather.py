@@ -25,6 +25,9 @@ class Gather:
     partners: int = 3  # kinks compared with each, the most alike
     same: float = .1  # rows of pairs that share a kink are one unit's when they are closer than this
     seen: float = .2  # share of a row's directions that two kinks must know together to be compared
+    compared: int = 2**22  # cosines looked at together: several arrays of so many numbers have to fit into memory
+    hops: int = 3  # of the pairs that are linked by so many others only the most alike is fitted, before the others
+    sure: float = 2e-4  # a row with a smaller standard deviation has its unit's kinks: none of these has to be compared any more
     rounds: int = 3  # in which kinks left over are gathered again
     explained: float = 6.  # largest residual of kinks of one unit, in units of their standard deviations
     near: float = .1  # a normal this close to the one that a row predicts may belong to it
@@ -63,8 +66,8 @@ def rows_alone(
     for some in torch.arange(len(kinks.x)).split(options.batch):
         M, n = jacobians(known, kinks.x[some], activation, slope), kinks.normal[some]; h = M.shape[1]; eye = torch.eye(h, dtype=n.dtype).expand(len(n), h, h)
         ridge = (kinks.std[some] * M.flatten(1).norm(dim=1))[:, None, None]  # noise over the typical entry of a row whose gradient has unit length
-        Q, R = torch.linalg.qr(torch.cat([M.mT, ridge * eye], 1)); inverse = torch.linalg.solve_triangular(R, eye, upper=True)
-        rows.append((inverse @ (Q[:, :M.shape[2]].mT @ n[:, :, None]))[:, :, 0]); left.append((ridge * inverse).square().sum((1, 2)) / h)
+        R = torch.linalg.qr(torch.cat([torch.cat([M.mT, n[:, :, None]], 2), torch.nn.functional.pad(ridge * eye, (0, 1))], 1), mode="r").R
+        inverse = torch.linalg.solve_triangular(R[:, :h, :h], eye, upper=True); rows.append((inverse @ R[:, :h, h:])[:, :, 0]); left.append((ridge * inverse).square().sum((1, 2)) / h)
     if not rows: return replace(kinks, row=kinks.x.new_zeros(0, len(known[-1][1])), open=kinks.std)
     return replace(kinks, row=normalize(torch.cat(rows), dim=1), open=torch.cat(left))
 
@@ -109,6 +112,24 @@ def _fit(known, kinks, members, start, activation, slope, options, explained=tor
     return [torch.cat(v) for v in zip(*parts)]
 
 # %% ../nbs/17_gather.ipynb #c015
+def _alike(kinks, options, new):
+    "Pairs of kinks, on different lines, whose rows are alike, the most alike first."
+    which = torch.arange(len(kinks.x)) if new is None else new.nonzero()[:, 0]; seen = (1 - kinks.open).clamp_min(0.).sqrt(); found = []
+    for i in which.split(max(1, options.compared // max(1, len(seen)))):
+        both = seen[i, None] * seen; C = (kinks.row[i] @ kinks.row.T).abs_(); ready = (both > options.seen) & (kinks.index[i, None, 0] != kinks.index[:, 0]) & (C > options.alike * both)
+        best = torch.where(ready, C, 0.).topk(min(options.partners, len(seen)), dim=1); a, k = (best.values > 0).nonzero(as_tuple=True); i, j = i[a], best.indices[a, k]
+        found.append((torch.stack([torch.minimum(i, j), torch.maximum(i, j)], 1), best.values[a, k]))
+    if not found: return which.new_zeros(0, 2)
+    pairs, score = (torch.cat(v) for v in zip(*found)); pairs, same = pairs.unique(dim=0, return_inverse=True)
+    return pairs[score.new_zeros(len(pairs)).scatter_(0, same, score).argsort(descending=True, stable=True)]
+
+def _fit_pairs(known, kinks, pairs, activation, slope, options):
+    "The row of both kinks of every pair, and the residual that it leaves."
+    if not len(pairs): return kinks.x.new_zeros(0, kinks.row.shape[1] + 1), kinks.x.new_zeros(0)
+    first = kinks.row[pairs[:, 0]]; start = torch.cat([first, -(first * hidden(known, kinks.x[pairs[:, 0]], activation, slope)).sum(1, keepdim=True)], 1)
+    rows, _, residual = _fit(known, kinks, pairs, start, activation, slope, options)
+    return rows, residual
+
 def kink_pairs(
     known: Layers,
     kinks: Gathered,  # from `rows_alone`
@@ -119,14 +140,7 @@ def kink_pairs(
     new: Bool[Tensor, "n"] | None = None,  # one kink of every pair is among these; None: among all
 ) -> tuple[Int[Tensor, "m 2"], Float[Tensor, "m p"]]:  # pairs of kinks, and the row of both
     "Pairs of kinks, on different lines, that one row explains."
-    i = torch.arange(len(kinks.x)) if new is None else new.nonzero()[:, 0]; seen = (1 - kinks.open).clamp_min(0.).sqrt(); both = seen[i, None] * seen
-    C = (kinks.row[i] @ kinks.row.T).abs(); ready = (both > options.seen) & (kinks.index[i, None, 0] != kinks.index[:, 0]) & (C > options.alike * both)
-    best = torch.where(ready, C, 0.).topk(min(options.partners, C.shape[1]), dim=1); a, k = (best.values > 0).nonzero(as_tuple=True); i, j = i[a], best.indices[a, k]
-    pairs = torch.stack([torch.minimum(i, j), torch.maximum(i, j)], 1).unique(dim=0); p = kinks.row.shape[1] + 1
-    if not len(pairs): return pairs, kinks.x.new_zeros(0, p)
-    first = kinks.row[pairs[:, 0]]; start = torch.cat([first, -(first * hidden(known, kinks.x[pairs[:, 0]], activation, slope)).sum(1, keepdim=True)], 1)
-    rows, _, residual = _fit(known, kinks, pairs, start, activation, slope, options)
-    good = residual < options.explained
+    pairs = _alike(kinks, options, new); rows, residual = _fit_pairs(known, kinks, pairs, activation, slope, options); good = residual < options.explained
     return pairs[good], rows[good]
 
 # %% ../nbs/17_gather.ipynb #c018
@@ -159,6 +173,17 @@ def _groups(pairs, rows, same):
     graph = scipy.sparse.coo_matrix((torch.ones(int(near.sum())).numpy(), (a[near].numpy(), b[near].numpy())), shape=(len(pairs), len(pairs)))
     return torch.from_numpy(scipy.sparse.csgraph.connected_components(graph, directed=False)[1]).long()
 
+def _near(rows, same):
+    "Which rows are one, whatever their signs."
+    rows = normalize(rows, dim=1)
+    return 2 - 2 * (rows @ rows.T).abs() < same**2
+
+def _first(pairs, kinks, hops):
+    "Which pairs come first among all that are linked with them by so many others."
+    rank = torch.arange(len(pairs)); best = torch.full((kinks,), len(pairs))
+    for _ in range(hops + 1): rank = rank.minimum(best[pairs].amin(1)); best = best.scatter_reduce(0, pairs.flatten(), rank.repeat_interleave(2), "amin")
+    return rank == torch.arange(len(pairs))
+
 def gather_units(
     known: Layers,
     kinks: Gathered,  # from `rows_alone`, those that the known layers do not explain
@@ -169,7 +194,17 @@ def gather_units(
     new: Bool[Tensor, "n"] | None = None,  # the others have been gathered before; None: none has
 ) -> tuple[Float[Tensor, "u p"], Float[Tensor, "u p"]]:  # rows [w | b] of unit length, signs open, and their standard deviations
     "The units of the next layer that have kinks enough among these."
-    pairs, start = kink_pairs(known, kinks, activation, slope, options, new=new); found = [(start[:0], start[:0])]; free = torch.ones(len(kinks.x), dtype=torch.bool)
+    p = kinks.row.shape[1] + 1; found = [(kinks.x.new_zeros(0, p),) * 2]; free = torch.ones(len(kinks.x), dtype=torch.bool); pairs = _alike(kinks, options, new); fitted = [(pairs[:0], found[0][0])]
+    def settle(rows, sure):
+        "The units that rows belong to, from all kinks that they predict."
+        label = _whose(known, kinks, rows, activation, slope, options); kink = (label >= 0).nonzero()[:, 0]; some = label[kink].bincount(minlength=len(rows)) >= options.least
+        rows, std, residual = _fit(known, kinks, _members(label[kink], kink, kinks.std, len(rows), options.most), rows, activation, slope, options, options.explained)
+        some &= (residual < options.explained) & (std.norm(dim=1) < sure); free[torch.isin(label, some.nonzero()[:, 0])] = False; found.append((rows[some], std[some]))
+    while len(pairs):  # a row that is sure finds the kinks of its unit, so that none of their pairs is fitted any more
+        first = _first(pairs, len(free), options.hops); rows, residual = _fit_pairs(known, kinks, pairs[first], activation, slope, options); good = residual < options.explained
+        fitted.append((pairs[first][good], rows[good])); pairs = pairs[~first]; rows = rows[good]; rows = rows[~_near(rows, options.same).tril(-1).any(1)]
+        if len(rows): settle(rows, options.sure); pairs = pairs[free[pairs].all(1)]
+    pairs, start = (torch.cat(v) for v in zip(*fitted))
     for _ in range(options.rounds):
         both = free[pairs].all(1); pairs, start = pairs[both], start[both]
         if not len(pairs): break
@@ -178,9 +213,7 @@ def gather_units(
         rows, std, residual = _fit(known, kinks, _members(unit, kink, kinks.std, parts, options.most), start[first], activation, slope, options, options.explained)
         rows = rows[residual < options.explained]
         if not len(rows): break
-        label = _whose(known, kinks, rows, activation, slope, options); kink = (label >= 0).nonzero()[:, 0]; some = label[kink].bincount(minlength=len(rows)) >= options.least
-        rows, std, residual = _fit(known, kinks, _members(label[kink], kink, kinks.std, len(rows), options.most), rows, activation, slope, options, options.explained)
-        some &= residual < options.explained; free &= ~(label[:, None] == some.nonzero()[:, 0]).any(1); found.append((rows[some], std[some]))
+        settle(rows, torch.inf)
     return tuple(torch.cat(v) for v in zip(*found))
 
 # %% ../nbs/17_gather.ipynb #c023
