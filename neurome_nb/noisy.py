@@ -679,22 +679,29 @@ class _Noisy:
         if line is not None and self.noise is None: self.noise = _Noise(line.noise.near, line.noise.far, self.eps)
         return line
 
+    def shown(self, line, pool, rows, stds):
+        "The sightings in a pool and those on this line of units without a row, as they are after rows were grown from them; these rows, if any; and how many kinks of the line there were for that."
+        o = self.options; new = unexplained(line, self.known, (rows[:, :-1], rows[:, -1]), [*self.stds, stds], *self.kind, options=o)
+        if not new.any(): return pool, None, 0  # nothing to learn beside it
+        beside = normals_beside(self.f, line, new, options=o); kinks = (new & (beside.std[:, 0] * self.k**.5 < o.vague * beside.normal.norm(dim=1))).nonzero()[:, 0]
+        if not len(kinks): return pool, None, 0
+        seen = sightings(self.known, line, beside, kinks, *self.kind, errors=self.stds); pool = seen if pool is None else gather(pool, seen, options=o)[0]; ready = ((pool.tried == 0) & (pool.rows().error < o.alone)).nonzero()[:, 0]
+        if not len(ready): return pool, None, len(kinks)
+        tried, which, gained = self.grow(pool.pick(ready).rows(o.caution), rows)
+        return replace(pool, precision=pool.precision.index_add(0, ready[which], gained), tried=pool.tried.index_fill(0, ready, 1.)), tried, len(kinks)
+
     def search(self, width):
         "All units of the next layer: kinks that two lines show, and that grow to rows."
         o, known = self.options, self.known; p = (len(known[-1][1]) if known else self.k) + 1; rows = pool = None
         for i in range(o.lines):
             line = self.line(i, self.missed(rows, width) if i % 2 else None); have = torch.zeros(0, p, dtype=torch.float64) if rows is None else rows.row
             if line is None: continue
-            new = unexplained(line, known, (have[:, :-1], have[:, -1]), [*self.stds, have[:0] if rows is None else rows.std], *self.kind, options=o)
-            if not new.any(): continue  # nothing to learn beside it
-            beside = normals_beside(self.f, line, new, options=o)
-            kinks = (new & (beside.std[:, 0] * self.k**.5 < o.vague * beside.normal.norm(dim=1))).nonzero()[:, 0]; seen = sightings(known, line, beside, kinks, *self.kind, errors=self.stds)
-            pool = seen if pool is None else gather(pool, seen, options=o)[0]; ready = ((pool.tried == 0) & (pool.rows().error < o.alone)).nonzero()[:, 0]
-            tried, which, gained = self.grow(pool.pick(ready).rows(o.caution), have); good = (tried.error < o.rough) & (tried.asked >= o.least)
-            pool = replace(pool, precision=pool.precision.index_add(0, ready[which], gained), tried=pool.tried.index_fill(0, ready, 1.))
+            pool, tried, kinks = self.shown(line, pool, have, have[:0] if rows is None else rows.std)
+            if tried is None: continue
+            good = (tried.error < o.rough) & (tried.asked >= o.least)
             if good.any(): good &= tried.error < o.uneven**2 * tried.error[good].median()
             rows = _distinct(tried.pick(good) if rows is None else rows.join(tried.pick(good)), o); pool = pool.pick(~_explained(known, pool, tried.pick(good), *self.kind, o))
-            self.run.stage("line", layer=len(known) + 1, kinks=len(line.t), tried=len(kinks), gathered=len(ready), units=len(rows.row))
+            self.run.stage("line", layer=len(known) + 1, kinks=len(line.t), tried=kinks, gathered=len(tried.row), units=len(rows.row))
             if len(rows.row) >= width: break
         if rows is None or len(rows.row) != width: raise DeepFailure(f"{0 if rows is None else len(rows.row)} units of layer {len(known) + 1} were found, expected {width}")
         self.add(self.evened(rows))

@@ -256,13 +256,8 @@ class Tail(_Noisy):
         for _ in range(o.hunts):
             at = x[torch.randint(len(x), (1,), generator=self.g)][0]; line = sweep_line(self.f, at, _directions(1, self.k, self.g)[0], at.norm().item(), self.eps)
             if line is None: continue
-            new = unexplained(line, self.known, (have[:, :-1], have[:, -1]), [*self.stds, error], *self.kind, options=o)
-            if not new.any(): continue
-            beside = normals_beside(self.f, line, new, options=o); kinks = (new & (beside.std[:, 0] * self.k**.5 < o.vague * beside.normal.norm(dim=1))).nonzero()[:, 0]
-            if not len(kinks): continue
-            seen = sightings(self.known, line, beside, kinks, *self.kind, errors=self.stds); pool = seen if pool is None else gather(pool, seen, options=o)[0]; ready = ((pool.tried == 0) & (pool.rows().error < o.alone)).nonzero()[:, 0]
-            if not len(ready): continue
-            tried, which, gained = self.grow(pool.pick(ready).rows(o.caution), have); pool = replace(pool, precision=pool.precision.index_add(0, ready[which], gained), tried=pool.tried.index_fill(0, ready, 1.))
+            pool, tried, _ = self.shown(line, pool, have, error)
+            if tried is None: continue
             good = tried.pick((tried.error < o.glimpsed) & (tried.asked >= o.least)); good = good.pick((_like(h, good.row, rows).abs() < o.twins).all(1))  # vague kinks of known units are not always explained by these
             if not len(good.row): continue
             found = _distinct(good if found is None else found.join(good), o); found = found.pick(slice(wanted)); sure = found.pick(found.error < o.rough); pool = pool.pick(~_explained(self.known, pool, sure, *self.kind, o))
