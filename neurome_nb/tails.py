@@ -87,9 +87,9 @@ class TailSearch(NoisySearch):
     hardly: float = .3  # share of the answers below which a row is on, or off, that may stand for another unit
     aside: float = 1.2  # it is moved by so many times its largest pre-activation
     untold: float = 10.  # standard deviation of the weights behind it, and of the next biases, in units of the largest
-    rare: float = .03  # share of the answers below which a unit is on, or off, seldom
-    turned: int = 2400  # inputs that are to turn some of these to their other side
-    longest: int = 400  # steps towards it, at most
+    rare: float = .03  # share of the answers below which a unit is off seldom
+    turned: int = 2400  # inputs that are to turn on both units between which a weight is that is known badly; those that are off seldom, off
+    longest: int = 400  # steps towards that, at most
     margin: float = .3  # by this much of what is typical
     witnesses: int = 8  # networks that disagree
     told: int = 2000  # inputs where they disagree most, at most, out of up to twice as many as `candidates`
