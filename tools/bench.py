@@ -75,8 +75,8 @@ ROWS = [
           ((784, 256, 128, 64, 32, 10), '', '', 24.3, 1e-8, .8, 180, 5), ((784, *[64]*12, 10), '', '', float('inf'), 1e-6, .5, 600, 5),
           ((200, 200, 200, 200, 100), '', ', square', 714., 1e-7, .7, 600, 5), ((200, *[200]*7, 100), '', ', square', 763., 1e-7, 0, float('inf'), 3),
           ((3072, 256, 256, 256), '', '', 834., 1e-7, .8, 900, 5), ((20, 64, 32, 5), '', ', expanding', 286., 1e-8, .8, 180, 10))),
-    *(Row('deep_float32_' + '_'.join(map(str, sizes)), '-'.join(map(str, sizes)) + ' leaky_relu, float32 outputs', sizes, 'leaky_relu', 'mnist', float('inf'), 1e-3, .7, 600, dtype='float32', series='deep, float32')
-      for sizes in ((784, 128, 64, 10), (784, 128, 80, 40, 32, 16, 10))),
+    *(Row('deep_float32_' + '_'.join(map(str, sizes)), '-'.join(map(str, sizes)) + ' leaky_relu, float32 outputs', sizes, 'leaky_relu', 'mnist', float('inf'), 1e-3, .7, 600, dtype='float32', seeds=seeds, series='deep, float32')
+      for sizes, seeds in (((784, 128, 64, 10), 10), ((784, 128, 80, 40, 32, 16, 10), 5))),
     *(Row(f'deep_{a}_784_128_64_10', f'784-128-64-10 {a}', (784, 128, 64, 10), a, 'mnist', 27.4, 1e-8, .8, 300, series='deep, saturating') for a in ('tanh', 'sigmoid')),
     Row('deep_tanh_784_128_80_40_32_16_10', '784-128-80-40-32-16-10 tanh', (784, 128, 80, 40, 32, 16, 10), 'tanh', 'mnist', float('inf'), 1e-5, .5, 900, series='deep, saturating'),
     *(Row('deep_relu_' + '_'.join(map(str, sizes)), '-'.join(map(str, sizes)) + ' relu', sizes, 'relu', 'mnist' if sizes[0] == 784 else None, ratio, error, need, seconds, series='deep ReLU')
