@@ -611,12 +611,13 @@ def straightened(net: Layers, stds: Sequence[Tensor], x: Float[Tensor, "n k"], y
 
 def telling(deep: Tail, net: Layers, near: _Near, x: Float[Tensor, "n k"]) -> Float[Tensor, "m k"]:
     "Inputs whose answers tell most of what is not known yet: those to which climbs lead that turn on both units between which a weight is, for weights that are known badly, and those where networks that are nearly as likely disagree most, in units of the noise."
-    o, kind, g = deep.options, deep.kind, deep.g; some = lambda x, n: x[torch.randint(len(x), (n,), generator=g)]; stds = near.stds(net); zs = preactivations(net, x, *kind)[:-1]; c = [x.new_zeros(o.turned, z.shape[1]) for z in zs]
+    o, kind, g = deep.options, deep.kind, deep.g; some = lambda x, n: x[torch.randint(len(x), (n,), generator=g)]; stds = near.stds(net)
+    zs = preactivations(net, x, *kind)[:-1]; c, size = [x.new_zeros(o.turned, z.shape[1]) for z in zs], [z.abs().median(0).values for z in zs]; side = [torch.where((z > 0).double().mean(0) > 1 - o.rare, -1., 1.) for z in zs]
     which = torch.multinomial(torch.cat([s.flatten() for s in stds]).square(), o.turned, replacement=True, generator=g); layer, first = torch.bucketize(which, ends := torch.tensor([s.numel() for s in stds]).cumsum(0), right=True), 0
     for l, (s, end) in enumerate(zip(stds, ends)):
-        mine = (layer == l).nonzero()[:, 0]; row, column = (which[mine] - first) // s.shape[1], (which[mine] - first) % s.shape[1]; first, unit = end, column < s.shape[1] - 1
-        if l < len(zs): z = zs[l][:, row]; c[l][mine, row] = torch.where((z > 0).double().mean(0) > 1 - o.rare, -1., 1.) / z.abs().median(0).values
-        if l: c[l - 1][mine[unit], column[unit]] = 1 / zs[l - 1].abs().median(0).values[column[unit]]
+        mine = (layer == l).nonzero()[:, 0]; weight, first = which[mine] - first, end; row, column = weight // s.shape[1], weight % s.shape[1]; unit = column < s.shape[1] - 1
+        if l < len(zs): c[l][mine, row] = (side[l] / size[l])[row]
+        if l: c[l - 1][mine[unit], column[unit]] = 1 / size[l - 1][column[unit]]
     start = some(x, o.turned); turned = climb(net[:-1], start, c, torch.randint(0, o.longest, (o.turned,), generator=g), *kind, stride=o.upward, enough=o.margin); turned = turned[(turned != start).any(1)]  # others would be asked again
     copies = [((v := r + m)[..., :-1], v[..., -1]) for r, m in zip(_rows(net), near.drawn(o.witnesses, g))]; start = torch.cat([some(v, o.candidates) for v in (x, turned) if len(v)])
     at = adversarial_queries(net, copies, start, lambda r: deep.noise.near + deep.noise.far * r, *kind); said = forward(net, at, *kind); apart = (forward(copies, at, *kind) - said).square().mean((0, 2)).sqrt() / deep.noise(at, said)
