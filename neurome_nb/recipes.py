@@ -392,8 +392,8 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
                 layers, cert, arch_found = _as_told(arch, layers, cert, arch_found, "no answer depends on it: its outgoing weights are zero, or its row is zero or that of another unit")
             if outcome.kind != "not_converged": return layers, cert, arch_found, outcome
             raise Retry(outcome.message.rstrip("."))
-        except (Retry, DeepFailure, torch.linalg.LinAlgError) as e:  # the last: equations that nothing determines
-            reasons.append(str(e)); run.stage("retry", reason=str(e))
+        except (Retry, DeepFailure, torch.linalg.LinAlgError) as e:
+            reasons.append("the answers left equations of some step without a solution" if isinstance(e, torch.linalg.LinAlgError) else str(e)); run.stage("retry", reason=reasons[-1])
             if run.attempt == 0 and not run.far and (box := _clipped(run, coarse and smooth)): return _inside_clipped(run, box)
             if arch.sizes is not None and not deep:
                 _check_depth(run)
