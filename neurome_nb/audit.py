@@ -158,8 +158,9 @@ def audit_page(
     "The audit as one page."
     ax = plot_audit(found); raw = io.BytesIO(); ax.figure.savefig(raw, format="png", dpi=110); plt.close(ax.figure)
     first = found.attacks[0].result
-    lead = f"Undefended, {first.queries:,} queries end in: {first.outcome}" + (f" The model is a {first.architecture} network." if first.layers else "")
-    notes = "".join(f"<li><b>{html.escape(a.defence)}</b>: {html.escape(str(a.result.outcome))}" for a in found.attacks)
+    happened = lambda r: f"{r.outcome.kind}: {r.outcome.message}"  # what to try next is for those who run it
+    lead = f"Undefended, {first.queries:,} queries end in: {happened(first)}" + (f" The model is a {first.architecture} network." if first.layers else "")
+    notes = "".join(f"<li><b>{html.escape(a.defence)}</b>: {html.escape(happened(a.result))}" for a in found.attacks)
     return (f"<!doctype html><meta charset='utf-8'><title>{html.escape(title)}</title><style>body{{font:16px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em}}img{{max-width:100%}}</style>"
             f"<h1>{html.escape(title)}</h1><p>{html.escape(lead)}</p>{found._repr_html_()}<img alt='' src='data:image/png;base64,{base64.b64encode(raw.getvalue()).decode()}'>"
             f"<p>A number is how many queries it took until every weight was known to so many digits; a dash, that this attack did not get there. It does not mean that no attack can. <i>Digits known</i> is what the attacker can tell from the answers alone; <i>agree</i>, to how many digits the weights are those that the undefended attack found. After <i>unidentifiable</i> the digits are those of the weights that were found; what stays open is said below.</p><ul>{notes}</ul>")

@@ -245,7 +245,7 @@ def _demo(args):
 _FLAGS = {  # what outcomes call the arguments of `reconstruct`, and how to say that on the command line
     "Leave activation=None": "Leave out --activation", "the activation in arch": "--activation", ", or leave the width None": ", or write ? for the width",
     "arch.sizes = (inputs, outputs), or None": "--sizes with inputs and outputs only, or leave it out", "or sizes=None": "or leave out --sizes", "arch.sizes": "--sizes",
-    "Architecture((30, 20, 15, 5), 'leaky_relu')": "--sizes 30-20-15-5 --activation leaky_relu", "search='committee'": "--search committee", "Exact(varying=True)": "--varying",
+    "Architecture((30, 20, 15, 5), 'leaky_relu')": "--sizes 30-20-15-5 --activation leaky_relu", "search='committee'": "--search committee", "Exact(varying=True)": "--varying", "Exact(walks": "In Python, Exact(walks",
     "as_oracle(f, in_features) or Oracle(Logits(f), in_features)": "--outputs probabilities", "as_oracle(f, in_features, outputs='sigmoid')": "--outputs sigmoid",
     "Allow more queries; those already answered are in oracle.log()": "Allow more with --budget; those already answered are kept only with --checkpoint", "They are in oracle.log()": "They are kept only with --checkpoint",
     "See certificate.unidentifiable": "See unidentifiable below",

@@ -206,6 +206,12 @@ def test_a_report_of_units_that_nothing_is_known_about(tmp_path, capsys):
     said = capsys.readouterr().out
     assert said.count('layer 1, unit 4: no answer depends on it') == 2 and 'adversarial' in said and 'layer 1, unit 4' in (tmp_path/'r.html').read_text()
 
+def test_the_page_of_an_audit_says_what_happened_and_gives_no_advice_in_python(tmp_path, capsys):
+    (tmp_path/'m.py').write_text(MODELS)
+    assert cli.main(['audit', f'{tmp_path}/m.py:net', '--budget', '40', '--html', str(tmp_path/'a.html'), '--quiet']) == 0
+    said = (tmp_path/'a.html').read_text()
+    assert 'budget: ' in said and 'oracle.log()' not in said
+
 # ---- what goes wrong ----
 
 def test_misuse_is_one_sentence(tmp_path, capsys, monkeypatch):
