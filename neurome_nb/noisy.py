@@ -27,8 +27,8 @@ from .deep import (DeepFailure, DeepSearch, Line, MeasuredLayer, Normals, Units,
 class NoisySearch:
     "Options of the search in deep networks whose answers have few digits."
     wide: float = 1.12  # dimensions of the section, as a multiple of the first layer's width
-    center: float = 10.  # distance of lines from the origin, in units of the length over which the black box bends
-    outer: float = 100.  # distance of the farthest places for rows of the first layer, in the same unit
+    center: float = 10.  # smallest distance from the origin of lines and places for the first layer, in units of the length over which the black box bends
+    outer: float = 100.  # largest, in the same unit
     step: float = .3  # first step away from a line, in units of half the piece
     vague: float = .2  # a kink whose normal has a larger relative error is left alone
     caution: float = 3.  # measured normals may be off by this many of their standard deviations
@@ -261,7 +261,7 @@ def gather(
 
 # %% ../nbs/18_noisy.ipynb #c012
 def _most_telling(V, n):
-    "Which n of the measurements V (rows, looks, p), in units of their own noise and of what is known, tell most about each row, one after the other; and the variance over that of the measurement that each removes."
+    "Which n of the measurements V (rows, looks, p), in units of their own noise and of what is known, tell most about each row, one after the other; and the variance of each prediction before it is asked, over that of its measurement."
     chosen, gain, i = [], [], torch.arange(len(V))
     for _ in range(n):
         size = V.square().sum(2); best = size.argmax(1); v = V[i, best]; chosen.append(best); gain.append(size[i, best])
@@ -277,7 +277,7 @@ def _learn(rows, A):
 
 # %% ../nbs/18_noisy.ipynb #c012b
 def _twisted_bends(f, x, u, v, half):
-    "As `_bends`, from 6 answers each; and by how much the change of the slope grows on the way along v: not at all, if that is along the boundary."
+    "As `_bends` of `18_deep`, from 6 answers each; and how much the difference of the answers across the kink changes half a length farther along v: not at all, if that is along the boundary."
     at = torch.tensor([[-1., 0.], [-.25, 0.], [.25, 0.], [1., 0.], [-1., 1.], [1., 1.]], dtype=x.dtype)
     y = f((x[:, None] + half[:, None, None] * (at[:, :1] * u[:, None] + at[:, 1:] * v[:, None])).flatten(0, 1)).unflatten(0, (len(x), 6))
     a = .25 * half[:, None]; left, right = (y[:, 1] - y[:, 0]) / (3 * a), (y[:, 3] - y[:, 2]) / (3 * a)
@@ -344,7 +344,7 @@ def _side_by_side(row, equations, n):
     return A
 
 def _refit(start, A, o):
-    "Rows from all places A at once, without those that the others contradict, and as unsure as the rest disagree; in standard deviations; and the precision gained."
+    "Rows from all places A at once, without those that the others contradict, less sure by how much the rest disagree; how much that is, in standard deviations; and the precision gained."
     kept = (A != 0).any(2)
     for _ in range(o.outliers + 1):
         new = _learn(start, A * kept[:, :, None]); var = (A @ new.root).square().sum(2); tells = kept & (var < o.free)
@@ -581,8 +581,8 @@ def lift_all(
     g: torch.Generator,
     *,
     options: NoisySearch = NoisySearch(),
-) -> tuple[Layers, list[Layers], float]:  # as `lift_far`; so many copies for each
-    "Short steps say roughly what long ones measure."
+) -> tuple[Layers, list[Layers], float]:  # as `lift_far`, with `options.lifted` copies for each
+    "The network on all inputs: short steps say the new entries roughly (`lift_first`), long ones measure them (`lift_far`)."
     o, kind = options, (activation, slope); unknowns = len(layers[0][1]) / min(len(b) for _, b in layers[1:])
     c, _ = choose_stations(layers, candidates, noise, math.ceil(o.near * unknowns), *kind, cover=0)
     roughly, _, _ = lift_first(f, x0, basis, layers, [], c, noise, *kind, g); start = roughly[0][0] @ basis.rows(candidates.shape[1], len(x0)).T
@@ -648,7 +648,7 @@ class _Noisy:
         return lambda rows: mixed(known, self.natural(len(rows)), rows, *self.kind, self.g)
 
     def where(self, on, loud=1.):
-        "Inputs at which these units of the last known layer are on, and the others off, by a share of as much: (n, k), the closest to the origin first."
+        "Inputs at which these units of the last known layer are on, and the others off, by 1 / `loud` of as much: (n, k), the closest to the origin first."
         known, (activation, slope) = self.known, self.kind; x = self.natural(len(on)); size = hidden(known, x, *self.kind).abs().median(1, keepdim=True).values * (.5 + torch.rand(on.shape, generator=self.g, dtype=x.dtype))
         h = ACTIVATIONS[activation].fn(torch.where(on, loud * size, -size), slope); x = torch.stack([Peeled(self.f, known, a, *self.kind).inputs(v[None])[0] for a, v in zip(x, h)])
         return x[x.norm(dim=1).argsort()]
@@ -661,7 +661,7 @@ class _Noisy:
         return rest.span.T @ torch.randn(len(rest.span), generator=self.g, dtype=x.dtype)
 
     def through(self, i, along=None):
-        "The i-th line x + t u, and over which t units switch often. Where a direction of hidden vectors is given, between inputs that are far apart along it. Else the first one passes through a point where all units of the last known layer are on, so that hidden vectors follow inputs well. Every other one lies between inputs where few of them are on, since some units of the next layer are on nowhere else; the rest between inputs with hidden vectors that are far apart, and among natural inputs."
+        "The i-th line x + t u, and over which t units switch often; `along`: a direction of hidden vectors to follow."
         o, known = self.options, self.known; u = _directions(1, self.k, self.g)[0]
         if along is not None: a, b = _opposite(known, self.natural(o.starts), along, *self.kind, DeepSearch()); return (a + b) / 2, normalize(b - a, dim=0), (b - a).norm().item()
         if not known or i and i % 4 == 0: x = self.natural(1)[0]; return x, u, x.norm().item()
@@ -674,7 +674,7 @@ class _Noisy:
         return (a + b) / 2, normalize(b - a, dim=0), (b - a).norm().item()
 
     def line(self, i, along=None):
-        "Its kinks."
+        "The i-th line and its kinks."
         line = sweep_line(self.f, *self.through(i, along), self.eps)
         if line is not None and self.noise is None: self.noise = _Noise(line.noise.near, line.noise.far, self.eps)
         return line
@@ -691,7 +691,7 @@ class _Noisy:
         return replace(pool, precision=pool.precision.index_add(0, ready[which], gained), tried=pool.tried.index_fill(0, ready, 1.)), tried, len(kinks)
 
     def search(self, width):
-        "All units of the next layer: kinks that two lines show, and that grow to rows."
+        "All units of the next layer: kinks of one line or several grow to rows, until no unit is missing."
         o, known = self.options, self.known; p = (len(known[-1][1]) if known else self.k) + 1; rows = pool = None
         for i in range(o.lines):
             line = self.line(i, self.missed(rows, width) if i % 2 else None); have = torch.zeros(0, p, dtype=torch.float64) if rows is None else rows.row

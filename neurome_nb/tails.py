@@ -31,7 +31,7 @@ from .together import unit_rows
 class TailSearch(NoisySearch):
     "Options of the student and of the fit of all layers."
     attempts: int = 2  # each takes minutes
-    students: int = 2  # of each layer, if the first ones miss a unit
+    students: int = 2  # times that those of all layers are trained, if the fit of the first ones does not explain the answers
     pool: float = 20.  # queries per weight behind the first layer that students may learn from
     least_pool: int = 60_000  # and no fewer
     natural: float = .5  # share of natural inputs among them
@@ -53,7 +53,7 @@ class TailSearch(NoisySearch):
     taken: float = 1e-4  # and of those that kinks say nothing about, as far as the next layers are concerned
     renewals: int = 4  # times that units are hunted for which a layer's student has missed
     progress: float = .7  # another one follows if rows were proven, or answers are off by less than this share of what they were; and a unit is taken to be found if those where it is on are
-    hunts: int = 5  # lines through answers that a student explains worst, at most, for units that it has missed
+    hunts: int = 5  # lines through inputs whose answers a student explains worst, at most, for units that it has missed
     glimpsed: float = .014  # relative error of such a row that is good enough to learn on with it; one that is less sure may stand for a unit that is missing
     twins: float = .99  # correlation of the pre-activations of rows that mean the same unit
     parents: int = 600  # answers that are explained worst
@@ -88,9 +88,9 @@ class TailSearch(NoisySearch):
     aside: float = 1.2  # it is moved by so many times its largest pre-activation
     untold: float = 10.  # standard deviation of the weights behind it, and of the next biases, in units of the largest
     rare: float = .03  # share of the answers below which a unit is off seldom
-    turned: int = 2400  # inputs that are to turn on both units between which a weight is that is known badly; those that are off seldom, off
+    turned: int = 2400  # climbs, each for a weight that is known badly: they turn on both units that it joins; the later one off, if it is off seldom
     longest: int = 400  # steps towards that, at most
-    margin: float = .3  # by this much of what is typical
+    margin: float = .3  # a unit is on, or off, far enough at this share of its typical pre-activation
     witnesses: int = 8  # networks that disagree
     told: int = 2000  # inputs where they disagree most, at most, out of up to twice as many as `candidates`
     joint: int = 2600  # weights of the last layers that their preconditioner takes together
@@ -146,7 +146,7 @@ class Scales:
     x_size: Float[Tensor, "k"]
     y_mean: Float[Tensor, "o"]
     y_size: Float[Tensor, ""]
-    level: float = .3  # answers that vary by less than this share of what is typical count as if they varied by it
+    level: float = .3  # so much of what is typical is added to the size of every answer: small ones do not count too much
 
     @classmethod
     def of(cls, x, y): return cls(x.median(0).values, (x - x.median(0).values).abs().mean(0), y.median(0).values, (y - y.median(0).values).abs().mean())
@@ -162,7 +162,7 @@ class Scales:
         W, b = layers[0]; layers = [(W / self.x_size, b - W @ (self.x_mean / self.x_size)), *layers[1:]]; W, b = layers[-1]
         return [*layers[:-1], (W * self.y_size, b * self.y_size + self.y_mean)]
     def there(self, layers):
-        "The other way."
+        "The inverse of `back`."
         W, b = layers[0]; layers = [(W * self.x_size, b + W @ self.x_mean), *layers[1:]]; W, b = layers[-1]
         return [*layers[:-1], (W / self.y_size, (b - self.y_mean) / self.y_size)]
 
@@ -210,7 +210,7 @@ def _like(h, a, b):
 class Tail(_Noisy):
     "A network on a section: its first layer from kinks, all others from a student."
     def evened(self, rows):
-        "As before; but growing on must not make a row less sure than it was."
+        "As in `_Noisy`; but all rows stay as they were if one of them is not known afterwards (`rough`)."
         better = super().evened(rows); return better if (better.error < self.options.rough).all() else rows
 
     def spread(self, n):
@@ -270,7 +270,7 @@ class Tail(_Noisy):
         return (y - forward(net, x, *self.kind)).square().mean(1).sqrt() / self.noise(x, y)
 
     def unsure(self, x, h):
-        "Relative error of the hidden vectors behind the first layer."
+        "Relative error of the hidden vectors behind the known layers."
         return _blur(self.known, self.stds, x, *self.kind).sum(1).sqrt() / h.norm(dim=1)
 
 # %% ../nbs/18_tails.ipynb #c014f
@@ -299,7 +299,7 @@ class Lesson:
         return (forward(self.layers, self.v, *self.deep.kind) - self.a).abs().mean(1) * self.weight
 
     def state(self):
-        "Its mean."
+        "Mean of `misses`."
         return self.misses().mean().item()
 
     def train(self, training, width=None):
@@ -595,7 +595,7 @@ def _twins(z, after, alike):
     return [(i, k, (c[:, i] @ c[:, k]) / c[:, k].square().sum()) for i, k in zip(j, twin[j])]
 
 def straightened(net: Layers, stds: Sequence[Tensor], x: Float[Tensor, "n k"], y: Float[Tensor, "n o"], kind: tuple[str, float], o: TailSearch = TailSearch()) -> tuple[Layers, list[Tensor]]:  # and standard deviations
-    "Rows that switch seldom, and explain nothing where they do, stand for units that are on elsewhere. What they are good for is linear: they are moved to where they do not switch, and count as known to nothing. So do rows that mean the same unit as louder ones, which have its weights then."
+    "Rows that are not known well, are on or off seldom, and explain nothing there, stand for units that are on elsewhere. What they are good for is linear: they are moved to where they do not switch, and nothing counts as known of them. So do rows that mean the same unit as louder ones, which have its weights then."
     miss = lambda net, i: (y[i] - forward(net, x[i], *kind)).norm(dim=1); stds, h, some = [s.clone() for s in stds], hidden(net[:1], x, *kind), slice(o.judges)
     for l in range(1, len(net) - 1):
         z = h @ net[l][0].T + net[l][1]; on = (z > 0).double().mean(0); far = o.aside * z.abs().amax(0); move = lambda net, units, side: _straight(net, l, units, side, far[units], kind[1]); units = []
@@ -625,7 +625,7 @@ def telling(deep: Tail, net: Layers, near: _Near, x: Float[Tensor, "n k"]) -> Fl
 
 # %% ../nbs/18_tails.ipynb #c022
 def _excess(deep, net, copies, n):
-    "How much more than the noise and the copies allow fresh answers are off."
+    "How much more than the noise and the copies allow fresh answers are off: the largest of four parts, natural inputs being two of them."
     kind = deep.kind; x = deep.spread(n); y = deep.f(x); said = forward(net, x, *kind)
     allowed = deep.noise(x, y).square() + torch.stack([forward(c, x, *kind) - said for c in copies]).square().mean((0, 2)); off = ((y - said).square().mean(1) / allowed)
     return max(part.mean().sqrt().item() for part in off.tensor_split(4))
