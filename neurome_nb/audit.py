@@ -126,9 +126,10 @@ def audit(
     progress: bool = False,
     **options,  # of `as_oracle`: outputs, http, ...
 ) -> Audit:
-    "Attack a model undefended and behind every defence."
+    "Attack a model undefended and behind every defence; behind those that turn raw outputs only if these are what the model shows."
     attacks, reference = [], None
     for d in defences:
+        if attacks and getattr(oracle.f, "outputs", "logits") != "logits" and d.turn is not Defence.turn: continue
         oracle = as_oracle(model, in_features, **options)
         guarded = d.guard(oracle) if d.name != "none" else oracle
         try: r = reconstruct(guarded, None if d.probabilities else arch, recipe=recipe, seed=seed, budget=budget, progress=progress)

@@ -121,7 +121,7 @@ class Exact:
     deep: DeepSearch = DeepSearch()  # options of the search in networks with more than one hidden layer
     walks: WalkSearch = WalkSearch()  # and of that in such networks with ReLU units
     whole: WholeSearch = WholeSearch()  # and with more than two hidden layers of them, none wider than the one before, and several outputs
-    noisy: NoisySearch = NoisySearch()  # and of that in such networks whose answers are coarser than `precise`
+    noisy: NoisySearch = NoisySearch()  # and of that in deep leaky_relu networks whose answers are coarser than `precise`
     tails: TailSearch = TailSearch()  # and with more than two hidden layers of those
     columns: ColumnSearch = ColumnSearch()  # and with two hidden layers, the first wider than the input, and several outputs
     saturating: SmoothSearch = SmoothSearch()  # and with tanh or sigmoid units
@@ -340,7 +340,9 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
     arch, opt = run.arch, run.options
     region = allowed_region(run.oracle, run.generator("region"))
     if region is not None:
-        if arch.sizes is not None and len(arch.sizes) > 3: raise ValueError(f"arch: inside a region, recipe 'exact' recovers networks with one hidden layer, got {len(arch.sizes) - 2}")
+        if arch.sizes is not None and len(arch.sizes) > 3:
+            if run.oracle.domain is None: raise Stop("out_of_family", "the black box shows probabilities, which keep their digits near the origin only.", "Within such a region, networks with one hidden layer are recovered; logits, or logarithms of probabilities, have no such limit.")
+            raise ValueError(f"arch: inside a region, recipe 'exact' recovers networks with one hidden layer, got {len(arch.sizes) - 2}")
         return _inside(run, region)
     found = probe(run.oracle, run.generator("probe"))
     if found.probabilities: raise Stop("out_of_family", "the answers are probabilities: they are positive and add up to one.", "Turn them into logits: as_oracle(f, in_features) or Oracle(Logits(f), in_features).")
@@ -348,7 +350,7 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
     if not found.deterministic and not opt.varying:
         raise Stop("oracle_failed", found.problem + ".", "Exact reconstruction needs an oracle that answers the same query the same way; Exact(varying=True) takes the differences for noise.")
     if arch.sizes and arch.sizes[-1] != found.out_features:
-        raise Stop("out_of_family", f"the architecture has {arch.sizes[-1]} outputs, but the black box answers with {found.out_features}.", "Correct arch.sizes.")
+        raise Stop("out_of_family", f"the architecture has {arch.sizes[-1]} outputs, but the black box answers with {found.out_features}{' (c probabilities show c - 1)' if getattr(run.oracle.f, 'outputs', '').endswith('probabilities') else ''}.", "Correct arch.sizes.")
     roundings = _roundings(run, found)
     rounds = run.oracle.in_features**.5  # as often does a sum over the inputs
     if roundings > max(opt.roundings, rounds): run.noise, run.step = found.noise_floor, found.step
@@ -400,12 +402,13 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
                 if reasons.count(HIDDEN_SIGNS) == 2:
                     raise Stop("not_converged", f"{found.out_features} output{'s' if found.out_features > 1 else ''} did not tell a linear map beside the units from that of their signs, on two lines: units with opposite rows whose kinks cancel make such a map.",
                                "Answers with more outputs than such pairs would tell them; or correct arch.sizes.")
-            deep = deep or arch.sizes is None and not smooth and not few and run.attempt > 0  # one hidden layer did not explain the answers, twice
+            deep = deep or arch.sizes is None and arch.activation != "relu" and not smooth and not few and run.attempt > 0  # one hidden layer did not explain the answers, twice
     failed = f"{attempts} attempts failed; the last one because {reasons[-1]}."
     if coarse or noisy: raise Stop("not_converged", f"{failed} Answers carry an error of {run.eps:.0e} of what they vary by.", "Ask for answers with more digits, or for a search with another seed.")
     if few and arch.sizes is None: raise Stop("not_converged", failed, "If the black box is deeper: from answers of so few digits it is reconstructed only if sizes and activation are given, as in Architecture((30, 20, 15, 5), 'leaky_relu'). Else another seed may help.")
-    if smooth and not arch.activation: raise Stop("not_converged", failed, f"Its units may bend like none that are looked for. If they are known, give the activation in arch: one of {', '.join(ACTIVATIONS)}; others are not supported.")
-    raise Stop("not_converged", failed, "Another seed, search='committee', or a deeper architecture may be needed.")
+    deeper = " If the black box may have more hidden layers: with ReLU, tanh or sigmoid units they are found only if all sizes and the activation are given, as in Architecture((30, 20, 15, 5), 'relu')." * (arch.sizes is None)
+    if smooth and not arch.activation: raise Stop("not_converged", failed, f"Its units may bend like none that are looked for. If they are known, give the activation in arch: one of {', '.join(ACTIVATIONS)}; others are not supported.{deeper}")
+    raise Stop("not_converged", failed, f"Another seed, or search='committee', may help.{deeper}" if arch.sizes is None else "Another seed, search='committee', or a deeper architecture may be needed.")
 
 # %% ../nbs/21_recipes.ipynb #c011
 RECIPES = {"exact": Exact, "committee": Committee}
