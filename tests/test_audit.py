@@ -39,3 +39,7 @@ def test_from_the_command_line(tmp_path, capsys):
     torch.export.save(torch.export.export(MODEL, (X,), dynamic_shapes=(rows,)), str(tmp_path/"m.pt2"))
     assert main(["audit", str(tmp_path/"m.pt2"), "--html", str(tmp_path/"a.html"), "--quiet"]) == 0
     assert all(d.name in capsys.readouterr().out + d.name for d in DEFENCES) and (tmp_path/"a.html").read_text().startswith("<!doctype")
+
+def test_defences_that_turn_raw_outputs_are_left_out_where_probabilities_are_shown():
+    found = audit(torch.nn.Sequential(MODEL, torch.nn.Softmax(1)), 20, budget=100)
+    assert [a.defence for a in found.attacks] == ["none", "inputs in [0, 1]"]

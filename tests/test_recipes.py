@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from neurome_nb import Architecture, Oracle, Reconstruction, parameter_error, reconstruct
+from neurome_nb.adapters import as_oracle
 from neurome_nb.audit import noise
 from neurome_nb.certify import Certificate, judge
 from neurome_nb.core import OracleError, generator
@@ -554,3 +555,13 @@ def test_a_few_weights_without_bars_are_told_and_many_are_not_recovered():
     assert outcome(3).kind == "recovered" and "3 weights" in outcome(3).message
     assert outcome(40).kind == "unidentifiable" and "40 weights" in outcome(40).message
     assert outcome(0, [(1, 9, "off")]).kind == "unidentifiable"      # one of thirty units is more than two in a hundred
+
+def test_a_deep_network_behind_probabilities_is_out_of_family():
+    layers = init_layers((6, 5, 4, 3), generator=generator(0, "test/behind"))
+    r = reconstruct(as_oracle(lambda x: forward(layers, x, "leaky_relu").softmax(1), 6), Architecture((6, 5, 4, 2), "leaky_relu"), progress=False)
+    assert r.outcome.kind == "out_of_family" and "probabilities" in r.outcome.message and "one hidden layer" in r.outcome.advice
+
+def test_a_deep_network_of_which_nothing_is_told_ends_with_what_to_tell():
+    layers = init_layers((8, 6, 5, 2), generator=generator(0, "test/untold"))
+    r = reconstruct(Oracle(lambda x: forward(layers, x, "relu"), 8), Architecture(None, "relu"), recipe=Exact(attempts=2), progress=False)
+    assert r.outcome.kind != "recovered" and "(30, 20, 15, 5), 'relu'" in r.outcome.advice, r.outcome
