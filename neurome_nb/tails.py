@@ -324,10 +324,12 @@ class Lesson:
         self.layers = best[0]
 
     def prove(self):
-        "Rows that kinks show are held from then on, as kinks say they are. If answers are explained worse by what kinks say, `self.instead` is the network as it was, its rows as unsure as they are far away, and the mean miss."
-        before = self.state(); rows, stds, done = self.deep.proven(tail := self.tail(), self.stds[:self.held]); order = (~done).long().argsort(stable=True)
-        def ordered(rows, stds): self.start([(rows[order, :-1], rows[order, -1]), (tail[1][0][:, order], tail[1][1]), *tail[2:]]); self.stds = stds[order]; return self.layers, self.stds
-        self.held = int(done.sum()); was = ordered(_rows(tail)[0], torch.hypot(stds, rows - _rows(tail)[0])); ordered(rows, stds); self.instead = (*was, before) if self.state() > before else None
+        "Rows that kinks show are held from then on, as kinks say they are; or as they were, if answers are explained worse by what kinks say: how far that is away is how sure they are then."
+        before = self.state(); rows, self.stds, done = self.deep.proven(tail := self.tail(), self.stds[:self.held]); order = (~done).long().argsort(stable=True)
+        def ordered(rows): self.start([(rows[order, :-1], rows[order, -1]), (tail[1][0][:, order], tail[1][1]), *tail[2:]])
+        ordered(rows)
+        if self.state() > before: self.stds = torch.hypot(self.stds, rows - _rows(tail)[0]); ordered(_rows(tail)[0])
+        self.stds, self.held = self.stds[order], int(done.sum())
 
     def hunt(self):
         "Units that kinks show where answers are explained worst; they are held from then on too, instead of rows that mean the same units, and the others trained beside them."
@@ -347,14 +349,11 @@ class Lesson:
         else: self.layers, loss = train_leaky(new_student((self.v.shape[1], *(math.ceil(o.wider * n) for n in self.widths), self.a.shape[1]), deep.g), self.v, self.a, self.weight, deep.kind[1], generator=deep.g, training=o.training); self.losses.append(loss)
         self.narrow(); self.prove()
         for _ in range(o.renewals):
-            if self.held in (0, self.widths[0]) and not self.instead: break  # where none is known, kinks are not told apart
-            (layers, stds, before), held = self.instead or (self.layers, self.stds, self.state()), self.held
-            if held < self.widths[0]: self.hunt()
-            self.train(o.settle, self.widths[0]); after = self.state()
-            if after > o.dear * before: self.layers, self.stds, self.held = layers, stds, held
+            if self.held in (0, self.widths[0]): break  # where no unit is known, kinks are not told apart
+            layers, held, stds, before = self.layers, self.held, self.stds, self.state(); self.hunt(); self.train(o.settle, self.widths[0]); after = self.state()
+            if after > o.dear * before: self.layers, self.held, self.stds = layers, held, stds
             self.prove()
             if self.held == held and after > o.progress * before: break
-        if self.instead: self.layers, self.stds, _ = self.instead
 
 # %% ../nbs/18_tails.ipynb #c016
 def _rarity(on):
