@@ -83,7 +83,7 @@ class TailSearch(NoisySearch):
     reuse: int = 60  # steps of conjugate gradients above which their preconditioner is computed anew
     stretch: int = 4  # Gauss-Newton steps in a row
     turns: int = 16  # of the fit, with answers in between that tell what is not known yet
-    known: float = 4e-5  # standard deviation of every weight, in units of the largest of its layer, at which there are no more
+    known: float = 2e-5  # standard deviation of every weight, in units of the largest of its layer, at which there are no more
     hardly: float = .3  # share of the answers below which a row is on, or off, that may stand for another unit
     aside: float = 1.2  # it is moved by so many times its largest pre-activation
     untold: float = 10.  # standard deviation of the weights behind it, and of the next biases, in units of the largest
