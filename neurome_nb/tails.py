@@ -112,7 +112,7 @@ def _leaky_gradients(rows, h, y, weight, slope):
     r = torch.addmm(rows[-1][:, -1], hs[-1], rows[-1][:, :-1].T).sub_(y).mul_(weight / y.numel()); loss = r.abs().sum(); r = r.sign_().mul_(weight / y.numel())
     for p, v in zip(reversed(rows), reversed(hs)):
         grads.insert(0, torch.cat([r.T @ v, r.sum(0)[:, None]], 1))
-        if v is not h: r = (r @ p[:, :-1]).mul_(torch.where(v > 0, 1., slope))
+        if v is not h: r = torch.ops.aten.leaky_relu_backward(r @ p[:, :-1], v, slope, True)
     return grads, loss
 
 def train_leaky(
@@ -203,6 +203,10 @@ def pruned_layer(
     new = list(layers); new[l], new[l + 1] = _layers([chosen, theta.T.contiguous()]); return new, number
 
 # %% ../nbs/18_tails.ipynb #c014
+_CACHED = 1000  # inputs at once where there are many: twice as fast, since what is computed on the way stays in the cache
+
+def _by_parts(f, x): return torch.cat([f(v) for v in x.split(_CACHED)])
+
 def _like(h, a, b):
     "Correlations of the pre-activations that two sets of rows have at these hidden vectors."
     a, b = (normalize((z := h @ r[:, :-1].T) - z.mean(0), dim=0) for r in (a, b)); return a.T @ b
@@ -267,7 +271,7 @@ class Tail(_Noisy):
 
     def misses(self, net, x, y):
         "What these answers are off by, in units of the noise."
-        return (y - forward(net, x, *self.kind)).square().mean(1).sqrt() / self.noise(x, y)
+        return (y - _by_parts(lambda v: forward(net, v, *self.kind), x)).square().mean(1).sqrt() / self.noise(x, y)
 
     def unsure(self, x, h):
         "Relative error of the hidden vectors behind the known layers."
@@ -345,7 +349,7 @@ class Lesson:
         else: self.layers, loss = train_leaky(new_student((self.v.shape[1], *(math.ceil(o.wider * n) for n in self.widths), self.a.shape[1]), deep.g), self.v, self.a, self.weight, deep.kind[1], generator=deep.g, training=o.training); self.losses.append(loss)
         self.narrow(); self.prove()
         for _ in range(o.renewals):
-            if self.held == self.widths[0]: break
+            if self.held in (0, self.widths[0]): break  # where no unit is known, kinks are not told apart
             layers, held, stds, before = self.layers, self.held, self.stds, self.state(); self.hunt(); self.train(o.settle, self.widths[0]); after = self.state()
             if after > o.dear * before: self.layers, self.held, self.stds = layers, held, stds
             self.prove()
@@ -416,9 +420,16 @@ class _Near:
         m = len(self.products); last = torch.cat([u.flatten(-2) for u in v[m:]], -1) @ self.joint
         return [*((C @ u[..., None])[..., 0] + P @ ((P.T @ u @ Q) * k) @ Q.T for u, C, (P, Q, k) in zip(v, self.alone, self.products)), *self.last(last)]
 
+def _parts(at, n):
+    "The same inputs, so many at a time."
+    return [replace(at, entering=h, slopes=s, y=y) for h, s, y in zip(zip(*(v.split(n) for v in at.entering)), zip(*(v.split(n) for v in at.slopes)), at.y.split(n))]
+
 def _conjugate(at, sigma, prior, right, near, steps, enough):
     "Conjugate gradients for the normal equations, the share of the residual that is left, and the steps taken."
-    w = sigma.square().reciprocal()[:, None].to(at.y.dtype); product = lambda v: [q.double() + u / p.square() + e for q, u, p, e in zip(at.back(at.along([u.to(w.dtype) for u in v]) * w), v, prior, near.hold(v))]
+    w, parts = sigma.square().reciprocal()[:, None].to(at.y.dtype).split(_CACHED), _parts(at, _CACHED)
+    def product(v):
+        move = [u.to(at.y.dtype) for u in v]; told = zip(*(part.back(part.along(move) * u) for part, u in zip(parts, w)))
+        return [sum(q).double() + u / p.square() + e for q, u, p, e in zip(told, v, prior, near.hold(v))]
     r, x = right, [torch.zeros_like(q) for q in right]; d = near.solve(r); size = start = _times(r, d)
     for k in range(steps):
         Ad = product(d); a = size / _times(d, Ad); x = [u + a * v for u, v in zip(x, d)]; r = [u - a * v for u, v in zip(r, Ad)]
@@ -461,7 +472,7 @@ def fit_layers(
 ) -> tuple[Layers, Float[Tensor, "n o"]]:  # and what is left of the answers
     "Gauss-Newton steps for all layers."
     o, kind, start = options, (activation, slope), _rows(layers); usual = Scales.usual(y)
-    misses = lambda net: y - forward(net, x, *kind); net, left, near = layers, misses(layers), None; blur = noise / usual; quiet = blur <= blur.median(); typical = lambda left: (left.square().mean(1).sqrt() / usual)[quiet].median().item(); share = first = o.loosely * typical(left); clear = o.loosely * blur[quiet].median().item(); least = o.strictly * blur.quantile(.1).item()
+    misses = lambda net: y - _by_parts(lambda v: forward(net, v, *kind), x); net, left, near = layers, misses(layers), None; blur = noise / usual; quiet = blur <= blur.median(); typical = lambda left: (left.square().mean(1).sqrt() / usual)[quiet].median().item(); share = first = o.loosely * typical(left); clear = o.loosely * blur[quiet].median().item(); least = o.strictly * blur.quantile(.1).item()
     allowed = lambda left: _unsure(left, noise, share * usual, o.odder, share > 0)
     def stepped(at, left, sigma):
         rows = _rows(at.net); right = [a + (s - r) / p.square() for a, s, r, p in zip(at.back(left / sigma[:, None].square()), start, rows, stds)]
@@ -525,9 +536,10 @@ def climb(
         x[go] = r[go] * normalize(x[go] + stride * r[go] * normalize(up, dim=1), dim=1)
     return x
 
-def _one_sided(z, seldom):
-    "Units of a layer that are on, or off, at fewer inputs, given their pre-activations."
-    return (torch.minimum((z > 0).sum(0), (z < 0).sum(0)) < seldom).nonzero()[:, 0]
+def _one_sided(net, x, kind):
+    "Units of every hidden layer that are on the same side at all these inputs."
+    count = [torch.stack([torch.stack([(z > 0).sum(0), (z < 0).sum(0)]) for z in zs]).sum(0) for zs in zip(*(preactivations(net, v, *kind)[:-1] for v in x.split(_CACHED)))]
+    return [(c.amin(0) == 0).nonzero()[:, 0] for c in count]
 
 def _linear(net, l, units, h, slope):
     "What the next layer receives from units that do not switch: a matrix of hidden vectors, and a shift."
@@ -555,7 +567,7 @@ def _halves(B, left, e, size, slope, g, o):
 
 def _awake(deep, net, l, units, x, y):
     "The network with as many of these units as are found to switch, and which of the layer these are, if any."
-    o, kind, slope, r = deep.options, deep.kind, deep.kind[1], len(units); h, off, found, left = hidden(net[:l], x, *kind), deep.misses(net, x, y), [], []
+    o, kind, slope, r = deep.options, deep.kind, deep.kind[1], len(units); h, off, found, left = _by_parts(lambda v: hidden(net[:l], v, *kind), x), deep.misses(net, x, y), [], []
     odd = off > o.outcry * off.quantile(.25).clamp_min(1.); i = off.topk(min(o.part, int(odd.sum()))).indices; at = _Pass.of(net, x[i], *kind); M, _ = _linear(net, l, units, h, slope); size, U = torch.linalg.eigh(M @ torch.cov(h.T) @ M.T); some = size[-r:] > o.nothing**2 * size[-1]; r, U, size = int(some.sum()), U[:, -r:][:, some], size[-r:][some].sqrt(); E = (U / size).T @ M; mean = E @ h.mean(0); e = h @ E.T - mean  # of unit variance: M h is U (size e) and a shift
     B, rest = _backward(net, at.slopes)[l + 1] @ U * (1 - slope), y[i] - at.y; B, rest = B / rest.norm(dim=1)[:, None, None], normalize(rest, dim=1)
     along = (rest - (B @ torch.linalg.lstsq(B, rest[:, :, None]).solution)[:, :, 0]).norm(dim=1) < 1 / o.clearly; i, B, rest = i[along], B[along], rest[along]; least = max(o.seldom, r + 3)
@@ -577,7 +589,7 @@ def _awake(deep, net, l, units, x, y):
 
 def woken(deep: Tail, net: Layers, x: Float[Tensor, "n k"], y: Float[Tensor, "n o"]) -> tuple[Layers, list, list]:  # and which units of which layers were found to switch, and inputs and answers that show it
     "Units that are on the same side at all these inputs stand for a linear map. If it is one half of units which switch, the other half is what the answers that are explained worst are off by: along the weights behind one unit, and as much as its pre-activation says. If none are found, more answers come from climbs along random rows of the map, which turn some of them on."
-    o, g, found, told = deep.options, deep.g, [], []; some = [(l, units) for l, z in enumerate(preactivations(net, x, *deep.kind)[:-1]) if l and 0 < len(units := _one_sided(z, 1)) <= o.asleep]
+    o, g, found, told = deep.options, deep.g, [], []; some = [(l, units) for l, units in enumerate(_one_sided(net, x, deep.kind)) if l and 0 < len(units) <= o.asleep]
     for l, units in some: net, new = _awake(deep, net, l, units, x, y); found += new
     for l, units in some if not found else ():
         start, c = deep.natural(o.wakers), [x.new_zeros(o.wakers, len(b)) for _, b in net[:l + 1]]; c[l][:, units] = torch.randn(o.wakers, len(units), generator=g, dtype=x.dtype)
@@ -598,7 +610,7 @@ def straightened(net: Layers, stds: Sequence[Tensor], x: Float[Tensor, "n k"], y
     "Rows that are not known well, are on or off seldom, and explain nothing there, stand for units that are on elsewhere. What they are good for is linear: they are moved to where they do not switch, and nothing counts as known of them. So do rows that mean the same unit as louder ones, which have its weights then."
     miss = lambda net, i: (y[i] - forward(net, x[i], *kind)).norm(dim=1); stds, h, some = [s.clone() for s in stds], hidden(net[:1], x, *kind), slice(o.judges)
     for l in range(1, len(net) - 1):
-        z = h @ net[l][0].T + net[l][1]; on = (z > 0).double().mean(0); far = o.aside * z.abs().amax(0); move = lambda net, units, side: _straight(net, l, units, side, far[units], kind[1]); units = []
+        z = h @ net[l][0].T + net[l][1]; on = (z > 0).sum(0) / len(z); far = o.aside * torch.maximum(z.amax(0), -z.amin(0)); move = lambda net, units, side: _straight(net, l, units, side, far[units], kind[1]); units = []
         for j, k, ratio in _twins(z[some], net[l + 1][0], o.twins):
             V, c = net[l + 1]; V = V.clone(); V[:, k] += ratio.abs() * V[:, j]; V[:, j] *= (1 + kind[1]) * (ratio < 0); one = move([*net[:l + 1], (V, c), *net[l + 2:]], j[None], on[j][None] >= 0)
             if j not in units and k not in units and (miss(one, some) / miss(net, some)).median() < o.clearly: net = one; units.append(j); stds[l + 1][:, k] = o.untold * V[:, k].abs().max()
@@ -638,7 +650,7 @@ def whole_fit(deep: Tail, tail: Layers, stds: Sequence[Tensor]) -> tuple[Layers,
     for again in range(o.turns):
         x, y = deep.pool; i = torch.multinomial(_rarity([z > 0 for z in preactivations(net, x, *kind)[:-1]]), min(max(n - len(told[0]), n // 2), len(x)), generator=g)
         if found: i = torch.cat([i, deep.misses(net, x, y).topk(n // o.worst).indices]).unique()
-        x, y = (torch.cat([v[i], w]) for v, w in zip(deep.pool, told)); noise = deep.noise(x, y); net, left = fit_layers(net, stds, x, y, noise, *kind, g, reached=0. if again else 1., options=o)
+        x, y = (torch.cat([v[i], w]) for v, w in zip(deep.pool, told)); noise = deep.noise(x, y); net, left = fit_layers(net, stds, x, y, noise, *kind, g, steps=o.stretch, reached=0. if again else 1., options=o)
         before, worst, level, rms = level, rms, typical(net), (left / noise[:, None]).square().mean().sqrt().item(); answers = [torch.cat(v) for v in zip(deep.pool, told)]; new, stds = straightened(net, stds, *answers, kind, o); last, (new, found, more) = found, woken(deep, new, *answers)
         deep.run.stage("fit", residual=rms, typical=level, woken=sum(len(u) for _, u in found))
         for l, units in found: stds[l][units], stds[l + 1][:, units] = o.awoken / stds[l].shape[1]**.5, o.awoken * new[l + 1][0][:, units].abs().max()
