@@ -94,6 +94,7 @@ class Logits:
         return (z.log_softmax(1) / self._end).amax(1)
 
     limited = property(lambda self: self.outputs in ("probabilities", "sigmoid"), doc="Whether there is an end to the range of the answers.")
+    fewer = property(lambda self: self.outputs in ("probabilities", "log_probabilities"), doc="Whether one output less is shown than there are classes.")
     steepest = 6.  # a sigmoid's logit with which the noise is e^6 = 400 roundings
     _end = property(lambda self: math.log(torch.finfo(self.out_dtype).tiny))
 

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from safetensors import SafetensorError
 import neurome_nb
 from .adapters import OUTPUTS, Http, as_oracle
-from .audit import audit, audit_page
+from .audit import DEFENCES, LEGEND, audit, audit_page
 from .blackbox import BlackBox, black_box
 from .core import OracleError
 from .nets import ACTIVATIONS, Architecture, counting_bound
@@ -286,7 +286,7 @@ def _reconstruct(args):
     try:
         if result.layers: result.save(args.out)  # before anything is printed: perhaps nobody reads on
     finally: print(summary(_said(result)))
-    if result.layers and getattr(oracle.f, "outputs", "") in ("probabilities", "log_probabilities"): print("the model shows probabilities: the network has one output less than there are classes; in Python, adapters.centred_layers makes all of them")
+    if result.layers and getattr(oracle.f, "fewer", False): print("the model shows probabilities: the network has one output less than there are classes; in Python, adapters.centred_layers makes all of them")
     if not result.layers: print(f"not written: {args.out}, since no network was found"); return 1
     print(f"written: {args.out}")
     return int(result.outcome.kind != "recovered")
@@ -294,8 +294,7 @@ def _reconstruct(args):
 def _audit(args):
     found = audit(model_named(args.model), args.inputs, outputs=args.outputs, framework=args.framework, http=Http(rate=args.rate), budget=args.budget, seed=args.seed, progress=not args.quiet)
     print(found)
-    print(*("", "Digits: so many of every weight that was found, relative to the largest one of its layer, and the queries until then; -: not reached, which does not mean that no attack can.",
-            "Agree: digits shared with the undefended result. Decimals, noise and bounds are absolute, whatever the size of the model's answers and inputs.", "", *(f"{a.defence}: {a.result.outcome.kind}: {a.result.outcome.message}" for a in found.attacks)), sep="\n")
+    print("", LEGEND, "", *(f"{a.defence}: {a.ended}" for a in found.attacks), sep="\n")
     if args.html: Path(args.html).write_text(audit_page(found, f"Audit of {args.model}")); print(f"written: {args.html}")
     return 0
 
@@ -331,7 +330,7 @@ def _parser():
     r.add_argument("--slope", type=float, default=0.01, help="negative slope of leaky_relu (default: 0.01)")
     r.add_argument("--search", choices=("auto", "sweep", "committee"), default="auto", help="how hidden units are found (default: auto)")
     r.add_argument("--varying", action="store_true", help="the same input may get different answers: their differences are taken for noise")
-    a = command("audit", _audit, "how many queries give the weights away: of the model as it is, and behind 8 or 4 decimals, noise, probabilities only, inputs in [0, 1]")
+    a = command("audit", _audit, "how many queries give the weights away: of the model as it is, and behind defences: " + ", ".join(d.name for d in DEFENCES[1:]))
     a.add_argument("model", metavar="MODEL", help="as for reconstruct")
     a.add_argument("--html", metavar="FILE", help="write a page too")
     for sub in (r, a):
@@ -339,7 +338,7 @@ def _parser():
         sub.add_argument("--outputs", choices=OUTPUTS, default="auto", help="what the model shows (default: auto)")
         sub.add_argument("--framework", choices=("torch", "numpy"), default="torch", help="what a function from a file receives and returns (default: torch)")
         sub.add_argument("--rate", type=float, metavar="N", help="most requests per second to a URL")
-        sub.add_argument("--budget", type=int, metavar="N", help=f"most queries to ask{' in each of the six attacks' * (sub is a)} (default: no limit)")
+        sub.add_argument("--budget", type=int, metavar="N", help=f"most queries to ask{f' in each of the {len(DEFENCES)} attacks' * (sub is a)} (default: no limit)")
     for sub in (c, r, a):
         sub.add_argument("--seed", type=int, default=0, metavar="N", help="decides everything random (default: 0)")
         sub.add_argument("--quiet", action="store_true", help="no progress bars")

@@ -350,7 +350,7 @@ def _exact(run: Run) -> tuple[Layers, Certificate | None, Architecture, Outcome]
     if not found.deterministic and not opt.varying:
         raise Stop("oracle_failed", found.problem + ".", "Exact reconstruction needs an oracle that answers the same query the same way; Exact(varying=True) takes the differences for noise.")
     if arch.sizes and arch.sizes[-1] != found.out_features:
-        raise Stop("out_of_family", f"the architecture has {arch.sizes[-1]} outputs, but the black box answers with {found.out_features}{' (c probabilities show c - 1)' if getattr(run.oracle.f, 'outputs', '').endswith('probabilities') else ''}.", "Correct arch.sizes.")
+        raise Stop("out_of_family", f"the architecture has {arch.sizes[-1]} outputs, but the black box answers with {found.out_features}{' (probabilities of c classes show c - 1)' if getattr(run.oracle.f, 'fewer', False) else ''}.", "Correct arch.sizes.")
     roundings = _roundings(run, found)
     rounds = run.oracle.in_features**.5  # as often does a sum over the inputs
     if roundings > max(opt.roundings, rounds): run.noise, run.step = found.noise_floor, found.step
