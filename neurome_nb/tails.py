@@ -22,7 +22,7 @@ from .lift import Basis
 from .certify import Certificate, adversarial_queries, certify_copies
 from .peel import Peeled, hidden, switches
 from .deep import DeepFailure, MeasuredLayer, _backward, _blur
-from .noisy import NoisySearch, VagueRows, gather, lift_all, normals_beside, sightings, sweep_line, unexplained, _active_sides, _directions, _distinct, _explained, _layers, _Noisy, _Pass, _rows
+from .noisy import NoisySearch, VagueRows, lift_all, sweep_line, _active_sides, _directions, _distinct, _explained, _layers, _Noisy, _Pass, _rows
 from .students import Soap, Training, new_student, _split
 from .together import unit_rows
 
@@ -83,7 +83,9 @@ class TailSearch(NoisySearch):
     reuse: int = 60  # steps of conjugate gradients above which their preconditioner is computed anew
     stretch: int = 4  # Gauss-Newton steps in a row
     turns: int = 16  # of the fit, with answers in between that tell what is not known yet
-    known: float = 2e-5  # standard deviation of every weight, in units of the largest of its layer, at which there are no more
+    known: float = 2e-5  # standard deviation of every weight, in units of the largest of its layer, at which there are no more, other rows being given
+    jointly: float = 6e-5  # and with all rows unknown at once
+    converged: float = 10.  # the last fit ends when a step makes the sum of squares, in units of the noise, less by less than this: no direction is off by more than its square root then, in standard deviations
     hardly: float = .3  # share of the answers below which a row is on, or off, that may stand for another unit
     aside: float = 1.2  # it is moved by so many times its largest pre-activation
     untold: float = 10.  # standard deviation of the weights behind it, and of the next biases, in units of the largest
@@ -418,7 +420,8 @@ class _Near:
 
     def solve(self, v):
         m = len(self.products); last = torch.cat([u.flatten(-2) for u in v[m:]], -1) @ self.joint
-        return [*((C @ u[..., None])[..., 0] + P @ ((P.T @ u @ Q) * k) @ Q.T for u, C, (P, Q, k) in zip(v, self.alone, self.products)), *self.last(last)]
+        alone = lambda C, u: (C @ u.reshape(-1, *C.shape[:2]).movedim(0, -1)).movedim(-1, 0).reshape(u.shape)  # C is read once for all of them
+        return [*(alone(C, u) + P @ ((P.T @ u @ Q) * k) @ Q.T for u, C, (P, Q, k) in zip(v, self.alone, self.products)), *self.last(last)]
 
 def _parts(at, n):
     "The same inputs, so many at a time."
@@ -438,7 +441,7 @@ def _conjugate(at, sigma, prior, right, near, steps, enough):
     return x, (size / start).max().sqrt().item(), k + 1
 
 def _single(at):
-    "The same in single precision, enough for the steps of conjugate gradients that need no more than two digits, if their preconditioner has all."
+    "The same in single precision: twice as fast, and conjugate gradients get as far by as many steps, if their preconditioner has all digits."
     return _Pass([(W.float(), b.float()) for W, b in at.net], *([v.float() for v in vs] for vs in (at.entering, at.slopes)), at.y.float())
 
 def _unsure(left, noise, allowed, outlying, lost):
@@ -468,15 +471,16 @@ def fit_layers(
     *,
     steps: int = TailSearch.stretch,
     reached: float = 0.,  # mean square of what is left, in units of the noise, that is good enough
+    last: bool = False,  # from layers that are nearly right: until no direction of the weights is off any more by what errors of the answers do to it
     options: TailSearch = TailSearch(),
 ) -> tuple[Layers, Float[Tensor, "n o"]]:  # and what is left of the answers
     "Gauss-Newton steps for all layers."
     o, kind, start = options, (activation, slope), _rows(layers); usual = Scales.usual(y)
-    misses = lambda net: y - _by_parts(lambda v: forward(net, v, *kind), x); net, left, near = layers, misses(layers), None; blur = noise / usual; quiet = blur <= blur.median(); typical = lambda left: (left.square().mean(1).sqrt() / usual)[quiet].median().item(); share = first = o.loosely * typical(left); clear = o.loosely * blur[quiet].median().item(); least = o.strictly * blur.quantile(.1).item()
+    misses = lambda net: y - _by_parts(lambda v: forward(net, v, *kind), x); net, left, near = layers, misses(layers), None; blur = noise / usual; quiet = blur <= blur.median(); typical = lambda left: (left.square().mean(1).sqrt() / usual)[quiet].median().item(); share = first = 0. if last else o.loosely * typical(left); clear = o.loosely * blur[quiet].median().item(); least = o.strictly * blur.quantile(.1).item()
     allowed = lambda left: _unsure(left, noise, share * usual, o.odder, share > 0)
     def stepped(at, left, sigma):
         rows = _rows(at.net); right = [a + (s - r) / p.square() for a, s, r, p in zip(at.back(left / sigma[:, None].square()), start, rows, stds)]
-        rough = share or (left / noise[:, None]).square().mean() > o.fine**2; move, _, taken = _conjugate(_single(at) if rough else at, sigma, stds, right, near, o.iterations, o.reached if rough else o.enough); return lambda part: _layers(_moved(rows, [part * m for m in move], at.slopes)), taken
+        rough = share or (left / noise[:, None]).square().mean() > o.fine**2; move, _, taken = _conjugate(_single(at), sigma, stds, right, near, o.drawing if last else o.iterations, o.reached if rough else o.enough); return lambda part: _layers(_moved(rows, [part * m for m in move], at.slopes)), taken
     for _ in range(steps):
         share = share if share > least else 0.; sigma, cost = allowed(left); before, at = cost(left), _Pass.of(net, x, *kind)
         if near is None or taken > o.reuse: near = _Near.of(at, sigma, stds, o.part, o.joint, g)
@@ -491,7 +495,7 @@ def fit_layers(
             if not share or share >= first: break
             share /= o.stricter; continue
         net, left = better, there; share = min(first, max(share * o.stricter ** (2 * part - 1), now * (now > clear))) if share and (now := o.loosely / 4 * typical(left)) else 0.
-        if not share and not reached <= cost(left) <= o.settles * before: break
+        if last and (before - cost(left)) * left.numel() < o.converged or not (last or share or reached <= cost(left) <= o.settles * before): break
     return net, left
 
 def drawn_layers(
@@ -621,9 +625,9 @@ def straightened(net: Layers, stds: Sequence[Tensor], x: Float[Tensor, "n k"], y
         h = hidden(net[l:l + 1], h, *kind)
     return net, stds
 
-def telling(deep: Tail, net: Layers, near: _Near, x: Float[Tensor, "n k"]) -> Float[Tensor, "m k"]:
-    "Inputs whose answers tell most of what is not known yet: those to which climbs lead that turn on both units between which a weight is, for weights that are known badly, and those where networks that are nearly as likely disagree most, in units of the noise."
-    o, kind, g = deep.options, deep.kind, deep.g; some = lambda x, n: x[torch.randint(len(x), (n,), generator=g)]; stds = near.stds(net)
+def telling(deep: Tail, net: Layers, stds: Sequence[Tensor], moves: Sequence[Tensor], x: Float[Tensor, "n k"]) -> Float[Tensor, "m k"]:
+    "Inputs whose answers tell most of what is not known yet, given standard deviations of all rows and moves that lead to networks which are nearly as likely: those to which climbs lead that turn on both units between which a weight is, for weights that are known badly, and those where these networks disagree most, in units of the noise."
+    o, kind, g = deep.options, deep.kind, deep.g; some = lambda x, n: x[torch.randint(len(x), (n,), generator=g)]
     zs = preactivations(net, x, *kind)[:-1]; c, size = [x.new_zeros(o.turned, z.shape[1]) for z in zs], [z.abs().median(0).values for z in zs]; side = [torch.where((z > 0).double().mean(0) > 1 - o.rare, -1., 1.) for z in zs]
     which = torch.multinomial(torch.cat([s.flatten() for s in stds]).square(), o.turned, replacement=True, generator=g); layer, first = torch.bucketize(which, ends := torch.tensor([s.numel() for s in stds]).cumsum(0), right=True), 0
     for l, (s, end) in enumerate(zip(stds, ends)):
@@ -631,7 +635,7 @@ def telling(deep: Tail, net: Layers, near: _Near, x: Float[Tensor, "n k"]) -> Fl
         if l < len(zs): c[l][mine, row] = (side[l] / size[l])[row]
         if l: c[l - 1][mine[unit], column[unit]] = 1 / size[l - 1][column[unit]]
     start = some(x, o.turned); turned = climb(net[:-1], start, c, torch.randint(0, o.longest, (o.turned,), generator=g), *kind, stride=o.upward, enough=o.margin); turned = turned[(turned != start).any(1)]  # others would be asked again
-    copies = [((v := r + m)[..., :-1], v[..., -1]) for r, m in zip(_rows(net), near.drawn(o.witnesses, g))]; start = torch.cat([some(v, o.candidates) for v in (x, turned) if len(v)])
+    copies = [((v := r + m)[..., :-1], v[..., -1]) for r, m in zip(_rows(net), moves)]; start = torch.cat([some(v, o.candidates) for v in (x, turned) if len(v)])
     at = adversarial_queries(net, copies, start, lambda r: deep.noise.near + deep.noise.far * r, *kind); said = forward(net, at, *kind); apart = (forward(copies, at, *kind) - said).square().mean((0, 2)).sqrt() / deep.noise(at, said)
     return torch.cat([turned, at[apart.topk(min(o.told, len(at))).indices]])
 
@@ -644,24 +648,28 @@ def _excess(deep, net, copies, n):
 
 def whole_fit(deep: Tail, tail: Layers, stds: Sequence[Tensor]) -> tuple[Layers, list[Layers], float]:  # all layers, copies if they explain the answers, residual in units of the noise
     "All layers from the answers that tell most; and again with new ones, as long as that explains them better, units turn out to switch that did not seem to, or a weight is not known well."
-    o, kind, g, told, level, rms, known, found = deep.options, deep.kind, deep.g, [v[:0] for v in deep.pool], math.inf, math.inf, math.inf, []
+    o, kind, g, told, level, rms, known, unsure, found = deep.options, deep.kind, deep.g, [v[:0] for v in deep.pool], math.inf, math.inf, math.inf, math.inf, []
     def typical(net): return deep.misses(net, *(v[:o.judges] for v in deep.pool)).log().mean().exp().item()
     net, stds = straightened([*deep.known, *tail], [*(o.caution * s for s in deep.stds), *stds, torch.full_like(_rows(tail)[-1], math.inf)], *deep.pool, kind, o); n = max(o.fewest, math.ceil(o.dense * sum(s.numel() for s in stds) / len(tail[-1][1])))
     for again in range(o.turns):
         x, y = deep.pool; i = torch.multinomial(_rarity([z > 0 for z in preactivations(net, x, *kind)[:-1]]), min(max(n - len(told[0]), n // 2), len(x)), generator=g)
         if found: i = torch.cat([i, deep.misses(net, x, y).topk(n // o.worst).indices]).unique()
-        x, y = (torch.cat([v[i], w]) for v, w in zip(deep.pool, told)); noise = deep.noise(x, y); net, left = fit_layers(net, stds, x, y, noise, *kind, g, steps=o.stretch, reached=0. if again else 1., options=o)
-        before, worst, level, rms = level, rms, typical(net), (left / noise[:, None]).square().mean().sqrt().item(); answers = [torch.cat(v) for v in zip(deep.pool, told)]; new, stds = straightened(net, stds, *answers, kind, o); last, (new, found, more) = found, woken(deep, new, *answers)
+        x, y = (torch.cat([v[i], w]) for v, w in zip(deep.pool, told)); noise = deep.noise(x, y); net, left = fit_layers(net, stds, x, y, noise, *kind, g, steps=o.stretch, reached=0. if again else 1., options=o); off = lambda left: (left / noise[:, None]).square().mean().sqrt().item()
+        before, worst, level, rms = level, rms, typical(net), off(left); answers = [torch.cat(v) for v in zip(deep.pool, told)]; new, stds = straightened(net, stds, *answers, kind, o); last, (new, found, more) = found, woken(deep, new, *answers)
         deep.run.stage("fit", residual=rms, typical=level, woken=sum(len(u) for _, u in found))
         for l, units in found: stds[l][units], stds[l + 1][:, units] = o.awoken / stds[l].shape[1]**.5, o.awoken * new[l + 1][0][:, units].abs().max()
         if rms > o.fine:
             if not (found or last) and level > o.settles * before and rms > o.settles * worst: break  # units that were just found have to find their places
         else:
-            near = _Near.of(_Pass.of(net, x, *kind), noise, stds, o.part, o.joint, g); worse, known = known, near.known(net)
-            if not found and (known < o.known or known > o.settles * worse) or again == o.turns - 1: break
-            at = telling(deep, new, near, x); more.append((at, deep.f(at))); deep.run.stage("tell", known=known, asked=len(at))
+            near = _Near.of(_Pass.of(net, x, *kind), noise, stds, o.part, o.joint, g); std, moves = near.stds(net), near.drawn(o.witnesses, g); worse, known, over = known, near.known(net), again == o.turns - 1
+            if not found and (known < o.known or known > o.settles * worse) or over:
+                net, left = fit_layers(net, stds, x, y, noise, *kind, g, last=True, options=o); copies = drawn_layers(net, stds, x, left, noise, *kind, g, near=near, options=o)
+                moves = [torch.stack(m) - r for r, *m in zip(_rows(net), *map(_rows, copies))]; std = [m.square().mean(0).sqrt() / r.abs().max() for r, m in zip(_rows(net), moves)]; vague, unsure, rms, new = unsure, max(s.max().item() for s in std), off(left), net
+                deep.run.stage("draw", residual=rms, known=unsure)
+                if unsure < o.jointly or unsure > o.settles * vague or over: return net, copies, rms
+            at = telling(deep, new, std, moves, x); more.append((at, deep.f(at))); deep.run.stage("tell", known=known, asked=len(at))
         net, told = new, [torch.cat(v) for v in zip((x[len(i):], y[len(i):]), *more)]
-    return net, drawn_layers(net, stds, x, left, noise, *kind, g, near=near, options=o) if rms < o.fine else [], rms
+    return net, [], rms
 
 def recover_by_tail(
     run,  # offers ask, generator(name), stage(name, **detail), arch, oracle
