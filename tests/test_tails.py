@@ -10,10 +10,10 @@ from neurome_nb.blackbox import black_box
 from neurome_nb.core import generator
 from neurome_nb.deep import MeasuredLayer, _Noise
 from neurome_nb.nets import forward, init_layers, preactivations
-from neurome_nb.noisy import NoisySearch, _Pass, _rows
+from neurome_nb.noisy import NoisySearch, _layers, _Pass, _rows
 from neurome_nb.peel import hidden
 from neurome_nb.students import Training, new_student
-from neurome_nb.tails import Scales, Tail, TailSearch, _balanced, _louder, _moved, _Near, _placed, _straight, climb, pruned_layer, straightened, telling, train_leaky, woken
+from neurome_nb.tails import Scales, Tail, TailSearch, _balanced, _louder, _moved, _Near, _placed, _straight, climb, fit_layers, pruned_layer, straightened, telling, train_leaky, woken
 from neurome_nb.together import unit_rows
 from neurome_nb.canon import parameter_error
 from neurome_nb.recipes import Exact
@@ -65,6 +65,17 @@ def test_steps_of_a_unit_that_does_not_switch_are_those_of_its_linear_map():
     move[1][2, :-1], move[2][:, 2] = torch.randn(8, generator=g).double(), 1.5 * rows[2][:, 2]  # its weights behind grow by a lot, and its row turns
     new = _moved(rows, move, _Pass.of(net, x, *KIND).slopes); product = lambda r: torch.outer(r[2][:, 2], r[1][2, :-1])
     assert torch.allclose(product(new), product(rows) + torch.outer(move[2][:, 2], rows[1][2, :-1]) + torch.outer(rows[2][:, 2], move[1][2, :-1]))
+
+@pytest.mark.parametrize('seed', range(3))
+def test_the_last_fit_goes_on_where_steps_get_short(seed):
+    g = generator(seed, 'tails/last'); net = unit_rows(init_layers((20, 12, 8, 6, 4), generator=g), 0); x = 4 * torch.randn(1500, 20, generator=g).double(); noise = torch.full((1500,), 1e-6).double(); y = forward(net, x, *KIND); y = y + 1e-6 * torch.randn(y.shape, generator=g).double()
+    stds = [*(torch.full_like(r, 1e-3) for r in _rows(net)[:-1]), torch.full_like(_rows(net)[-1], math.inf)]; start = _layers([r + 1e-5 * torch.randn(r.shape, generator=g).double() for r in _rows(net)])
+    left = lambda o, **more: (fit_layers(start, stds, x, y, noise, *KIND, generator(seed, 'tails/fit'), options=o, **more)[1] / noise[:, None]).square().sum().item(); hurried = TailSearch(iterations=2, drawing=2)  # steps of conjugate gradients
+    best = left(TailSearch(converged=1e-3), last=True); assert left(hurried) - best > 3 and abs(left(hurried, last=True) - best) < 1
+
+def test_many_networks_are_preconditioned_as_each_is():
+    net, deep = small(); x = deep.natural(2000); stds = [.05 + 0 * r for r in _rows(net)]; near = _Near.of(_Pass.of(net, x, *KIND), deep.noise(x, forward(net, x, *KIND)), stds, 2000, 60, deep.g); moves = near.drawn(3, deep.g)
+    assert len(near.alone) and all(torch.allclose(u[1], v) for u, v in zip(near.solve(moves), near.solve([m[1] for m in moves])))
 
 def test_climbs_keep_lengths_go_up_and_stop_where_it_is_enough():
     g = generator(0, 'tails/climb'); layers = tail(g); x, c = torch.randn(200, 12, generator=g).double(), torch.randn(200, 6, generator=g).double(); c = [torch.zeros(200, 8).double(), c]
