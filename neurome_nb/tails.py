@@ -82,6 +82,7 @@ class TailSearch(NoisySearch):
     downhill: float = .7  # down to this share of where the last one led
     reuse: int = 60  # steps of conjugate gradients above which their preconditioner is computed anew
     stretch: int = 4  # Gauss-Newton steps in a row
+    apart: float = 300.  # residual, in units of the noise, above which the first layer is not fitted: kinks say more about it
     turns: int = 16  # of the fit, with answers in between that tell what is not known yet
     known: float = 2e-5  # standard deviation of every weight, in units of the largest of its layer, at which there are no more, other rows being given
     jointly: float = 6e-5  # and with all rows unknown at once
@@ -648,18 +649,19 @@ def _excess(deep, net, copies, n):
 
 def whole_fit(deep: Tail, tail: Layers, stds: Sequence[Tensor]) -> tuple[Layers, list[Layers], float]:  # all layers, copies if they explain the answers, residual in units of the noise
     "All layers from the answers that tell most; and again with new ones, as long as that explains them better, units turn out to switch that did not seem to, or a weight is not known well."
-    o, kind, g, told, level, rms, known, unsure, found = deep.options, deep.kind, deep.g, [v[:0] for v in deep.pool], math.inf, math.inf, math.inf, math.inf, []
+    o, kind, g, told, level, rms, known, unsure, found, stuck = deep.options, deep.kind, deep.g, [v[:0] for v in deep.pool], math.inf, math.inf, math.inf, math.inf, [], False
     def typical(net): return deep.misses(net, *(v[:o.judges] for v in deep.pool)).log().mean().exp().item()
     net, stds = straightened([*deep.known, *tail], [*(o.caution * s for s in deep.stds), *stds, torch.full_like(_rows(tail)[-1], math.inf)], *deep.pool, kind, o); n = max(o.fewest, math.ceil(o.dense * sum(s.numel() for s in stds) / len(tail[-1][1])))
     for again in range(o.turns):
         x, y = deep.pool; i = torch.multinomial(_rarity([z > 0 for z in preactivations(net, x, *kind)[:-1]]), min(max(n - len(told[0]), n // 2), len(x)), generator=g)
         if found: i = torch.cat([i, deep.misses(net, x, y).topk(n // o.worst).indices]).unique()
-        x, y = (torch.cat([v[i], w]) for v, w in zip(deep.pool, told)); noise = deep.noise(x, y); net, left = fit_layers(net, stds, x, y, noise, *kind, g, steps=o.stretch, reached=0. if again else 1., options=o); off = lambda left: (left / noise[:, None]).square().mean().sqrt().item()
+        x, y = (torch.cat([v[i], w]) for v, w in zip(deep.pool, told)); noise, behind = deep.noise(x, y), int(again and rms > o.apart and not stuck); tail, left = fit_layers(net[behind:], stds[behind:], hidden(net[:behind], x, *kind), y, noise, *kind, g, steps=o.stretch, reached=0. if again else 1., options=o); net = [*net[:behind], *tail]; off = lambda left: (left / noise[:, None]).square().mean().sqrt().item()
         before, worst, level, rms = level, rms, typical(net), off(left); answers = [torch.cat(v) for v in zip(deep.pool, told)]; new, stds = straightened(net, stds, *answers, kind, o); last, (new, found, more) = found, woken(deep, new, *answers)
         deep.run.stage("fit", residual=rms, typical=level, woken=sum(len(u) for _, u in found))
         for l, units in found: stds[l][units], stds[l + 1][:, units] = o.awoken / stds[l].shape[1]**.5, o.awoken * new[l + 1][0][:, units].abs().max()
         if rms > o.fine:
-            if not (found or last) and level > o.settles * before and rms > o.settles * worst: break  # units that were just found have to find their places
+            stuck = not (found or last) and level > o.settles * before and rms > o.settles * worst
+            if stuck and not behind: break  # units that were just found have to find their places
         else:
             near = _Near.of(_Pass.of(net, x, *kind), noise, stds, o.part, o.joint, g); std, moves = near.stds(net), near.drawn(o.witnesses, g); worse, known, over = known, near.known(net), again == o.turns - 1
             if not found and (known < o.known or known > o.settles * worse) or over:
