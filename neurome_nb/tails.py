@@ -278,7 +278,7 @@ class Tail(_Noisy):
 
     def unsure(self, x, h):
         "Relative error of the hidden vectors behind the known layers."
-        return _blur(self.known, self.stds, x, *self.kind).sum(1).sqrt() / h.norm(dim=1)
+        return _by_parts(lambda v: _blur(self.known, self.stds, v, *self.kind).sum(1), x).sqrt() / h.norm(dim=1)
 
 # %% ../nbs/18_tails.ipynb #c014f
 def _balanced(layers, x, slope):
@@ -290,7 +290,7 @@ def _balanced(layers, x, slope):
 class Lesson:
     "A student of all layers behind the known ones, of these widths, from a pool of inputs and answers; only the first of them becomes clear. Raises DeepFailure when training diverges."
     def __init__(self, deep, pool, widths):
-        (x, y), h = pool, hidden(deep.known, pool[0], *deep.kind); self.deep, self.x, self.widths, self.losses, self.held, self.stds, self.scale = deep, x, widths, [], 0, h.new_zeros(0, h.shape[1] + 1), Scales.of(h, y); self.v, self.a = self.scale.inputs(h), self.scale.answers(y)
+        (x, y), h = pool, _by_parts(lambda v: hidden(deep.known, v, *deep.kind), pool[0]); self.deep, self.x, self.widths, self.losses, self.held, self.stds, self.scale = deep, x, widths, [], 0, h.new_zeros(0, h.shape[1] + 1), Scales.of(h, y); self.v, self.a = self.scale.inputs(h), self.scale.answers(y)
         self.weight = self.scale.weight(y) / (1 + (deep.unsure(x, h) / deep.options.vaguely).square())
 
     def start(self, tail):
@@ -303,7 +303,7 @@ class Lesson:
 
     def misses(self):
         "Mean absolute miss of every answer, relative to its size and to how well its hidden vector is known."
-        return (forward(self.layers, self.v, *self.deep.kind) - self.a).abs().mean(1) * self.weight
+        return (_by_parts(lambda v: forward(self.layers, v, *self.deep.kind), self.v) - self.a).abs().mean(1) * self.weight
 
     def state(self):
         "Mean of `misses`."
