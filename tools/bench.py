@@ -169,7 +169,7 @@ def worker_command(row, seed, again): return [sys.executable, __file__, '--worke
 
 def measure(row, seed, again, threads, timeout, code):
     "Run once, and keep what came of it, whatever it was."
-    env = dict(os.environ, OMP_NUM_THREADS=str(threads), MPLBACKEND='agg')
+    env = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS=str(threads), MPLBACKEND='agg')  # the code that is counted, wherever else it is installed
     about = dict(row=row.name, seed=seed, reconstruction_seed=again, digest=digest(row, code), machine=machine(), date=datetime.date.today().isoformat(), threads=threads)
     try:
         p = subprocess.run(worker_command(row, seed, again), env=env, capture_output=True, text=True, timeout=timeout)
