@@ -130,3 +130,7 @@ def test_units_left_open_must_be_few_and_never_switch():
     assert not tool.success(row, dict(bad, identifiable_max=1e-10, excluded=6, excluded_switching=0)) and not tool.success(row, dict(bad, identifiable_max=1e-10, excluded=5, excluded_switching=1))
     assert not tool.success(row, dict(bad, identifiable_max=1e-7, excluded=5, excluded_switching=0))
     assert tool.success(row, dict(bad, identifiable_max=1e-10, excluded=5, excluded_switching=0, open_weights=9, open_weights_told=0)) and not tool.success(row, dict(bad, identifiable_max=1e-10, excluded=5, excluded_switching=0, open_weights=9, open_weights_told=1))
+
+def test_a_worker_runs_the_code_that_its_row_counts(bench):
+    bench.says('import json, os; print(json.dumps(dict(outcome="recovered", message=os.environ["PYTHONPATH"])))')
+    assert bench.measure(ROW, 0, 0, 1, 60, bench.state)['message'] == str(bench.ROOT)
