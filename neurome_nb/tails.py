@@ -472,7 +472,7 @@ def fit_layers(
     *,
     steps: int = TailSearch.stretch,
     reached: float = 0.,  # mean square of what is left, in units of the noise, that is good enough
-    last: bool = False,  # from layers that are nearly right: until no direction of the weights is off any more by what errors of the answers do to it
+    last: bool = False,  # from layers that are nearly right: until no direction of the weights is off any more by more than errors of the answers allow, in so many steps at most
     options: TailSearch = TailSearch(),
 ) -> tuple[Layers, Float[Tensor, "n o"]]:  # and what is left of the answers
     "Gauss-Newton steps for all layers."
@@ -627,7 +627,7 @@ def straightened(net: Layers, stds: Sequence[Tensor], x: Float[Tensor, "n k"], y
     return net, stds
 
 def telling(deep: Tail, net: Layers, stds: Sequence[Tensor], moves: Sequence[Tensor], x: Float[Tensor, "n k"]) -> Float[Tensor, "m k"]:
-    "Inputs whose answers tell most of what is not known yet, given standard deviations of all rows and moves that lead to networks which are nearly as likely: those to which climbs lead that turn on both units between which a weight is, for weights that are known badly, and those where these networks disagree most, in units of the noise."
+    "Inputs whose answers tell most of what is not known yet, given standard deviations of all weights, in units of the largest of each layer, and moves that lead to networks which are nearly as likely: those to which climbs lead that turn on both units between which a weight is, for weights that are known badly, and those where these networks disagree most, in units of the noise."
     o, kind, g = deep.options, deep.kind, deep.g; some = lambda x, n: x[torch.randint(len(x), (n,), generator=g)]
     zs = preactivations(net, x, *kind)[:-1]; c, size = [x.new_zeros(o.turned, z.shape[1]) for z in zs], [z.abs().median(0).values for z in zs]; side = [torch.where((z > 0).double().mean(0) > 1 - o.rare, -1., 1.) for z in zs]
     which = torch.multinomial(torch.cat([s.flatten() for s in stds]).square(), o.turned, replacement=True, generator=g); layer, first = torch.bucketize(which, ends := torch.tensor([s.numel() for s in stds]).cumsum(0), right=True), 0
