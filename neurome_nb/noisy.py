@@ -169,7 +169,7 @@ def sightings(
     at = (line.std[kinks].square() + size.square() * _blur(known, errors, P, activation, slope).sum(1) + (line.noise.least * steep * P.norm(dim=1)).square()).sqrt()  # errors of the layers before, and rounded inputs, move a kink by more than it is seen to
     E = torch.cat([M / sd[:, :, None], torch.zeros_like(M[:, :1])], 1); there = _with_one(h) / at[:, None]; size = torch.cat([size[:, None].expand_as(h), (size * h.norm(dim=1))[:, None]], 1)
     return Sightings(E @ E.mT + there[:, :, None] * there[:, None], (E @ (normal / sd)[:, :, None])[:, :, 0], size,
-                     P, beside.mean[kinks] @ torch.linalg.pinv(M), line.jump[kinks] / 2, line.gap[kinks], torch.ones_like(at), torch.zeros_like(at))
+                     P, beside.mean[kinks] @ (torch.linalg.pinv(M) if known else M), line.jump[kinks] / 2, line.gap[kinks], torch.ones_like(at), torch.zeros_like(at))
 
 # %% ../nbs/18_noisy.ipynb #c006c
 def unexplained(
@@ -262,18 +262,20 @@ def gather(
 # %% ../nbs/18_noisy.ipynb #c012
 def _most_telling(V, n):
     "Which n of the measurements V (rows, looks, p), in units of their own noise and of what is known, tell most about each row, one after the other; and the variance of each prediction before it is asked, over that of its measurement."
-    chosen, gain, i = [], [], torch.arange(len(V))
-    for _ in range(n):
-        size = V.square().sum(2); best = size.argmax(1); v = V[i, best]; chosen.append(best); gain.append(size[i, best])
-        V = V - (V @ v[:, :, None]) * (v / (1 + gain[-1])[:, None])[:, None]
+    K, i, chosen, gain = V @ V.mT, torch.arange(len(V)), [], []; size, told = K.diagonal(dim1=1, dim2=2).clone(), V.new_zeros(*V.shape[:2], n)
+    for k in range(n):  # Cholesky's factor column by column, the largest that is left first
+        best = size.argmax(1); chosen.append(best); gain.append(size[i, best])
+        told[:, :, k] = (K[i, best] - (told @ told[i, best, :, None])[:, :, 0]) / (1 + gain[-1]).sqrt()[:, None]; size = size - told[:, :, k].square()
     return torch.stack(chosen, 1), torch.stack(gain, 1)
 
 def _learn(rows, A):
     "Rows and roots after measurements A row = 0 of unit standard deviation."
-    V = A @ rows.root; eye = torch.eye(V.shape[2], dtype=V.dtype); R, info = torch.linalg.cholesky_ex(eye + V.mT @ V); hard = info > 0  # measurements a hundred million times as sharp as what was known
-    if hard.any(): R[hard] = torch.linalg.qr(torch.cat([eye.expand(int(hard.sum()), -1, -1), V[hard]], 1), mode="r")[1].mT
-    step = rows.root @ torch.cholesky_solve(-V.mT @ (A @ rows.row[:, :, None]), R)
-    return replace(rows, row=rows.row + step[:, :, 0], root=torch.linalg.solve_triangular(R.mT, rows.root, upper=True, left=False))
+    (n, m, p), V, miss = A.shape, A @ rows.root, A @ rows.row[:, :, None]; solve, eye = torch.linalg.solve_triangular, torch.eye(max(m, p), dtype=A.dtype)
+    if m < p:
+        L, failed = torch.linalg.cholesky_ex(eye[:m, :m] + V @ V.mT)
+        if not failed.any(): U = solve(L, V, upper=False); return replace(rows, row=rows.row - (rows.root @ (U.mT @ solve(L, miss, upper=False)))[:, :, 0], root=rows.root - (rows.root @ U.mT) @ solve(L + eye[:m, :m], V, upper=False))
+    R = torch.linalg.qr(torch.cat([torch.cat([eye[:p, :p], eye[:p, :1] * 0], 1).expand(n, -1, -1), torch.cat([V, -miss], 2)], 1), mode="r")[1]; R, e = R[:, :p, :p], R[:, :p, p:]  # of many measurements, or some a hundred million times as sharp as what was known
+    return replace(rows, row=rows.row + (rows.root @ solve(R, e, upper=True))[:, :, 0], root=solve(R, rows.root, upper=True, left=False))
 
 # %% ../nbs/18_noisy.ipynb #c012b
 def _twisted_bends(f, x, u, v, half):
@@ -300,9 +302,9 @@ class _Looks:
     def pick(self, i): return replace(self, **{k: v[i] for k, v in vars(self).items() if k != "V"})
 
 def _look(known, rows, draw, noise, activation, slope, errors, others, g, o):
-    unit = torch.arange(len(rows.row)).repeat_interleave(o.looks); start = draw(rows.row[unit]); far = o.beyond * rows.place.norm(dim=1)
-    away = rows.reach * (far / rows.reach) ** torch.rand(o.looks, len(far), generator=g, dtype=start.dtype)  # every other one, as far as it may be sure, or farther
-    start = torch.where((torch.arange(len(unit)) % 2 > 0)[:, None], rows.place[unit] + away.T.flatten()[:, None] * _directions(len(unit), start.shape[1], g), start)
+    unit = torch.arange(len(rows.row)).repeat_interleave(o.looks); some = unit[::2]; start, far = draw(rows.row[some]), o.beyond * rows.place.norm(dim=1)
+    away = rows.reach[some] * (far / rows.reach)[some] ** torch.rand(len(some), generator=g, dtype=start.dtype)  # every other one, as far as it may be sure, or farther
+    start = torch.stack([start, rows.place[some] + away[:, None] * _directions(len(some), start.shape[1], g)], 1).flatten(0, 1)
     layer = torch.cat([rows.row, others]); at = switches([*known, (layer[:, :-1], layer[:, -1])], unit, start, activation, slope)
     room = torch.minimum(at.room, at.x.norm(dim=1)); h = _with_one(hidden(known, at.x, activation, slope)); V = h.unflatten(0, (-1, o.looks)) @ rows.root
     blur = (_blur(known, errors, at.x, activation, slope) * rows.row[unit, :-1].square()).sum(1).sqrt(); unsure = torch.hypot(V.norm(dim=2).flatten(), blur) / at.rate
@@ -320,21 +322,22 @@ class _Asked:
     there: Bool[Tensor, "n"]  # whether the kink is the unit's
     wrong: Bool[Tensor, "n"]  # whether there is none, or one elsewhere: the row was wrong
     half: Float[Tensor, "n o"]  # as in `VagueRows`
-    gaps: Float[Tensor, "m o"]  # between the two sides of single kinks, in units of the noise
+    gaps: Float[Tensor, "o o"]  # between the two sides of single kinks, in units of the noise: sum of their products
+    single: int  # how many
 
-def _ask(f, known, rows, at, gaps, noise, activation, slope, g, o):
-    "Kinks where these looks predict them."
+def _ask(f, known, rows, at, gaps, seen, noise, activation, slope, g, o):
+    "Kinks where these looks predict them, given gaps of so many seen before."
     v = torch.randn(at.x.shape, generator=g, dtype=at.x.dtype); v = normalize(v - (v * at.u).sum(1, keepdim=True) * at.u, dim=1)  # along the boundary, where the row says
     t, jump, gap, twist, y = _twisted_bends(f, at.x, at.u, v, at.half); off = gap - t[:, None] * jump  # a gap has a variance of 34/9
     error, bend, o_all = noise(at.x, y), jump.norm(dim=1), y.shape[1]
     single = (off.abs().amax(1) < o.tau * error) & (t.abs() < at.half / 4) & (bend * at.half > o.sharp * o.tau * error)
-    gaps = torch.cat([gaps, (off / error[:, None])[single]]); C = gaps.T @ gaps / max(1, len(gaps) - len(gaps) / o_all)  # of a gap in units of the noise: inputs are rounded too, and move the outputs together
+    new = (off / error[:, None])[single]; gaps, seen = gaps + new.T @ new, seen + len(new); C = gaps / max(1, seen - seen / o_all)  # of a gap in units of the noise: inputs are rounded too, and move the outputs together
     along = ((jump @ C) * jump).sum(1).sqrt() / bend; spread = o.doubt * error * along.maximum(off.norm(dim=1) / error / max(1, o_all - 1)**.5) / bend
     there = single & (t.abs() < o.off * torch.hypot(at.unsure, spread))
     h = hidden(known, at.x, activation, slope); turn = (hidden(known, at.x + 1e-6 * at.half[:, None] * v, activation, slope) - h) * 1e6 / at.half[:, None]
     sway = (turn[:, None] @ rows.root[at.unit, :-1])[:, 0].norm(dim=1) / at.rate  # of the boundary's direction, standard deviation
     there &= twist < 2 * o.tau * error + o.off * sway * bend * at.half
-    return _Asked(at.x + t[:, None] * at.u, torch.hypot(at.rate * spread, at.blur), there, ~there & at.plain & (single | (bend * at.half < o.tau * error)), jump / (2 * at.rate[:, None]), gaps)
+    return _Asked(at.x + t[:, None] * at.u, torch.hypot(at.rate * spread, at.blur), there, ~there & at.plain & (single | (bend * at.half < o.tau * error)), jump / (2 * at.rate[:, None]), gaps, seen)
 
 # %% ../nbs/18_noisy.ipynb #c012d
 def _side_by_side(row, equations, n):
@@ -384,14 +387,14 @@ def grow_rows(
     options: NoisySearch = NoisySearch(),
 ) -> tuple[VagueRows, Int[Tensor, "n"], Float[Tensor, "n p p"]]:  # those whose kinks are where they should be, which these are, and the precision gained
     "Measure kinks where rows predict them, at all distances from where they were met; 6 queries per place."
-    o = options; others = rows.row[:0] if others is None else others; start, idle, which = rows, torch.zeros(len(rows.row)), torch.arange(len(rows.row)); gaps, done, places = rows.half[:0], [], []
+    o = options; others = rows.row[:0] if others is None else others; start, idle, which = rows, torch.zeros(len(rows.row)), torch.arange(len(rows.row)); gaps, seen, done, places = rows.half.new_zeros(2 * rows.half.shape[1:]), 0, [], []
     for _ in range(o.rounds):
         rest = idle >= torch.where(rows.error < o.rough, o.idle, o.patient); done.append((rows.pick(rest), which[rest])); others = torch.cat([others, rows.row[rest]]); rows, idle, which = rows.pick(~rest), idle[~rest], which[~rest]
         if not len(which): break
         at = _look(known, rows, draw, noise, activation, slope, errors, others, g, o); chosen, gain = _most_telling(at.V, o.places); ask = gain > o.gain
         idle = torch.where(ask.sum(1) < o.few, idle + 1, 0.); i = (chosen + o.looks * torch.arange(len(chosen))[:, None])[ask]; slot = (ask.cumsum(1) - 1)[ask]
         if not len(i): continue
-        at = at.pick(i); new = _ask(f, known, rows, at, gaps, noise, activation, slope, g, o); gaps = new.gaps
+        at = at.pick(i); new = _ask(f, known, rows, at, gaps, seen, noise, activation, slope, g, o); gaps, seen = new.gaps, new.single
         unit, there = at.unit, new.there; count = lambda some: torch.zeros_like(rows.met).index_add(0, unit, some.to(rows.met))
         rows = replace(rows, met=rows.met + count(there), asked=rows.asked + count(there | new.wrong))
         h = _with_one(hidden(known, new.x, activation, slope)); rows = _moved(rows, unit[there], new.x[there], new.half[there], (new.std / h.norm(dim=1))[there])
@@ -423,7 +426,7 @@ def disproved(
     o = options; others = rows.row[:0] if others is None else others; at = _look(known, rows, draw, noise, activation, slope, errors, others, g, o)
     some = (at.V != 0).any(2); i = (some & (some.cumsum(1) <= o.checks)).flatten().nonzero()[:, 0]
     if not len(i): return rows.met < 0
-    at = at.pick(i); new = _ask(f, known, rows, at, rows.half[:0], noise, activation, slope, g, o)
+    at = at.pick(i); new = _ask(f, known, rows, at, rows.half.new_zeros(2 * rows.half.shape[1:]), 0, noise, activation, slope, g, o)
     count = lambda some: torch.zeros_like(rows.met).index_add(0, at.unit, some.to(rows.met)); return _contradicted(count(new.there), count(new.there | new.wrong), o)
 
 # %% ../nbs/18_noisy.ipynb #c016c
@@ -625,7 +628,6 @@ class _Noisy:
     run: object
     f: Callable  # section coordinates (n, k) -> answers
     k: int
-    length: float  # over which the black box bends
     eps: float  # relative precision of its answers
     kind: tuple[str, float]  # activation and slope
     g: torch.Generator
@@ -655,7 +657,7 @@ class _Noisy:
 
     def missed(self, rows, width):
         "A direction of hidden vectors along which units that are missing act, if theirs is the last hidden layer: what they add to the answers is linear where none of them switches, and those that are found last hardly ever do."
-        n = width - (0 if rows is None else len(rows.row))
+        n = 0 if rows is None else width - len(rows.row)
         if not 0 < n <= self.run.oracle.out_features or len(self.known) + 3 < len(self.run.arch.sizes): return None
         x = self.natural(math.ceil(self.options.rest * (len(rows.row) + rows.row.shape[1]))); rest = linear_rest(hidden(self.known, x, *self.kind), self.f(x), normalize(rows.row, dim=1), math.inf, n, *self.kind)
         return rest.span.T @ torch.randn(len(rest.span), generator=self.g, dtype=x.dtype)
@@ -708,7 +710,7 @@ class _Noisy:
 
     def grow(self, rows, others):
         "As `grow_rows`; rows that say they are known are put to the test, and those that fail grow anew, less sure of themselves."
-        o = self.options; behind = (self.draw(), self.noise, *self.kind, self.g); told = dict(errors=self.stds, options=o); rows, which, gained = grow_rows(self.f, self.known, rows, *behind, others=others, **told)
+        o = self.options; behind = (lambda rows: self.natural(len(rows)), self.noise, *self.kind, self.g); told = dict(errors=self.stds, options=o); rows, which, gained = grow_rows(self.f, self.known, rows, *behind, others=others, **told)
         for _ in range(o.idle):
             sure = ((rows.error < o.rough) & (rows.asked >= o.least)).nonzero()[:, 0]; wrong = torch.zeros(len(which), dtype=torch.bool)
             if len(sure): wrong[sure] = disproved(self.f, self.known, rows.pick(sure), *behind, others=others, **told)
@@ -761,7 +763,7 @@ def recover_noisy(
     if not arch.sizes or None in arch.sizes: raise DeepFailure("from answers with few digits, deep networks are reconstructed only if all widths are given")
     d, g, widths = run.oracle.in_features, run.generator("noisy"), arch.sizes[1:-1]
     basis, x0 = Basis(d, g), torch.randn(d, generator=g, dtype=torch.float64) * (length / d**.5); k = min(d, max(math.ceil(o.wide * widths[0]), widths[0] + 4))
-    deep = _Noisy(run, lambda c: run.ask(x0 + c @ basis.rows(0, k)), k, length, eps, (arch.activation, arch.slope), g, o, radii=(o.center * length, o.outer * length))
+    deep = _Noisy(run, lambda c: run.ask(x0 + c @ basis.rows(0, k)), k, eps, (arch.activation, arch.slope), g, o, radii=(o.center * length, o.outer * length))
     for width in widths: deep.search(width)
     net, copies, rms = deep.polish()
     if rms > DeepSearch.explained: raise DeepFailure(f"the layers found do not explain the answers: residual {rms:.0e} in units of what noise and rows allow")

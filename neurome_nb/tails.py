@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from .core import Layers
 from .nets import ACTIVATIONS, Architecture, SectionModel, forward, preactivations
 from .polish import LinearFit
@@ -41,7 +41,8 @@ class TailSearch(NoisySearch):
     training: Training = Training(steps=6000, batch=1024)  # before any are left out
     settle: Training = Training(steps=2500, batch=1024, rate=3e-3)  # each time that some were
     narrow: float = 1.5  # width to which a layer is pruned first, in units of the true one
-    tries: int = 4  # of pruning it to the true one then, and of the units that may be what a linear map stands for
+    agreed: float = .995  # correlation of the pre-activations of units of two students that mean the same
+    tries: int = 4  # of pruning it to the true one then, each after the first with another student, and of the units that may be what a linear map stands for
     dear: float = 1.2  # another one follows if the loss is so many times as large afterwards
     shown: int = 120_000  # queries shown then, those that are explained worst more often
     odd: float = 300.  # so many times at most
@@ -134,8 +135,8 @@ def train_leaky(
     soap, per_epoch, last, fixed = Soap(rows, training), len(x) // batch, [], rows[0][:held].clone()
     for step in range(training.steps):
         i = step % per_epoch * batch
-        if not i: order = torch.randperm(len(x), generator=generator)
-        pick = order[i:i + batch]; grads, loss = _leaky_gradients(rows, x[pick], y[pick], weight[pick], slope)
+        if not i: order = torch.randperm(len(x), generator=generator); shuffled = [v[order] for v in (x, y, weight)]
+        grads, loss = _leaky_gradients(rows, *(v[i:i + batch] for v in shuffled), slope)
         soap.step(grads, training.at(step / training.steps)); rows[0][:held] = fixed
         if step >= .95 * training.steps: last.append(loss)
     loss = torch.stack(last).mean().item()
@@ -194,13 +195,14 @@ def pruned_layer(
     slope: float,
     options: TailSearch = TailSearch(),
     held: int = 0,  # so many of the first ones are kept
+    among: Bool[Tensor, "h"] | None = None,  # these only; if they are too few, others switch nowhere
 ) -> tuple[Layers, int]:  # and how many of them switch nowhere
     "The units of a layer that the next one needs most, on the side where they are on, and the next layer's rows by least squares."
     at = _Pass.of(layers, x, "leaky_relu", slope); D = _backward(layers, at.slopes); h, (rows, after) = at.entering[l], _rows(layers)[l:l + 2]; w = weight[:, None]; act = ACTIVATIONS["leaky_relu"].fn
-    z = at.entering[l + 1] @ after.T; e, Q = torch.linalg.eigh(torch.einsum("noa,nob->ab", D[l + 1] * w[:, None], D[l + 1] * w[:, None]) / len(x)); target = z @ (Q * e.clamp_min(0).sqrt()) * w
-    bends = (h @ rows.T).abs() * w; spare = _spare(torch.cat([bends, h * w], 1), target, len(rows)); order, few = torch.cat([spare.order[spare.order >= held], torch.arange(held)]), min((spare.increase[-width:] < options.straight * spare.increase[-width - 1:][:1]).sum(), width - held); best = math.inf
-    for r in range(int(few) + 1):
-        kept = order[len(order) - width + r:].sort().values; some, rest, C = _chosen(h, rows[kept], bends[:, kept], target, w, slope, held); u = torch.linalg.svd(rest @ C)[0][:, :r].T @ rest; z0 = h[:, :-1] @ u.T
+    z = at.entering[l + 1] @ after.T; e, Q = torch.linalg.eigh(torch.einsum("noa,nob->ab", D[l + 1] * w[:, None], D[l + 1] * w[:, None]) / len(x)); target = z @ (Q * e.clamp_min(0).sqrt()) * w; rows = rows if among is None else rows[among]
+    bends = (h @ rows.T).abs() * w; spare = _spare(torch.cat([bends, h * w], 1), target, len(rows)); order, least = torch.cat([spare.order[spare.order >= held], torch.arange(held)]), max(0, width - len(rows)); few = min((spare.increase[-width:] < options.straight * spare.increase[-width - 1:][:1]).sum(), width - held); best = math.inf
+    for r in range(least, max(least, int(few)) + 1):
+        kept = order[len(order) - (width - r):].sort().values; some, rest, C = _chosen(h, rows[kept], bends[:, kept], target, w, slope, held); u = torch.linalg.svd(rest @ C)[0][:, :r].T @ rest; z0 = h[:, :-1] @ u.T
         some = torch.cat([some, torch.cat([u, (2 * z0.abs().amax(0) if r else u.new_zeros(0))[:, None]], 1)]); A = torch.cat([act(h @ some.T, slope), torch.ones_like(w)], 1) * w; off = (A @ _least(A, target) - target).square().mean().item()
         if off < options.better * best: best, chosen, number, theta = off, some, r, _least(A, z * w)
     new = list(layers); new[l], new[l + 1] = _layers([chosen, theta.T.contiguous()]); return new, number
@@ -309,22 +311,29 @@ class Lesson:
         "Mean of `misses`."
         return self.misses().mean().item()
 
-    def train(self, training, width=None):
-        "On answers that are explained badly more often; of the first layer, as many units are left as are given."
+    def fresh(self):
+        "From nothing."
+        o, g = self.deep.options, self.deep.g; self.layers, loss = train_leaky(new_student((self.v.shape[1], *(math.ceil(o.wider * n) for n in self.widths), self.a.shape[1]), g), self.v, self.a, self.weight, self.deep.kind[1], generator=g, training=o.training); self.losses.append(loss)
+
+    def train(self, training, width=None, among=None):
+        "On answers that are explained badly more often; of the first layer, as many units are left as are given, and only some of these."
         o, g, slope = self.deep.options, self.deep.g, self.deep.kind[1]; miss = self.misses(); i = torch.multinomial((miss / miss.median()).clamp(1., o.odd), min(o.shown, len(miss)), generator=g); v, weight = self.v[i], self.weight[i]
-        if width: self.layers, _ = pruned_layer(self.layers, 0, width, v[:o.judges], weight[:o.judges], slope, o, held=self.held)
+        if width: self.layers, _ = pruned_layer(self.layers, 0, width, v[:o.judges], weight[:o.judges], slope, o, held=self.held, among=among)
         self.layers, loss = train_leaky(self.layers, v, self.a[i], weight, slope, generator=g, training=training, held=self.held); self.losses.append(loss); return loss
 
+    def agreed(self, students):
+        "Units of the first of these students that another one has too: others are accidents of training."
+        rows = [_rows(s)[0] for s in students]; return torch.stack([_like(self.v[:self.deep.options.judges], rows[0], r).abs().amax(1) for r in rows[1:]]).amax(0) > self.deep.options.agreed
+
     def narrow(self):
-        "To the true width, by way of a larger one: what is lost then tells whether the right units were left. If not, they are chosen anew once the narrow network, or else the wider one, was trained further."
-        o, width, best = self.deep.options, self.widths[0], (None, math.inf); before = self.train(o.settle, math.ceil(o.narrow * width)); wide = self.layers
+        "To the true width, by way of a larger one: what is lost then tells whether the right units were left. If not, another student is taught, and units are left that both of them have."
+        o, width, wide, narrow = self.deep.options, self.widths[0], [], []
         for again in range(o.tries):
-            loss = self.train(o.settle, width)
-            if loss < best[1]: best = self.layers, loss
-            if loss < o.dear * before: break
-            if again % 2: self.layers = wide; before = self.train(o.settle); wide = self.layers
-            else: self.train(o.settle)
-        self.layers = best[0]
+            if again: self.fresh(); self.train(o.settle)
+            wide.append((self.train(o.settle, math.ceil(o.narrow * width)), self.layers)); wide.sort(key=lambda s: s[0]); before, self.layers = wide[0]
+            narrow.append((self.train(o.settle, width, self.agreed([s for _, s in wide]) if again else None), self.layers))
+            if narrow[-1][0] < o.dear * before: break
+        self.layers = min(narrow, key=lambda s: s[0])[1]
 
     def prove(self):
         "Rows that kinks show are held from then on, as kinks say they are; or as they were, if answers are explained worse by what kinks say: how far that is away is how sure they are then."
@@ -349,7 +358,7 @@ class Lesson:
         "To the true width, from nothing, or from what the last lesson left behind its own layer, as many rows as possible proven; and again with units that are hunted for, as long as these help."
         deep, o = self.deep, self.deep.options
         if last: self.start(last.tail()[1:]); self.train(o.settle)
-        else: self.layers, loss = train_leaky(new_student((self.v.shape[1], *(math.ceil(o.wider * n) for n in self.widths), self.a.shape[1]), deep.g), self.v, self.a, self.weight, deep.kind[1], generator=deep.g, training=o.training); self.losses.append(loss)
+        else: self.fresh()
         self.narrow(); self.prove()
         for _ in range(o.renewals):
             if self.held in (0, self.widths[0]): break  # where no unit is known, kinks are not told apart
@@ -359,10 +368,15 @@ class Lesson:
             if self.held == held and after > o.progress * before: break
 
 # %% ../nbs/18_tails.ipynb #c016
-def _rarity(on):
-    "How much inputs tell, given which units of every layer are on there: sides on which units seldom are count as much as others."
-    return sum(torch.where(v, 1 / v.sum(0).clamp_min(1).double(), 1 / (~v).sum(0).clamp_min(1).double()).sum(1) for v in on)
+def _sides(net, x, kind):
+    "Which hidden units, layer by layer, are on at these inputs."
+    return _by_parts(lambda v: torch.cat([z > 0 for z in preactivations(net, v, *kind)[:-1]], 1), x)
 
+def _rarity(on):
+    "How much inputs tell, given which units are on there: sides on which units seldom are count as much as others."
+    often = on.sum(0).double(); a, b = (1 / n.clamp_min(1) for n in (often, len(on) - often)); return _by_parts(lambda v: torch.where(v, a, b).sum(1), on)
+
+def _largest(stds): return max(s.max().item() for s in stds)
 def _times(a, b): return sum((x * y).sum((-1, -2)) for x, y in zip(a, b))[..., None, None]
 
 def _louder(rows, seen, h, straight):
@@ -384,7 +398,7 @@ class _Near:
     @classmethod
     def of(cls, at, sigma, prior, some, most, g, tiny=1e-7, chunk=250):
         n, h = len(sigma), at.entering; sizes = [p.numel() for p in prior]; first = next(l for l in range(len(sizes)) if sum(sizes[l:]) <= most)
-        chance = _rarity([s > s.mean(0) for s in at.slopes]); chance = (some * chance / chance.sum()).clamp_max(1.)  # of an input to be among those that count
+        chance = _rarity(torch.cat([s > s.mean(0) for s in at.slopes], 1)); chance = (some * chance / chance.sum()).clamp_max(1.)  # of an input to be among those that count
         which = (torch.rand(n, generator=g, dtype=at.y.dtype) < chance).nonzero()[:, 0]; h = [v[which] for v in h]
         D = [d / (sigma[which] * chance[which].sqrt())[:, None, None] for d in _backward(at.net, [s[which] for s in at.slopes])]; seen = [d.square().sum(1) for d in D[:-1]]; held = [(d.T @ v.square()).mean(1) for d, v in zip(seen, h)]; louder = [_louder(r, d, v, (s == s[0]).all(0)) for d, v, r, s in zip(seen, h, _rows(at.net), at.slopes)]
         def product(l):
@@ -414,8 +428,6 @@ class _Near:
     def stds(self, net):
         "Standard deviations of all weights, in units of the largest one of their layer, other rows of the first layers being given."
         return [v.sqrt() / r.abs().max() for v, r in zip([*(C.diagonal(dim1=1, dim2=2) for C in self.alone), *self.last(self.joint.diagonal())], _rows(net))]
-
-    def known(self, net): return max(s.max().item() for s in self.stds(net))
 
     def hold(self, v): return [*(p[:, None] * ((r @ u[..., None]).mT @ r)[..., 0, :] for u, r, p in zip(v, self.louder, self.held)), torch.zeros_like(v[-1])]
 
@@ -543,8 +555,7 @@ def climb(
 
 def _one_sided(net, x, kind):
     "Units of every hidden layer that are on the same side at all these inputs."
-    count = [torch.stack([torch.stack([(z > 0).sum(0), (z < 0).sum(0)]) for z in zs]).sum(0) for zs in zip(*(preactivations(net, v, *kind)[:-1] for v in x.split(_CACHED)))]
-    return [(c.amin(0) == 0).nonzero()[:, 0] for c in count]
+    often = _sides(net, x, kind).sum(0); return [v.nonzero()[:, 0] for v in ((often == 0) | (often == len(x))).split([len(b) for _, b in net[:-1]])]
 
 def _linear(net, l, units, h, slope):
     "What the next layer receives from units that do not switch: a matrix of hidden vectors, and a shift."
@@ -613,9 +624,9 @@ def _twins(z, after, alike):
 
 def straightened(net: Layers, stds: Sequence[Tensor], x: Float[Tensor, "n k"], y: Float[Tensor, "n o"], kind: tuple[str, float], o: TailSearch = TailSearch()) -> tuple[Layers, list[Tensor]]:  # and standard deviations
     "Rows that are not known well, are on or off seldom, and explain nothing there, stand for units that are on elsewhere. What they are good for is linear: they are moved to where they do not switch, and nothing counts as known of them. So do rows that mean the same unit as louder ones, which have its weights then."
-    miss = lambda net, i: (y[i] - forward(net, x[i], *kind)).norm(dim=1); stds, h, some = [s.clone() for s in stds], hidden(net[:1], x, *kind), slice(o.judges)
+    miss = lambda net, i: (y[i] - forward(net, x[i], *kind)).norm(dim=1); stds, h, some = [s.clone() for s in stds], _by_parts(lambda v: hidden(net[:1], v, *kind), x), slice(o.judges)
     for l in range(1, len(net) - 1):
-        z = h @ net[l][0].T + net[l][1]; on = (z > 0).sum(0) / len(z); far = o.aside * torch.maximum(z.amax(0), -z.amin(0)); move = lambda net, units, side: _straight(net, l, units, side, far[units], kind[1]); units = []
+        z = _by_parts(lambda v: v @ net[l][0].T + net[l][1], h); on = (z > 0).sum(0) / len(z); far = o.aside * torch.maximum(z.amax(0), -z.amin(0)); move = lambda net, units, side: _straight(net, l, units, side, far[units], kind[1]); units = []
         for j, k, ratio in _twins(z[some], net[l + 1][0], o.twins):
             V, c = net[l + 1]; V = V.clone(); V[:, k] += ratio.abs() * V[:, j]; V[:, j] *= (1 + kind[1]) * (ratio < 0); one = move([*net[:l + 1], (V, c), *net[l + 2:]], j[None], on[j][None] >= 0)
             if j not in units and k not in units and (miss(one, some) / miss(net, some)).median() < o.clearly: net = one; units.append(j); stds[l + 1][:, k] = o.untold * V[:, k].abs().max()
@@ -623,7 +634,7 @@ def straightened(net: Layers, stds: Sequence[Tensor], x: Float[Tensor, "n k"], y
             i, one = ((z[:, j] > 0) == (on[j] < .5)).nonzero()[:, 0][:o.judges], move(net, j[None], on[j][None] > .5)
             if j not in units and (not len(i) or (miss(one, i) / miss(net, i)).median() < o.clearly): net = one; units.append(j)
         if units: units = torch.stack(units); stds[l][units] = stds[l].shape[1]**-.5; stds[l][units, -1] = far[units]; stds[l + 1][:, units] = o.untold * net[l + 1][0][:, units].abs().max(); stds[l + 1][:, -1] = o.untold * net[l + 1][1].abs().max()
-        h = hidden(net[l:l + 1], h, *kind)
+        h = _by_parts(lambda v: hidden(net[l:l + 1], v, *kind), h)
     return net, stds
 
 def telling(deep: Tail, net: Layers, stds: Sequence[Tensor], moves: Sequence[Tensor], x: Float[Tensor, "n k"]) -> Float[Tensor, "m k"]:
@@ -647,28 +658,33 @@ def _excess(deep, net, copies, n):
     allowed = deep.noise(x, y).square() + torch.stack([forward(c, x, *kind) - said for c in copies]).square().mean((0, 2)); off = ((y - said).square().mean(1) / allowed)
     return max(part.mean().sqrt().item() for part in off.tensor_split(4))
 
+def _ended(net, stds, x, y, noise, near, kind, g, o):
+    "The last fit: layers, networks drawn around them, the moves that lead to these, standard deviations in units of the largest weight of each layer, and what is left of the answers."
+    net, left = fit_layers(net, stds, x, y, noise, *kind, g, last=True, options=o); copies = drawn_layers(net, stds, x, left, noise, *kind, g, near=near, options=o); moves = [torch.stack(m) - r for r, *m in zip(_rows(net), *map(_rows, copies))]
+    return net, copies, moves, [m.square().mean(0).sqrt() / r.abs().max() for r, m in zip(_rows(net), moves)], left
+
 def whole_fit(deep: Tail, tail: Layers, stds: Sequence[Tensor]) -> tuple[Layers, list[Layers], float]:  # all layers, copies if they explain the answers, residual in units of the noise
     "All layers from the answers that tell most; and again with new ones, as long as that explains them better, units turn out to switch that did not seem to, or a weight is not known well."
     o, kind, g, told, level, rms, known, unsure, found, stuck = deep.options, deep.kind, deep.g, [v[:0] for v in deep.pool], math.inf, math.inf, math.inf, math.inf, [], False
     def typical(net): return deep.misses(net, *(v[:o.judges] for v in deep.pool)).log().mean().exp().item()
     net, stds = straightened([*deep.known, *tail], [*(o.caution * s for s in deep.stds), *stds, torch.full_like(_rows(tail)[-1], math.inf)], *deep.pool, kind, o); n = max(o.fewest, math.ceil(o.dense * sum(s.numel() for s in stds) / len(tail[-1][1])))
     for again in range(o.turns):
-        x, y = deep.pool; i = torch.multinomial(_rarity([z > 0 for z in preactivations(net, x, *kind)[:-1]]), min(max(n - len(told[0]), n // 2), len(x)), generator=g)
+        x, y = deep.pool; i = torch.multinomial(_rarity(_sides(net, x, kind)), min(max(n - len(told[0]), n // 2), len(x)), generator=g)
         if found: i = torch.cat([i, deep.misses(net, x, y).topk(n // o.worst).indices]).unique()
         x, y = (torch.cat([v[i], w]) for v, w in zip(deep.pool, told)); noise, behind = deep.noise(x, y), int(again and rms > o.apart and not stuck); tail, left = fit_layers(net[behind:], stds[behind:], hidden(net[:behind], x, *kind), y, noise, *kind, g, steps=o.stretch, reached=0. if again else 1., options=o); net = [*net[:behind], *tail]; off = lambda left: (left / noise[:, None]).square().mean().sqrt().item()
         before, worst, level, rms = level, rms, typical(net), off(left); answers = [torch.cat(v) for v in zip(deep.pool, told)]; new, stds = straightened(net, stds, *answers, kind, o); last, (new, found, more) = found, woken(deep, new, *answers)
         deep.run.stage("fit", residual=rms, typical=level, woken=sum(len(u) for _, u in found))
         for l, units in found: stds[l][units], stds[l + 1][:, units] = o.awoken / stds[l].shape[1]**.5, o.awoken * new[l + 1][0][:, units].abs().max()
         if rms > o.fine:
-            stuck = not (found or last) and level > o.settles * before and rms > o.settles * worst
-            if stuck and not behind: break  # units that were just found have to find their places
+            if not (found or last) and level > o.settles * before and rms > o.settles * worst:
+                if not behind: break  # units that were just found have to find their places
+                stuck = True
         else:
-            near = _Near.of(_Pass.of(net, x, *kind), noise, stds, o.part, o.joint, g); std, moves = near.stds(net), near.drawn(o.witnesses, g); worse, known, over = known, near.known(net), again == o.turns - 1
+            near = _Near.of(_Pass.of(net, x, *kind), noise, stds, o.part, o.joint, g); std, moves = near.stds(net), near.drawn(o.witnesses, g); worse, known, over = known, _largest(std), again == o.turns - 1
             if not found and (known < o.known or known > o.settles * worse) or over:
-                net, left = fit_layers(net, stds, x, y, noise, *kind, g, last=True, options=o); copies = drawn_layers(net, stds, x, left, noise, *kind, g, near=near, options=o)
-                moves = [torch.stack(m) - r for r, *m in zip(_rows(net), *map(_rows, copies))]; std = [m.square().mean(0).sqrt() / r.abs().max() for r, m in zip(_rows(net), moves)]; vague, unsure, rms, new = unsure, max(s.max().item() for s in std), off(left), net
+                new, copies, moves, std, left = _ended(net, stds, x, y, noise, near, kind, g, o); vague, unsure, rms = unsure, _largest(std), off(left)
                 deep.run.stage("draw", residual=rms, known=unsure)
-                if unsure < o.jointly or unsure > o.settles * vague or over: return net, copies, rms
+                if unsure < o.jointly or unsure > o.settles * vague or over: return new, copies, rms
             at = telling(deep, new, std, moves, x); more.append((at, deep.f(at))); deep.run.stage("tell", known=known, asked=len(at))
         net, told = new, [torch.cat(v) for v in zip((x[len(i):], y[len(i):]), *more)]
     return net, [], rms
@@ -687,7 +703,7 @@ def recover_by_tail(
     if not arch.sizes or None in arch.sizes: raise DeepFailure("from answers with few digits, deep networks are reconstructed only if all widths are given")
     d, g, widths = run.oracle.in_features, run.generator("tail"), arch.sizes[1:-1]
     basis, x0 = Basis(d, g), torch.randn(d, generator=g, dtype=torch.float64) * (length / d**.5); k = min(d, max(math.ceil(o.wide * widths[0]), widths[0] + 4))
-    deep = Tail(run, lambda c: run.ask(x0 + c @ basis.rows(0, k)), k, length, eps, (arch.activation, arch.slope), g, o, radii=(o.center * length, o.outer * length))
+    deep = Tail(run, lambda c: run.ask(x0 + c @ basis.rows(0, k)), k, eps, (arch.activation, arch.slope), g, o, radii=(o.center * length, o.outer * length))
     deep.search(widths[0]); deep.ask_pool(widths[1:])
     for _ in range(o.students):
         net, copies, rms = whole_fit(deep, *deep.student(widths[1:]))

@@ -197,7 +197,7 @@ def test_long_steps_lift_better_than_short_ones():
 
 def test_lines_pass_where_few_units_are_on():
     "Units that are on nowhere else were met by one line in ten before."
-    g = generator(0, 'noisy/few'); net = init_layers((20, 12, 8, 4), generator=g); deep = _Noisy(None, None, 20, 1., EPS, LEAKY, g, NoisySearch(), radii=(1., 10.))
+    g = generator(0, 'noisy/few'); net = init_layers((20, 12, 8, 4), generator=g); deep = _Noisy(None, None, 20, EPS, LEAKY, g, NoisySearch(), radii=(1., 10.))
     deep.layers = [MeasuredLayer(W, b, .01, 0., torch.full((len(b), W.shape[1] + 1), 1e-6, dtype=W.dtype)) for W, b in net[:2]]
     on = torch.rand(8, generator=g) < .3
     assert torch.equal(hidden(deep.known, deep.where(on.expand(5, -1)), *LEAKY) > 0, on.expand(5, -1))
@@ -225,7 +225,7 @@ def test_what_is_left_of_the_answers_shows_a_rare_last_unit():
     "A unit that is on at one natural input in a thousand switches on one line in ten, but on each along the direction in which it acts."
     g = generator(0, 'noisy/missed'); sizes = (20, 12, 8, 4); net = [(W.clone(), b.clone()) for W, b in init_layers(sizes, generator=generator(3, 'noisy/missed'))]; net[1][1][0] = -3.
     box = Oracle(lambda x: forward(net, x, *LEAKY), 20, dtype=torch.float64); row = lambda l: normalize(torch.cat([net[l][0], net[l][1][:, None]], 1), dim=1)
-    run = SimpleNamespace(oracle=box, arch=Architecture(sizes, *LEAKY)); deep = _Noisy(run, box, 20, 1., 1e-15, LEAKY, g, NoisySearch(), radii=(1., 30.)); W = row(0)
+    run = SimpleNamespace(oracle=box, arch=Architecture(sizes, *LEAKY)); deep = _Noisy(run, box, 20, 1e-15, LEAKY, g, NoisySearch(), radii=(1., 30.)); W = row(0)
     deep.layers = [MeasuredLayer(W[:, :-1], W[:, -1], .01, 0., torch.zeros_like(W))]; scaled = net[1][0] * torch.cat([net[0][0], net[0][1][:, None]], 1).norm(dim=1); found = torch.cat([scaled, net[1][1][:, None]], 1)[1:]
     box(torch.zeros(1, 20, dtype=torch.float64)); along = deep.missed(SimpleNamespace(row=found), 8)
     assert torch.nn.functional.cosine_similarity(along, scaled[0], dim=0).abs() > .999 and deep.missed(SimpleNamespace(row=found), 7) is None
