@@ -41,8 +41,9 @@ class TailSearch(NoisySearch):
     training: Training = Training(steps=6000, batch=1024)  # before any are left out
     settle: Training = Training(steps=2500, batch=1024, rate=3e-3)  # each time that some were
     narrow: float = 1.5  # width to which a layer is pruned first, in units of the true one
+    taught: int = 3  # students of a layer, at most, each after the first if the others' units were not the right ones
     agreed: float = .995  # correlation of the pre-activations of units of two students that mean the same
-    tries: int = 4  # of pruning it to the true one then, each after the first with another student, and of the units that may be what a linear map stands for
+    tries: int = 4  # of units that may be what a linear map stands for
     dear: float = 1.2  # another one follows if the loss is so many times as large afterwards
     shown: int = 120_000  # queries shown then, those that are explained worst more often
     odd: float = 300.  # so many times at most
@@ -195,14 +196,15 @@ def pruned_layer(
     slope: float,
     options: TailSearch = TailSearch(),
     held: int = 0,  # so many of the first ones are kept
-    among: Bool[Tensor, "h"] | None = None,  # these only; if they are too few, others switch nowhere
+    trusted: Bool[Tensor, "h"] | None = None,  # these go last
 ) -> tuple[Layers, int]:  # and how many of them switch nowhere
     "The units of a layer that the next one needs most, on the side where they are on, and the next layer's rows by least squares."
     at = _Pass.of(layers, x, "leaky_relu", slope); D = _backward(layers, at.slopes); h, (rows, after) = at.entering[l], _rows(layers)[l:l + 2]; w = weight[:, None]; act = ACTIVATIONS["leaky_relu"].fn
-    z = at.entering[l + 1] @ after.T; e, Q = torch.linalg.eigh(torch.einsum("noa,nob->ab", D[l + 1] * w[:, None], D[l + 1] * w[:, None]) / len(x)); target = z @ (Q * e.clamp_min(0).sqrt()) * w; rows = rows if among is None else rows[among]
-    bends = (h @ rows.T).abs() * w; spare = _spare(torch.cat([bends, h * w], 1), target, len(rows)); order, least = torch.cat([spare.order[spare.order >= held], torch.arange(held)]), max(0, width - len(rows)); few = min((spare.increase[-width:] < options.straight * spare.increase[-width - 1:][:1]).sum(), width - held); best = math.inf
-    for r in range(least, max(least, int(few)) + 1):
-        kept = order[len(order) - (width - r):].sort().values; some, rest, C = _chosen(h, rows[kept], bends[:, kept], target, w, slope, held); u = torch.linalg.svd(rest @ C)[0][:, :r].T @ rest; z0 = h[:, :-1] @ u.T
+    z = at.entering[l + 1] @ after.T; e, Q = torch.linalg.eigh(torch.einsum("noa,nob->ab", D[l + 1] * w[:, None], D[l + 1] * w[:, None]) / len(x)); target = z @ (Q * e.clamp_min(0).sqrt()) * w
+    bends = (h @ rows.T).abs() * w; spare = _spare(torch.cat([bends, h * w], 1), target, len(rows)); last = torch.arange(len(rows)) < held; last = last if trusted is None else last | trusted; order = torch.cat([spare.order[~last[spare.order]], spare.order[last[spare.order]]])
+    few = min(max((spare.increase[-width:] < options.straight * spare.increase[-width - 1:][:1]).sum(), 0 if trusted is None else width - trusted.sum()), width - held); best = math.inf
+    for r in range(int(few) + 1):
+        kept = order[len(order) - width + r:].sort().values; some, rest, C = _chosen(h, rows[kept], bends[:, kept], target, w, slope, held); u = torch.linalg.svd(rest @ C)[0][:, :r].T @ rest; z0 = h[:, :-1] @ u.T
         some = torch.cat([some, torch.cat([u, (2 * z0.abs().amax(0) if r else u.new_zeros(0))[:, None]], 1)]); A = torch.cat([act(h @ some.T, slope), torch.ones_like(w)], 1) * w; off = (A @ _least(A, target) - target).square().mean().item()
         if off < options.better * best: best, chosen, number, theta = off, some, r, _least(A, z * w)
     new = list(layers); new[l], new[l + 1] = _layers([chosen, theta.T.contiguous()]); return new, number
@@ -315,10 +317,10 @@ class Lesson:
         "From nothing."
         o, g = self.deep.options, self.deep.g; self.layers, loss = train_leaky(new_student((self.v.shape[1], *(math.ceil(o.wider * n) for n in self.widths), self.a.shape[1]), g), self.v, self.a, self.weight, self.deep.kind[1], generator=g, training=o.training); self.losses.append(loss)
 
-    def train(self, training, width=None, among=None):
-        "On answers that are explained badly more often; of the first layer, as many units are left as are given, and only some of these."
+    def train(self, training, width=None, trusted=None):
+        "On answers that are explained badly more often; of the first layer, as many units are left as are given, these before others."
         o, g, slope = self.deep.options, self.deep.g, self.deep.kind[1]; miss = self.misses(); i = torch.multinomial((miss / miss.median()).clamp(1., o.odd), min(o.shown, len(miss)), generator=g); v, weight = self.v[i], self.weight[i]
-        if width: self.layers, _ = pruned_layer(self.layers, 0, width, v[:o.judges], weight[:o.judges], slope, o, held=self.held, among=among)
+        if width: self.layers, _ = pruned_layer(self.layers, 0, width, v[:o.judges], weight[:o.judges], slope, o, held=self.held, trusted=trusted)
         self.layers, loss = train_leaky(self.layers, v, self.a[i], weight, slope, generator=g, training=training, held=self.held); self.losses.append(loss); return loss
 
     def agreed(self, students):
@@ -326,9 +328,9 @@ class Lesson:
         rows = [_rows(s)[0] for s in students]; return torch.stack([_like(self.v[:self.deep.options.judges], rows[0], r).abs().amax(1) for r in rows[1:]]).amax(0) > self.deep.options.agreed
 
     def narrow(self):
-        "To the true width, by way of a larger one: what is lost then tells whether the right units were left. If not, another student is taught, and units are left that both of them have."
+        "To the true width, by way of a larger one: what is lost then tells whether the right units were left. If not, another student is taught, and units that both of them have are left before others."
         o, width, wide, narrow = self.deep.options, self.widths[0], [], []
-        for again in range(o.tries):
+        for again in range(o.taught):
             if again: self.fresh(); self.train(o.settle)
             wide.append((self.train(o.settle, math.ceil(o.narrow * width)), self.layers)); wide.sort(key=lambda s: s[0]); before, self.layers = wide[0]
             narrow.append((self.train(o.settle, width, self.agreed([s for _, s in wide]) if again else None), self.layers))
