@@ -74,7 +74,7 @@ class TailSearch(NoisySearch):
     clearly: float = 3.  # a row explains something if answers are off by so many times less with it where it switches
     awoken: float = .05  # standard deviation of such a unit's row, and of the weights behind it, in units of the largest
     dense: float = 4.  # answers times outputs per weight, in the fit of all layers
-    worst: int = 16  # one in so many of them is of those explained worst, once units were found to switch that did not seem to
+    worst: int = 16  # one in so many of them is of those explained worst, once units were found to switch that did not seem to, or nothing else helps
     fewest: int = 4000  # answers, at least: there should be some of every kind for each unit
     loose: float = .05  # standard deviation of rows that come from a student
     loosely: float = 1.7  # what answers may be off by for now, as a share of their size: at first, so many times what is typical
@@ -294,7 +294,7 @@ def _balanced(layers, x, slope):
 class Lesson:
     "A student of all layers behind the known ones, of these widths, from a pool of inputs and answers; only the first of them becomes clear. Raises DeepFailure when training diverges."
     def __init__(self, deep, pool, widths):
-        (x, y), h = pool, _by_parts(lambda v: hidden(deep.known, v, *deep.kind), pool[0]); self.deep, self.x, self.widths, self.losses, self.held, self.stds, self.scale = deep, x, widths, [], 0, h.new_zeros(0, h.shape[1] + 1), Scales.of(h, y); self.v, self.a = self.scale.inputs(h), self.scale.answers(y)
+        (x, y), h = pool, _by_parts(lambda v: hidden(deep.known, v, *deep.kind), pool[0]); self.deep, self.x, self.widths, self.losses, self.wide, self.held, self.stds, self.scale = deep, x, widths, [], [], 0, h.new_zeros(0, h.shape[1] + 1), Scales.of(h, y); self.v, self.a = self.scale.inputs(h), self.scale.answers(y)
         self.weight = self.scale.weight(y) / (1 + (deep.unsure(x, h) / deep.options.vaguely).square())
 
     def start(self, tail):
@@ -323,19 +323,20 @@ class Lesson:
         if width: self.layers, _ = pruned_layer(self.layers, 0, width, v[:o.judges], weight[:o.judges], slope, o, held=self.held, trusted=trusted)
         self.layers, loss = train_leaky(self.layers, v, self.a[i], weight, slope, generator=g, training=training, held=self.held); self.losses.append(loss); return loss
 
-    def agreed(self, students):
-        "Units of the first of these students that another one has too: others are accidents of training."
-        rows = [_rows(s)[0] for s in students]; return torch.stack([_like(self.v[:self.deep.options.judges], rows[0], r).abs().amax(1) for r in rows[1:]]).amax(0) > self.deep.options.agreed
+    def agreed(self):
+        "Units of the best wide student that another one has too: others are accidents of training."
+        v, (rows, *others) = self.v[:self.deep.options.judges], [_rows(s)[0] for _, s in self.wide]; return torch.stack([_like(v, rows, r).abs().amax(1) for r in others]).amax(0) > self.deep.options.agreed
 
-    def narrow(self):
-        "To the true width, by way of a larger one: what is lost then tells whether the right units were left. If not, another student is taught, and units that both of them have are left before others."
-        o, width, wide, narrow = self.deep.options, self.widths[0], [], []
-        for again in range(o.taught):
-            if again: self.fresh(); self.train(o.settle)
-            wide.append((self.train(o.settle, math.ceil(o.narrow * width)), self.layers)); wide.sort(key=lambda s: s[0]); before, self.layers = wide[0]
-            narrow.append((self.train(o.settle, width, self.agreed([s for _, s in wide]) if again else None), self.layers))
-            if narrow[-1][0] < o.dear * before: break
-        self.layers = min(narrow, key=lambda s: s[0])[1]
+    def narrow(self, students=1):
+        "To the true width, by way of a larger one: what is lost then tells whether the right units were left. If not, or if more `students` are asked for, another one is taught, and units that both of them have are left before others."
+        o, width, best, layers = self.deep.options, self.widths[0], math.inf, self.layers
+        while len(self.wide) < o.taught:
+            if self.wide: self.fresh(); self.train(o.settle)
+            self.train(o.settle, math.ceil(o.narrow * width)); self.wide.append((self.state(), self.layers)); self.wide.sort(key=lambda s: s[0]); before, self.layers = self.wide[0]
+            self.train(o.settle, width, self.agreed() if len(self.wide) > 1 else None); after = self.state()
+            if len(self.wide) == 2 or after < best: best, layers = after, self.layers  # what two agree on is better founded
+            if len(self.wide) >= students and after < o.dear * before: break
+        self.layers = layers
 
     def prove(self):
         "Rows that kinks show are held from then on, as kinks say they are; or as they were, if answers are explained worse by what kinks say: how far that is away is how sure they are then."
@@ -362,6 +363,7 @@ class Lesson:
         if last: self.start(last.tail()[1:]); self.train(o.settle)
         else: self.fresh()
         self.narrow(); self.prove()
+        if not self.held and len(self.wide) < 2: self.narrow(students=2)
         for _ in range(o.renewals):
             if self.held in (0, self.widths[0]): break  # where no unit is known, kinks are not told apart
             layers, held, stds, before = self.layers, self.held, self.stds, self.state(); self.hunt(); self.train(o.settle, self.widths[0]); after = self.state()
@@ -672,14 +674,14 @@ def whole_fit(deep: Tail, tail: Layers, stds: Sequence[Tensor]) -> tuple[Layers,
     net, stds = straightened([*deep.known, *tail], [*(o.caution * s for s in deep.stds), *stds, torch.full_like(_rows(tail)[-1], math.inf)], *deep.pool, kind, o); n = max(o.fewest, math.ceil(o.dense * sum(s.numel() for s in stds) / len(tail[-1][1])))
     for again in range(o.turns):
         x, y = deep.pool; i = torch.multinomial(_rarity(_sides(net, x, kind)), min(max(n - len(told[0]), n // 2), len(x)), generator=g)
-        if found: i = torch.cat([i, deep.misses(net, x, y).topk(n // o.worst).indices]).unique()
+        if found or stuck: i = torch.cat([i, deep.misses(net, x, y).topk(n // o.worst).indices]).unique()
         x, y = (torch.cat([v[i], w]) for v, w in zip(deep.pool, told)); noise, behind = deep.noise(x, y), int(again and rms > o.apart and not stuck); tail, left = fit_layers(net[behind:], stds[behind:], hidden(net[:behind], x, *kind), y, noise, *kind, g, steps=o.stretch, reached=0. if again else 1., options=o); net = [*net[:behind], *tail]; off = lambda left: (left / noise[:, None]).square().mean().sqrt().item()
         before, worst, level, rms = level, rms, typical(net), off(left); answers = [torch.cat(v) for v in zip(deep.pool, told)]; new, stds = straightened(net, stds, *answers, kind, o); last, (new, found, more) = found, woken(deep, new, *answers)
         deep.run.stage("fit", residual=rms, typical=level, woken=sum(len(u) for _, u in found))
         for l, units in found: stds[l][units], stds[l + 1][:, units] = o.awoken / stds[l].shape[1]**.5, o.awoken * new[l + 1][0][:, units].abs().max()
         if rms > o.fine:
             if not (found or last) and level > o.settles * before and rms > o.settles * worst:
-                if not behind: break  # units that were just found have to find their places
+                if stuck and not behind: break  # units that were just found have to find their places
                 stuck = True
         else:
             near = _Near.of(_Pass.of(net, x, *kind), noise, stds, o.part, o.joint, g); std, moves = near.stds(net), near.drawn(o.witnesses, g); worse, known, over = known, _largest(std), again == o.turns - 1
