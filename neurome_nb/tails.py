@@ -180,12 +180,13 @@ def _spare(A, targets, h, ridge=1e-9):
 
 def _least(A, y): return torch.linalg.lstsq(A / (s := A.norm(dim=0).clamp_min(1e-300)), y, driver="gelsd").solution / s[:, None]
 
-def _chosen(h, rows, bends, target, w, slope, held):
-    "These rows, on the side where they are on, as the first ones are, and the linear map that they leave."
+def _chosen(h, rows, bends, target, w, slope, held, loose):
+    "These rows, on the side where they are on, as the first ones are, and the linear map that they leave: as small as possible, but for so many directions of what it makes, which are for units that switch nowhere."
     n = len(rows); theta = _least(torch.cat([bends, h * w], 1), target); v, L = theta[:n] * 2 / (1 - slope), theta[n:-1].T; C = torch.linalg.cholesky(torch.cov(h[:, :-1].T) + 1e-9 * torch.eye(h.shape[1] - 1, dtype=h.dtype))  # as much as it matters
-    turned = (1 + slope) / 2 * torch.einsum("it,ih->ith", v, rows[:, :-1]); sign = torch.ones(n, 1, dtype=h.dtype)
-    if n > held: sign[held:] = torch.linalg.lstsq((turned[held:] @ C).flatten(1).T, ((L - turned[:held].sum(0)) @ C).reshape(-1, 1), driver="gelsd").solution.sign()
-    return sign * rows, L - (sign[:, :, None] * turned).sum(0), C
+    turned = (1 + slope) / 2 * torch.einsum("it,ih->ith", v, rows[:, :-1]) @ C; rest, sign = L @ C - turned[:held].sum(0), torch.ones(n, dtype=h.dtype); size = lambda M: torch.linalg.svdvals(M)[..., loose:].square().sum(-1)
+    if n > held: sign[held:] = torch.linalg.lstsq(turned[held:].flatten(1).T, rest.reshape(-1, 1), driver="gelsd").solution[:, 0].sign(); rest = rest - (sign[held:, None, None] * turned[held:]).sum(0)
+    while n > held and loose and (flipped := size(other := rest + 2 * sign[held:, None, None] * turned[held:])).min() < .99 * size(rest): i = flipped.argmin(); rest = other[i]; sign[held + i] *= -1
+    return sign[:, None] * rows, torch.linalg.solve_triangular(C, rest, upper=False, left=False), C
 
 def pruned_layer(
     layers: Layers,  # a student's
@@ -204,7 +205,7 @@ def pruned_layer(
     bends = (h @ rows.T).abs() * w; spare = _spare(torch.cat([bends, h * w], 1), target, len(rows)); last = torch.arange(len(rows)) < held; last = last if trusted is None else last | trusted; order = torch.cat([spare.order[~last[spare.order]], spare.order[last[spare.order]]])
     few = min(max((spare.increase[-width:] < options.straight * spare.increase[-width - 1:][:1]).sum(), 0 if trusted is None else width - trusted.sum()), width - held); best = math.inf
     for r in range(int(few) + 1):
-        kept = order[len(order) - width + r:].sort().values; some, rest, C = _chosen(h, rows[kept], bends[:, kept], target, w, slope, held); u = torch.linalg.svd(rest @ C)[0][:, :r].T @ rest; z0 = h[:, :-1] @ u.T
+        kept = order[len(order) - width + r:].sort().values; some, rest, C = _chosen(h, rows[kept], bends[:, kept], target, w, slope, held, r + int((~last[kept]).sum()) * (trusted is not None)); u = torch.linalg.svd(rest @ C)[0][:, :r].T @ rest; z0 = h[:, :-1] @ u.T
         some = torch.cat([some, torch.cat([u, (2 * z0.abs().amax(0) if r else u.new_zeros(0))[:, None]], 1)]); A = torch.cat([act(h @ some.T, slope), torch.ones_like(w)], 1) * w; off = (A @ _least(A, target) - target).square().mean().item()
         if off < options.better * best: best, chosen, number, theta = off, some, r, _least(A, z * w)
     new = list(layers); new[l], new[l + 1] = _layers([chosen, theta.T.contiguous()]); return new, number
@@ -324,8 +325,10 @@ class Lesson:
         self.layers, loss = train_leaky(self.layers, v, self.a[i], weight, slope, generator=g, training=training, held=self.held); self.losses.append(loss); return loss
 
     def agreed(self):
-        "Units of the best wide student that another one has too: others are accidents of training."
-        v, (rows, *others) = self.v[:self.deep.options.judges], [_rows(s)[0] for _, s in self.wide]; return torch.stack([_like(v, rows, r).abs().amax(1) for r in others]).amax(0) > self.deep.options.agreed
+        "Units of the best wide student that another one has too, as each other's most similar ones: others are accidents of training, or a unit's second copy."
+        v, (rows, *others) = self.v[:self.deep.options.judges], [_rows(s)[0] for _, s in self.wide]; found = torch.zeros(len(rows), dtype=torch.bool)
+        for r in others: like = _like(v, rows, r).abs(); best, twin = like.max(1); found |= (best > self.deep.options.agreed) & (like.argmax(0)[twin] == torch.arange(len(rows)))
+        return found
 
     def narrow(self, students=1):
         "To the true width, by way of a larger one: what is lost then tells whether the right units were left. If not, or if more `students` are asked for, another one is taught, and units that both of them have are left before others."

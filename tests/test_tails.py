@@ -13,7 +13,7 @@ from neurome_nb.nets import forward, init_layers, preactivations
 from neurome_nb.noisy import NoisySearch, _layers, _Pass, _rows
 from neurome_nb.peel import hidden
 from neurome_nb.students import Training, new_student
-from neurome_nb.tails import Scales, Tail, TailSearch, _balanced, _largest, _louder, _moved, _Near, _placed, _straight, climb, fit_layers, pruned_layer, straightened, telling, train_leaky, woken
+from neurome_nb.tails import Lesson, Scales, Tail, TailSearch, _balanced, _largest, _louder, _moved, _Near, _placed, _straight, climb, fit_layers, pruned_layer, straightened, telling, train_leaky, woken
 from neurome_nb.together import unit_rows
 from neurome_nb.canon import parameter_error
 from neurome_nb.recipes import Exact
@@ -35,6 +35,15 @@ def test_pruning_keeps_the_units_that_matter_and_their_signs():
     pruned, straight = pruned_layer(wide, 0, 8, x, torch.ones(2000).double(), KIND[1])
     assert ((normalize(pruned[0][0], dim=1) @ normalize(W, dim=1).T).amax(0) > .9999).all() and not straight
     assert (forward(pruned, x, *KIND) - forward(layers, x, *KIND)).abs().max() < .1
+
+def test_trusted_units_are_left_before_others_and_those_are_trusted_that_two_students_have():
+    g = generator(0, 'tails/trusted'); layers = tail(g); x = torch.randn(2000, 12, generator=g).double(); (W, b), (V, c), *rest = layers; n = len(b)
+    random = lambda m: (torch.randn(m, 12, generator=g).double(), torch.randn(m, generator=g).double()); own, other = random(5), random(5); order = torch.randperm(n, generator=g)
+    wide = [(torch.cat([W, own[0]]), torch.cat([b, own[1]])), (torch.cat([V * torch.where(torch.arange(n) == 3, 1e-3, 1.).double(), .03 * torch.randn(len(V), 5, generator=g).double()], 1), c), *rest]
+    another = [(torch.cat([other[0], -2 * W[order]]), torch.cat([other[1], -2 * b[order]])), *wide[1:]]
+    trusted = Lesson.agreed(SimpleNamespace(v=x, wide=[(0., wide), (0., another)], deep=SimpleNamespace(options=TailSearch()))); assert trusted.tolist() == [True] * n + [False] * 5
+    left = lambda **kw: (normalize(pruned_layer(wide, 0, n, x, torch.ones(2000).double(), KIND[1], **kw)[0][0][0], dim=1) @ normalize(W, dim=1).T).abs().amax(0) > .9999
+    assert not left()[3] and left(trusted=trusted).all()
 
 def test_a_student_sees_all_units_of_its_first_layer():
     g = generator(0, 'tails/student'); layers = tail(g); x = 2 * torch.randn(8000, 12, generator=g).double(); y = forward(layers, x, *KIND); ones = torch.ones(8000).double()
