@@ -270,12 +270,14 @@ def _most_telling(V, n):
 
 def _learn(rows, A):
     "Rows and roots after measurements A row = 0 of unit standard deviation."
-    (n, m, p), V, miss = A.shape, A @ rows.root, A @ rows.row[:, :, None]; solve, eye = torch.linalg.solve_triangular, torch.eye(max(m, p), dtype=A.dtype)
+    (n, m, p), solve = A.shape, torch.linalg.solve_triangular; told = lambda A: (A @ rows.root, A @ rows.row[:, :, None])
     if m < p:
-        L, failed = torch.linalg.cholesky_ex(eye[:m, :m] + V @ V.mT)
-        if not failed.any(): U = solve(L, V, upper=False); return replace(rows, row=rows.row - (rows.root @ (U.mT @ solve(L, miss, upper=False)))[:, :, 0], root=rows.root - (rows.root @ U.mT) @ solve(L + eye[:m, :m], V, upper=False))
-    R = torch.linalg.qr(torch.cat([torch.cat([eye[:p, :p], eye[:p, :1] * 0], 1).expand(n, -1, -1), torch.cat([V, -miss], 2)], 1), mode="r")[1]; R, e = R[:, :p, :p], R[:, :p, p:]  # of many measurements, or some a hundred million times as sharp as what was known
-    return replace(rows, row=rows.row + (rows.root @ solve(R, e, upper=True))[:, :, 0], root=solve(R, rows.root, upper=True, left=False))
+        (V, miss), eye = told(A), torch.eye(m, dtype=A.dtype); L, failed = torch.linalg.cholesky_ex(eye + V @ V.mT)
+        if not failed.any(): U = solve(L, V, upper=False); return replace(rows, row=rows.row - (rows.root @ (U.mT @ solve(L, miss, upper=False)))[:, :, 0], root=rows.root - (rows.root @ U.mT) @ solve(L + eye, V, upper=False))
+    R = torch.eye(p + 1, dtype=A.dtype)[:p].expand(n, -1, -1)
+    for part in A.split(2 * p, 1): R = torch.linalg.qr(torch.cat([R, torch.cat(told(part), 2)], 1), mode="r")[1]  # of many measurements, or some a hundred million times as sharp as what was known
+    R, e = R[:, :p, :p], R[:, :p, p:]
+    return replace(rows, row=rows.row - (rows.root @ solve(R, e, upper=True))[:, :, 0], root=solve(R, rows.root, upper=True, left=False))
 
 # %% ../nbs/18_noisy.ipynb #c012b
 def _twisted_bends(f, x, u, v, half):
@@ -610,8 +612,8 @@ def _active_sides(f, known, rows, draw, activation, slope, g, o):
     u = torch.linalg.pinv(W @ jacobians(known, at.x, activation, slope))[torch.arange(len(unit)), :, unit]; u = normalize(u, dim=1); half = o.room * torch.minimum(at.room, at.x.norm(dim=1))
     steps = torch.tensor([-1., -.2, .2, 1.], dtype=at.x.dtype); y = f((at.x[:, None] + (half[:, None] * steps)[..., None] * u[:, None]).flatten(0, 1)).unflatten(0, (-1, 4))
     off, on = (y[:, 1] - y[:, 0]).unflatten(0, (-1, o.sides)), (y[:, 3] - y[:, 2]).unflatten(0, (-1, o.sides)); left, right = off.norm(dim=2), on.norm(dim=2)
-    sign = torch.where(((right - left) / (right + left)).median(1).values > 0, 1., -1.).to(rows); ratio = ((on * off).sum(2) / torch.maximum(left, right).square()).median(1).values
-    return rows * sign[:, None], ratio.median().item(), (ratio - ratio.median()).abs().median().item()
+    sign = torch.where(((right - left) / (right + left)).nanmedian(1).values > 0, 1., -1.).to(rows); ratio = ((on * off).sum(2) / torch.maximum(left, right).square()).nanmedian(1).values  # nan: answers that do not change
+    return rows * sign[:, None], ratio.nanmedian().item(), (ratio - ratio.nanmedian()).abs().nanmedian().item()
 
 def _sides_sure(layers, stds, x, activation, slope):
     "Smallest distance of any pre-activation from zero, in standard deviations: how sure it is which units are on."

@@ -153,6 +153,8 @@ def test_sides_are_told_whatever_sign_rows_have():
         true = torch.cat([net[l][0], net[l][1][:, None]], 1); flip = torch.where(torch.arange(len(true)) % 3 > 0, 1., -1.).double()[:, None]
         turned, slope, spread = _active_sides(box, net[:l], true * flip, natural, *LEAKY, g, o := NoisySearch())
         assert torch.equal(turned, true) and abs(slope - .01) < .005 and spread < .01
+        silent = lambda x: torch.where((x @ x.new_tensor([1.] + [0.] * 19) > .5 * x.norm(dim=1))[:, None], 1., box(x))  # answers that do not change at some places tell nothing
+        assert torch.equal(_active_sides(silent, net[:l], true * flip, natural, *LEAKY, g, o)[0], true)
 
 def test_kinks_of_one_unit_go_together_and_others_do_not():
     g = generator(1, 'noisy/gather'); o = NoisySearch(); box, net = single((20, 12, 8, 4), 'grow'); none = torch.zeros(0, 12, dtype=torch.float64); pool = None

@@ -45,6 +45,15 @@ def test_trusted_units_are_left_before_others_and_those_are_trusted_that_two_stu
     left = lambda **kw: (normalize(pruned_layer(wide, 0, n, x, torch.ones(2000).double(), KIND[1], **kw)[0][0][0], dim=1) @ normalize(W, dim=1).T).abs().amax(0) > .9999
     assert not left()[3] and left(trusted=trusted).all()
 
+@pytest.mark.parametrize('seed', range(4))
+def test_signs_are_right_beside_a_loud_unit_that_switches_nowhere(seed):
+    g = generator(seed, 'tails/signs'); (W, b), (V, c), *rest = tail(g); x = torch.randn(3000, 12, generator=g).double(); b[3] -= 20; V[:, 3] *= 300; rows, own, far = torch.cat([W, b[:, None]], 1), torch.arange(8) != 3, 50.
+    side = torch.where(torch.rand(8, 1, generator=g) < .5, -1., 1.).double(); L = (1 + KIND[1]) / 2 * V[:, own] @ ((1 - side) * rows)[own] + KIND[1] * V[:, 3:4] @ rows[3:4]  # what the network makes besides units on these sides
+    wide = [(torch.cat([(side * W)[own], torch.eye(12).double()]), torch.cat([(side[:, 0] * b)[own], torch.full((12,), far).double()])), (torch.cat([V[:, own], L[:, :-1]], 1), c + L[:, -1] - far * L[:, :-1].sum(1)), *rest]
+    assert torch.allclose(forward(wide, x, *KIND), forward([(W, b), (V, c), *rest], x, *KIND), atol=1e-9)
+    pruned, straight = pruned_layer(wide, 0, 8, x, torch.ones(3000).double(), KIND[1], trusted=torch.arange(19) < 7)
+    assert straight == 1 and ((normalize(_rows(pruned)[0], dim=1) @ normalize(rows[own], dim=1).T).amax(0) > .9999).all()
+
 def test_a_student_sees_all_units_of_its_first_layer():
     g = generator(0, 'tails/student'); layers = tail(g); x = 2 * torch.randn(8000, 12, generator=g).double(); y = forward(layers, x, *KIND); ones = torch.ones(8000).double()
     wide, _ = train_leaky(new_student((12, 24, 18, 4), g), x, y, ones, KIND[1], generator=g, training=Training(steps=1500))

@@ -228,7 +228,7 @@ def shortfalls(row, same, other):
     "What of the row's targets is not met."
     good = [r for r in same if success(row, r)]
     if len(good) < row.need*len(same): yield 'recovered'
-    if any(r['ratio'] > row.ratio for r in good): yield 'queries'
+    if sum(r['ratio'] <= row.ratio for r in good) < min(len(good), max(1, row.need*len(same))): yield 'queries'    # a run above the limit counts as one that failed; the table shows the worst one
     if good and median(r['seconds'] for r in good) > row.seconds: yield 'time'
     if row.memory and any(r['memory'] > row.memory for r in good): yield 'memory'
     if not all(honest(r) for r in same + other): yield 'honesty'
