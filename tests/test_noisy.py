@@ -86,6 +86,14 @@ def test_learning_from_measurements_much_sharper_than_what_was_known():
     A = 1e10 * torch.randn(1, 30, p - 1, generator=g, dtype=torch.float64) @ torch.randn(1, p - 1, p, generator=g, dtype=torch.float64); new = _learn(rows, A)
     assert new.row.isfinite().all() and ((A @ new.root).norm(dim=2) < 1 + 1e-6).all()
 
+@pytest.mark.parametrize('m', (6, 40))  # fewer than unknowns, and more
+def test_learning_keeps_its_digits_where_measurements_are_a_million_times_as_sharp(m):
+    g = generator(m, 'noisy/digits'); n, p = 5, 20; draw = lambda *s: torch.randn(*s, generator=g, dtype=torch.float64); zero = torch.zeros(n, 1, dtype=torch.float64); rows = VagueRows(draw(n, p), draw(n, p, p) * 10 ** draw(n, p, 1), *(zero,) * 3, *(zero[:, 0],) * 3, zero, zero[:, 0])
+    A = 10 ** (6 * torch.rand(n, m, 1, generator=g, dtype=torch.float64)) * draw(n, m, p); new = _learn(rows, A)
+    Q, R = torch.linalg.qr(torch.cat([torch.eye(p, dtype=A.dtype).expand(n, -1, -1), A @ rows.root], 1)); root = torch.linalg.solve_triangular(R, rows.root, upper=True, left=False)
+    row = rows.row - (root @ Q[:, p:].mT @ (A @ rows.row[:, :, None]))[:, :, 0]
+    torch.testing.assert_close(new.row, row, rtol=0, atol=1e-6 * row.abs().max().item()); torch.testing.assert_close(new.root @ new.root.mT, root @ root.mT, rtol=0, atol=1e-6 * (root @ root.mT).abs().max().item())
+
 def test_places_move_to_where_units_show_best():
     zero = torch.zeros(2, 3, dtype=torch.float64); rows = VagueRows(zero, zero[:, :, None] @ zero[:, None], zero, zero[:, :, None], zero, *(zero[:, 0],) * 3, zero, torch.tensor([1., 2.], dtype=torch.float64))
     x = torch.arange(12.).double().view(4, 3); new = _moved(rows, torch.tensor([0, 1, 1, 0]), x, -x, torch.tensor([3., 1.5, .5, 2.], dtype=torch.float64))
