@@ -1,6 +1,5 @@
 "The bench: what counts as a result, what is run again, and what the table says."
 import importlib.util, json, math, sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -108,10 +107,6 @@ def test_success_needs_the_runs_own_word_and_the_truth():
     ([{}]*10, []), ([{}]*9 + [dict(outcome='partial')], ['recovered']), ([{}]*9 + [dict(ratio=1.6)], ['queries']), ([dict(seconds=4.)]*6 + [{}]*4, ['time']), ([{}]*6 + [dict(seconds=4.)]*4, []),
     ([{}]*9 + [dict(error_over_bar=11.)], ['recovered', 'honesty'])])
 def test_shortfalls(changes, expected): assert list(tool.shortfalls(ROW, [dict(GOOD, **c) for c in changes], [])) == expected
-
-def test_a_run_above_the_limit_of_queries_counts_as_one_that_failed():
-    row = replace(ROW, need=.8); runs = lambda dear, lost=0: [dict(GOOD, ratio=1.6)]*dear + [dict(GOOD, outcome='partial')]*lost + [GOOD]*(10 - dear - lost)
-    assert [list(tool.shortfalls(row, runs(*n), [])) for n in ((2,), (3,), (1, 1), (2, 1))] == [[], ['queries'], [], ['queries']]
 
 def test_table(bench):
     for seed in range(10): bench.measure(ROW, seed, seed, 1, 60, {})

@@ -228,7 +228,7 @@ def shortfalls(row, same, other):
     "What of the row's targets is not met."
     good = [r for r in same if success(row, r)]
     if len(good) < row.need*len(same): yield 'recovered'
-    if sum(r['ratio'] <= row.ratio for r in good) < min(len(good), max(1, row.need*len(same))): yield 'queries'    # a run above the limit counts as one that failed; the table shows the worst one
+    if any(r['ratio'] > row.ratio for r in good): yield 'queries'
     if good and median(r['seconds'] for r in good) > row.seconds: yield 'time'
     if row.memory and any(r['memory'] > row.memory for r in good): yield 'memory'
     if not all(honest(r) for r in same + other): yield 'honesty'
@@ -266,7 +266,7 @@ def table(code):
     failed, missing = [r for row, rs in measured for r in rs if not success(row, r)], [row.title for row, rs in measured if not rs]
     wrong, busy = sum(not honest(r) for r in runs), sum((r.get('load') or 0) > BUSY*r['threads'] for r in runs)
     notes = ['', f'{len(runs)} runs, {" to ".join(dict.fromkeys((dates[0], dates[-1])))}; {"; ".join(on)}. In brackets: what was aimed at. Queries and seconds are medians over the recovered runs, errors and memory the worst of them. '
-             f'A second fraction counts runs in which black box and reconstruction have different seeds. *Recovered* means: the run said so itself, the largest error is within the limit, no error is above {OVER_BAR} error bars, and at most {EXCLUDED:.0%} of the hidden units are left open, which truly never switch, and no answer depends on a single weight that is left open. *Targets* says what was missed, a run that took more queries than it was to take counting as one that failed; *seeds to go*: not all runs are measured yet; *stale*: measured by earlier code only. '
+             f'A second fraction counts runs in which black box and reconstruction have different seeds. *Recovered* means: the run said so itself, the largest error is within the limit, no error is above {OVER_BAR} error bars, and at most {EXCLUDED:.0%} of the hidden units are left open, which truly never switch, and no answer depends on a single weight that is left open. *Targets* says what was missed; *seeds to go*: not all runs are measured yet; *stale*: measured by earlier code only. '
              f'Runs that called themselves recovered with an error above that: {wrong}. Runs that were not recovered: {len(failed)}' + (f', after up to {max(r.get("queries", 0) for r in failed):,} queries' if failed else '') + '.' + (f' Not measured: {"; ".join(missing)}.' if missing else '') + (f' While {busy} of the runs started, the machine was busy with other work: their seconds are too many.' if busy else '')]
     return '\n'.join(lines + notes) + '\n'
 
