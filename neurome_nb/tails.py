@@ -54,7 +54,7 @@ class TailSearch(NoisySearch):
     guessed: tuple[float, ...] = (1e-3, 4e-3, 3e-4)  # relative errors of a student's rows, one after the other, until kinks are where they say
     taken: float = 1e-4  # and of those that kinks say nothing about, as far as the next layers are concerned
     renewals: int = 4  # times that units are hunted for which a layer's student has missed
-    progress: float = .7  # another one follows if rows were proven, or answers are off by less than this share of what they were; and a unit is taken to be found if those where it is on are
+    progress: float = .7  # another one follows if rows were proven, or answers are off by less than this share of what they were
     hunts: int = 5  # lines through inputs whose answers a student explains worst, at most, for units that it has missed
     glimpsed: float = .014  # relative error of such a row that is good enough to learn on with it; one that is less sure may stand for a unit that is missing
     twins: float = .99  # correlation of the pre-activations of rows that mean the same unit
@@ -70,6 +70,7 @@ class TailSearch(NoisySearch):
     wakers: int = 600  # inputs that are to turn such a unit on
     patience: int = 4  # they climb so many times farther
     outcry: float = 30.  # answers there that are off by so many times what others are say that it is
+    found: float = .3  # a unit is taken to be found if answers where it is on are off by less than this share of what they were
     seldom: int = 5  # and so many of them, at least
     clearly: float = 3.  # a row explains something if answers are off by so many times less with it where it switches
     awoken: float = .05  # standard deviation of such a unit's row, and of the weights behind it, in units of the largest
@@ -86,10 +87,11 @@ class TailSearch(NoisySearch):
     stretch: int = 4  # Gauss-Newton steps in a row
     apart: float = 300.  # residual, in units of the noise, above which the first layer is not fitted: kinks say more about it
     turns: int = 16  # of the fit, with answers in between that tell what is not known yet
-    known: float = 2e-5  # standard deviation of every weight, in units of the largest of its layer, at which there are no more, other rows being given
-    jointly: float = 6e-5  # and with all rows unknown at once
+    known: float = 6e-5  # standard deviation of every weight, in units of the largest of its layer, at which there are no more: first with other rows given, then with all rows unknown at once
     converged: float = 10.  # the last fit ends when a step makes the sum of squares, in units of the noise, less by less than this: no direction is off by more than its square root then, in standard deviations
     hardly: float = .3  # share of the answers below which a row is on, or off, that may stand for another unit
+    faint: float = .005  # or one whose bend changes the answers by less than this share of their size
+    opposed: float = .9  # a unit is turned if units that do not switch stand for so much of its map's negative
     aside: float = 1.2  # it is moved by so many times its largest pre-activation
     untold: float = 10.  # standard deviation of the weights behind it, and of the next biases, in units of the largest
     rare: float = .03  # share of the answers below which a unit is off seldom
@@ -102,9 +104,12 @@ class TailSearch(NoisySearch):
     iterations: int = 150  # of conjugate gradients for each step
     drawing: int = 400  # and for error bars
     enough: float = 1e-4  # they end when the residual is so much smaller
+    nearly: float = .03  # or when the mean square of what directions of the weights are off by is less, in standard deviations,
+    exact: float = 1e-4  # and in the last fit
     reached: float = 1e-2  # or so much, while most answers are not explained, and for error bars: every direction of the weights has an equal share in it there
     odder: float = 3.  # answers that are off by more than so many times what is typical count less: units are on the wrong side there
     part: int = 20_000  # answers from which the preconditioner is computed, at most: from a quarter of them it is several times worse
+    first: int = 4  # networks drawn to see whether a weight is not known
     sampled: int = 12  # networks drawn for error bars: by four, one weight in two thousand is off by more than ten standard deviations as these say them
     settles: float = .9  # another step follows while the last one left less than this share
     fine: float = 4.  # residual, in units of the noise, at most
@@ -331,15 +336,15 @@ class Lesson:
         return found
 
     def narrow(self, students=1):
-        "To the true width, by way of a larger one: what is lost then tells whether the right units were left. If not, or if more `students` are asked for, another one is taught, and units that both of them have are left before others."
+        "To the true width, by way of a larger one; by so many students, or, if more than one, as many more as it takes to lose little. Units that the best two have are left before others. Whether much was lost."
         o, width, best, layers = self.deep.options, self.widths[0], math.inf, self.layers
         while len(self.wide) < o.taught:
             if self.wide: self.fresh(); self.train(o.settle)
             self.train(o.settle, math.ceil(o.narrow * width)); self.wide.append((self.state(), self.layers)); self.wide.sort(key=lambda s: s[0]); before, self.layers = self.wide[0]
             self.train(o.settle, width, self.agreed() if len(self.wide) > 1 else None); after = self.state()
             if len(self.wide) == 2 or after < best: best, layers = after, self.layers  # what two agree on is better founded
-            if len(self.wide) >= students and after < o.dear * before: break
-        self.layers = layers
+            if len(self.wide) >= students and (students == 1 or after < o.dear * before): break
+        self.layers = layers; return after > o.dear * before
 
     def prove(self):
         "Rows that kinks show are held from then on, as kinks say they are; or as they were, if answers are explained worse by what kinks say: how far that is away is how sure they are then."
@@ -365,8 +370,8 @@ class Lesson:
         deep, o = self.deep, self.deep.options
         if last: self.start(last.tail()[1:]); self.train(o.settle)
         else: self.fresh()
-        self.narrow(); self.prove()
-        if not self.held and len(self.wide) < 2: self.narrow(students=2)
+        lost = self.narrow(); self.prove()
+        if not self.held or lost and self.held < self.widths[0]: self.held, self.stds = 0, self.stds[:0]; self.narrow(students=2); self.prove()
         for _ in range(o.renewals):
             if self.held in (0, self.widths[0]): break  # where no unit is known, kinks are not told apart
             layers, held, stds, before = self.layers, self.held, self.stds, self.state(); self.hunt(); self.train(o.settle, self.widths[0]); after = self.state()
@@ -422,6 +427,7 @@ class _Near:
         fixed = [p[:, None, None] * r.mT @ r for p, r in zip(held, louder)]; A = A.triu() + A.triu(1).T + torch.block_diag(*(q for p in fixed[first:] for q in p), A.new_zeros(prior[-1].numel(), prior[-1].numel()))
         def inverse(B, more=tiny):
             s = B.diagonal(dim1=-2, dim2=-1).rsqrt(); C = s[..., None] * B * s[..., None, :]; C.diagonal(dim1=-2, dim2=-1).add_(more); C, failed = torch.linalg.cholesky_ex(C)  # more: some inputs may not determine it
+            if more > 1: raise DeepFailure("the normal equations of all layers are not finite")
             return inverse(B, 10 * more) if failed.any() else s[..., None] * torch.cholesky_inverse(C) * s[..., None, :]
         return cls([inverse(B + p) for B, p in zip(alone, fixed)], products, inverse(A), [p.shape for p in prior[first:]], louder, held)
 
@@ -447,8 +453,8 @@ def _parts(at, n):
     "The same inputs, so many at a time."
     return [replace(at, entering=h, slopes=s, y=y) for h, s, y in zip(zip(*(v.split(n) for v in at.entering)), zip(*(v.split(n) for v in at.slopes)), at.y.split(n))]
 
-def _conjugate(at, sigma, prior, right, near, steps, enough):
-    "Conjugate gradients for the normal equations, the share of the residual that is left, and the steps taken."
+def _conjugate(at, sigma, prior, right, near, steps, enough, least=0.):
+    "Conjugate gradients for the normal equations, the share of the residual that is left, and the steps taken. They end at a share `enough`, or where the sum of squares of what all directions are off by, in standard deviations, is less than `least`, roughly."
     w, parts = sigma.square().reciprocal()[:, None].to(at.y.dtype).split(_CACHED), _parts(at, _CACHED)
     def product(v):
         move = [u.to(at.y.dtype) for u in v]; told = zip(*(part.back(part.along(move) * u) for part, u in zip(parts, w)))
@@ -457,7 +463,7 @@ def _conjugate(at, sigma, prior, right, near, steps, enough):
     for k in range(steps):
         Ad = product(d); a = size / _times(d, Ad); x = [u + a * v for u, v in zip(x, d)]; r = [u - a * v for u, v in zip(r, Ad)]
         z = near.solve(r); new = _times(r, z); d = [u + new / size * v for u, v in zip(z, d)]; size = new
-        if (size < enough**2 * start).all(): break
+        if (size < (enough**2 * start).clamp_min(least)).all(): break
     return x, (size / start).max().sqrt().item(), k + 1
 
 def _single(at):
@@ -500,7 +506,7 @@ def fit_layers(
     allowed = lambda left: _unsure(left, noise, share * usual, o.odder, share > 0)
     def stepped(at, left, sigma):
         rows = _rows(at.net); right = [a + (s - r) / p.square() for a, s, r, p in zip(at.back(left / sigma[:, None].square()), start, rows, stds)]
-        rough = share or (left / noise[:, None]).square().mean() > o.fine**2; move, _, taken = _conjugate(_single(at), sigma, stds, right, near, o.drawing if last else o.iterations, o.reached if rough else o.enough); return lambda part: _layers(_moved(rows, [part * m for m in move], at.slopes)), taken
+        rough = share or (left / noise[:, None]).square().mean() > o.fine**2; move, _, taken = _conjugate(_single(at), sigma, stds, right, near, o.drawing if last else o.iterations, o.reached if rough else o.enough, (o.exact if last else o.nearly) * sum(r.numel() for r in rows)); return lambda part: _layers(_moved(rows, [part * m for m in move], at.slopes)), taken
     for _ in range(steps):
         share = share if share > least else 0.; sigma, cost = allowed(left); before, at = cost(left), _Pass.of(net, x, *kind)
         if near is None or taken > o.reuse: near = _Near.of(at, sigma, stds, o.part, o.joint, g)
@@ -568,11 +574,21 @@ def _linear(net, l, units, h, slope):
     "What the next layer receives from units that do not switch: a matrix of hidden vectors, and a shift."
     (W, b), V = net[l], net[l + 1][0]; V = V[:, units] * torch.where((h @ W[units].T + b[units] > 0).to(b.dtype).mean(0) > .5, 1., slope); return V @ W[units], V @ b[units]
 
+def _stand(net, l, units, M, shift, h, slope, aside):
+    "These units do not switch, and stand for this linear map, as well as they can."
+    (W, b), (V, c) = ((p.clone() for p in layer) for layer in net[l:l + 2]); C = torch.linalg.cholesky(torch.cov(h.T) + 1e-12 * h.square().mean() * torch.eye(h.shape[1], dtype=h.dtype)); U = torch.linalg.svd(M @ C)[0][:, :len(units)]; rows = U.T @ M; size = rows.norm(dim=1).clamp_min(1e-300); rows = rows / size[:, None]; far = aside * (h @ rows.T).abs().amax(0)
+    W[units], b[units], V[:, units] = rows, -far, U * size / slope; return unit_rows([*net[:l], (W, b), (V, c + shift + (M - U * size @ rows) @ h.mean(0) + U * size @ far), *net[l + 2:]], 0)
+
 def _placed(net, l, units, found, h, slope, aside):
     "Some of these units, which do not switch, become such that do, with these rows, biases, weights behind them, and shares of the linear map; the others stand for what is left of that."
-    (W, b), (V, c) = ((p.clone() for p in layer) for layer in net[l:l + 2]); M, shift = _linear(net, l, units, h, slope); w, bias, v, share = (torch.stack(q) for q in zip(*found)); new, others = units[:len(w)], units[len(w):]
-    M, shift = M - v.T * share @ w, shift - v.T * share @ bias; C = torch.linalg.cholesky(torch.cov(h.T) + 1e-12 * h.square().mean() * torch.eye(h.shape[1], dtype=h.dtype)); U = torch.linalg.svd(M @ C)[0][:, :len(others)]; rows = U.T @ M; size = rows.norm(dim=1).clamp_min(1e-300); rows = rows / size[:, None]; far = aside * (h @ rows.T).abs().amax(0)
-    W[new], b[new], V[:, new] = share.sign()[:, None] * w, share.sign() * bias, v.T; W[others], b[others], V[:, others] = rows, -far, U * size / slope; return unit_rows([*net[:l], (W, b), (V, c + shift + (M - U * size @ rows) @ h.mean(0) + U * size @ far), *net[l + 2:]], 0)
+    (W, b), (V, c) = ((p.clone() for p in layer) for layer in net[l:l + 2]); M, shift = _linear(net, l, units, h, slope); w, bias, v, share = (torch.stack(q) for q in zip(*found)); new = units[:len(w)]
+    W[new], b[new], V[:, new] = share.sign()[:, None] * w, share.sign() * bias, v.T; return _stand([*net[:l], (W, b), (V, c), *net[l + 2:]], l, units[len(w):], M - v.T * share @ w, shift - v.T * share @ bias, h, slope, aside)
+
+def _turned(net, l, units, h, slope, o):
+    "The same network, but units which these ones, that do not switch, stand for the negative of are turned: on where they were off."
+    (W, b), (V, _) = ((p.clone() for p in layer) for layer in net[l:l + 2]); (M, shift), S, some = _linear(net, l, units, h, slope), torch.cov(h.T), torch.ones(len(b), dtype=torch.bool); some[units] = False
+    while (share := torch.where(some, (M @ S @ W.T * V).sum(0) / ((1 + slope) * V.square().sum(0) * (W @ S * W).sum(1)).clamp_min(1e-300), 0.)).min() < -o.opposed: j = share.argmin(); M, shift = M + (1 + slope) * torch.outer(V[:, j], W[j]), shift + (1 + slope) * V[:, j] * b[j]; W[j], b[j], some[j] = -W[j], -b[j], False
+    return _stand([*net[:l], (W, b), *net[l + 1:]], l, units, M, shift, h, slope, o.aside) if (~some).sum() > len(units) else net
 
 def _halves(B, left, e, size, slope, g, o):
     "ReLU units, one from each of many starts, that explain what is left of some answers (n, o), each of these by itself: weights behind them (s, r), of which answers are B (n, o, r) times; rows that see e (n, r), biases, and how many answers they explain. Each is one half of a unit; the other half is part of a linear map diag(size) of e, `share` times this one: that is how long its row must be."
@@ -600,7 +616,7 @@ def _awake(deep, net, l, units, x, y):
             if score[s] and len(some) < o.tries and all(v[s] @ v[t] < o.twins for t in some): some.append(s); yield v[s], a[s], bias[s], share[s]
     def placed(found): v, a, bias, share = (torch.stack(q) for q in zip(*found)); v = torch.linalg.inv((a / size) @ v.T).T @ v / share[:, None]; return _placed(net, l, units, list(zip(a @ E, bias - a @ mean, v @ U.T, share)), h, slope, o.aside)  # such that the others have so many directions less to stand for
     while len(i) >= least and len(found) < r:
-        best, new = o.progress, None
+        best, new = o.found, None
         for one in candidates():
             j = (e @ one[1] + one[2] > 0).nonzero()[:, 0]
             if not o.seldom <= len(j) < o.hardly * len(x): continue
@@ -629,18 +645,24 @@ def _twins(z, after, alike):
     size = z.std(0).clamp_min(1e-300); loud = size * after.norm(dim=0); best, twin = torch.where(loud > loud[:, None], torch.corrcoef(z.T).abs().nan_to_num(0.), 0.).max(1); j = ((best > alike) & (z.amax(0) > 0) & (z.amin(0) < 0)).nonzero()[:, 0]; c = z - z.mean(0)
     return [(i, k, (c[:, i] @ c[:, k]) / c[:, k].square().sum()) for i, k in zip(j, twin[j])]
 
+def _bends(net, x, y, kind):
+    "What a unit's bend changes the answers by, as a share of their size, where it is on the side on which it seldom is, for all hidden layers; infinity if it never is."
+    at = _Pass.of(net, x, *kind); D, size, out = _backward(net, at.slopes), Scales.usual(y)[:, None], []
+    for l, z in enumerate(preactivations(net, x, *kind)[:-1]): seldom = (z > 0) == ((z > 0).double().mean(0) < .5); out.append(torch.where(seldom, (1 - kind[1]) * z.abs() * (D[l + 1] @ net[l + 1][0]).norm(dim=1) / size, torch.nan).nanmedian(0).values.nan_to_num(math.inf))
+    return out
+
 def straightened(net: Layers, stds: Sequence[Tensor], x: Float[Tensor, "n k"], y: Float[Tensor, "n o"], kind: tuple[str, float], o: TailSearch = TailSearch()) -> tuple[Layers, list[Tensor]]:  # and standard deviations
-    "Rows that are not known well, are on or off seldom, and explain nothing there, stand for units that are on elsewhere. What they are good for is linear: they are moved to where they do not switch, and nothing counts as known of them. So do rows that mean the same unit as louder ones, which have its weights then."
-    miss = lambda net, i: (y[i] - forward(net, x[i], *kind)).norm(dim=1); stds, h, some = [s.clone() for s in stds], _by_parts(lambda v: hidden(net[:1], v, *kind), x), slice(o.judges)
+    "Rows that are not known well, are on or off seldom, and explain nothing there, or hardly bend anything, stand for units that are on elsewhere. What they are good for is linear: they are moved to where they do not switch, and nothing counts as known of them. So do rows that mean the same unit as louder ones, which have its weights then. And units are turned whose map's negative is what they are good for."
+    miss = lambda net, i: (y[i] - forward(net, x[i], *kind)).norm(dim=1); stds, h, some = [s.clone() for s in stds], _by_parts(lambda v: hidden(net[:1], v, *kind), x), slice(o.judges); bends = _bends(net, x[some], y[some], kind)
     for l in range(1, len(net) - 1):
         z = _by_parts(lambda v: v @ net[l][0].T + net[l][1], h); on = (z > 0).sum(0) / len(z); far = o.aside * torch.maximum(z.amax(0), -z.amin(0)); move = lambda net, units, side: _straight(net, l, units, side, far[units], kind[1]); units = []
         for j, k, ratio in _twins(z[some], net[l + 1][0], o.twins):
             V, c = net[l + 1]; V = V.clone(); V[:, k] += ratio.abs() * V[:, j]; V[:, j] *= (1 + kind[1]) * (ratio < 0); one = move([*net[:l + 1], (V, c), *net[l + 2:]], j[None], on[j][None] >= 0)
             if j not in units and k not in units and (miss(one, some) / miss(net, some)).median() < o.clearly: net = one; units.append(j); stds[l + 1][:, k] = o.untold * V[:, k].abs().max()
-        for j in ((torch.minimum(on, 1 - on) < o.hardly) & (stds[l].norm(dim=1) > o.glimpsed)).nonzero()[:, 0]:
+        for j in (((torch.minimum(on, 1 - on) < o.hardly) | (faint := bends[l] < o.faint)) & (stds[l].norm(dim=1) > o.glimpsed)).nonzero()[:, 0]:
             i, one = ((z[:, j] > 0) == (on[j] < .5)).nonzero()[:, 0][:o.judges], move(net, j[None], on[j][None] > .5)
-            if j not in units and (not len(i) or (miss(one, i) / miss(net, i)).median() < o.clearly): net = one; units.append(j)
-        if units: units = torch.stack(units); stds[l][units] = stds[l].shape[1]**-.5; stds[l][units, -1] = far[units]; stds[l + 1][:, units] = o.untold * net[l + 1][0][:, units].abs().max(); stds[l + 1][:, -1] = o.untold * net[l + 1][1].abs().max()
+            if j not in units and (faint[j] or not len(i) or (miss(one, i) / miss(net, i)).median() < o.clearly): net = one; units.append(j)
+        if units: units = torch.stack(units); net = _turned(net, l, units, h, kind[1], o); stds[l][units] = stds[l].shape[1]**-.5; stds[l][units, -1] = net[l][1][units].abs(); stds[l + 1][:, units] = o.untold * ((V := net[l + 1][0])[:, units].abs().max() or V.abs().max()); stds[l + 1][:, -1] = o.untold * net[l + 1][1].abs().max()
         h = _by_parts(lambda v: hidden(net[l:l + 1], v, *kind), h)
     return net, stds
 
@@ -665,10 +687,7 @@ def _excess(deep, net, copies, n):
     allowed = deep.noise(x, y).square() + torch.stack([forward(c, x, *kind) - said for c in copies]).square().mean((0, 2)); off = ((y - said).square().mean(1) / allowed)
     return max(part.mean().sqrt().item() for part in off.tensor_split(4))
 
-def _ended(net, stds, x, y, noise, near, kind, g, o):
-    "The last fit: layers, networks drawn around them, the moves that lead to these, standard deviations in units of the largest weight of each layer, and what is left of the answers."
-    net, left = fit_layers(net, stds, x, y, noise, *kind, g, last=True, options=o); copies = drawn_layers(net, stds, x, left, noise, *kind, g, near=near, options=o); moves = [torch.stack(m) - r for r, *m in zip(_rows(net), *map(_rows, copies))]
-    return net, copies, moves, [m.square().mean(0).sqrt() / r.abs().max() for r, m in zip(_rows(net), moves)], left
+def _moves(net, copies): return [torch.stack(m) - r for r, *m in zip(_rows(net), *map(_rows, copies))]
 
 def whole_fit(deep: Tail, tail: Layers, stds: Sequence[Tensor]) -> tuple[Layers, list[Layers], float]:  # all layers, copies if they explain the answers, residual in units of the noise
     "All layers from the answers that tell most; and again with new ones, as long as that explains them better, units turn out to switch that did not seem to, or a weight is not known well."
@@ -689,10 +708,12 @@ def whole_fit(deep: Tail, tail: Layers, stds: Sequence[Tensor]) -> tuple[Layers,
         else:
             near = _Near.of(_Pass.of(net, x, *kind), noise, stds, o.part, o.joint, g); std, moves = near.stds(net), near.drawn(o.witnesses, g); worse, known, over = known, _largest(std), again == o.turns - 1
             if not found and (known < o.known or known > o.settles * worse) or over:
-                new, copies, moves, std, left = _ended(net, stds, x, y, noise, near, kind, g, o); vague, unsure, rms = unsure, _largest(std), off(left)
-                deep.run.stage("draw", residual=rms, known=unsure)
-                if unsure < o.jointly or unsure > o.settles * vague or over: return new, copies, rms
-            at = telling(deep, new, std, moves, x); more.append((at, deep.f(at))); deep.run.stage("tell", known=known, asked=len(at))
+                draw = lambda net, left, n: _moves(net, drawn_layers(net, stds, x, left, noise, *kind, g, near=near, options=replace(o, sampled=n)))
+                moves = draw(net, left, o.first); std = [m.square().mean(0).sqrt() / r.abs().max() for r, m in zip(_rows(net), moves)]; vague, unsure = unsure, _largest(std); deep.run.stage("draw", networks=o.first, known=unsure)
+                if unsure < o.known or unsure > o.settles * vague or over:
+                    net, left = fit_layers(net, stds, x, y, noise, *kind, g, last=True, options=o); rms, moves = off(left), [torch.cat(m) for m in zip(moves, draw(net, left, o.sampled - o.first))]; deep.run.stage("draw", networks=o.sampled, residual=rms)
+                    return net, [_layers([r + m[i] for r, m in zip(_rows(net), moves)]) for i in range(o.sampled)], rms
+            at = telling(deep, net, std, moves, x); more.append((at, deep.f(at))); deep.run.stage("tell", known=known, asked=len(at))
         net, told = new, [torch.cat(v) for v in zip((x[len(i):], y[len(i):]), *more)]
     return net, [], rms
 

@@ -8,12 +8,12 @@ from torch.nn.functional import normalize
 from neurome_nb import Architecture, reconstruct
 from neurome_nb.blackbox import black_box
 from neurome_nb.core import generator
-from neurome_nb.deep import MeasuredLayer, _Noise
+from neurome_nb.deep import DeepFailure, MeasuredLayer, _Noise
 from neurome_nb.nets import forward, init_layers, preactivations
 from neurome_nb.noisy import NoisySearch, _layers, _Pass, _rows
 from neurome_nb.peel import hidden
 from neurome_nb.students import Training, new_student
-from neurome_nb.tails import Lesson, Scales, Tail, TailSearch, _balanced, _largest, _louder, _moved, _Near, _placed, _straight, climb, fit_layers, pruned_layer, straightened, telling, train_leaky, woken
+from neurome_nb.tails import Lesson, Scales, Tail, TailSearch, _balanced, _largest, _linear, _louder, _moved, _Near, _placed, _stand, _straight, _turned, climb, fit_layers, pruned_layer, straightened, telling, train_leaky, woken
 from neurome_nb.together import unit_rows
 from neurome_nb.canon import parameter_error
 from neurome_nb.recipes import Exact
@@ -146,6 +146,20 @@ def test_a_unit_that_is_placed_leaves_the_others_what_is_left_of_their_linear_ma
     net, deep, straight, units = rare(3, .02, (3, 5)); mixed = turned(straight, units, deep.g); x, y = deep.pool; h, z = hidden(net[:1], x, *KIND), preactivations(net, x, *KIND)[1]
     both = (z[:, units] < 0).all(1); placed = _placed(mixed, 1, units, [(net[1][0][3], net[1][1][3], net[2][0][:, 3], torch.tensor(KIND[1]).double())], h, KIND[1], 1.2)
     assert torch.allclose(forward(mixed, x[both], *KIND), y[both]) and torch.allclose(forward(placed, x[z[:, 5] < 0], *KIND), y[z[:, 5] < 0]) and (preactivations(placed, x, *KIND)[1][:, 5] < 0).all()
+
+def test_a_unit_whose_negative_others_stand_for_is_turned_and_no_other():
+    net, deep, straight, units = rare(3, .02, (3, 5)); h, a = hidden(net[:1], deep.pool[0], *KIND), KIND[1]; (M, shift), (W, b), V = _linear(straight, 1, units, h, a), straight[1], straight[2][0]; W, b = W.clone(), b.clone()
+    M, shift = M + (1 + a) * torch.outer(V[:, 1], W[1]), shift + (1 + a) * V[:, 1] * b[1]; W[1], b[1] = -W[1], -b[1]; mirrored = _stand([net[0], (W, b), *straight[2:]], 1, units, M, shift, h, a, 1.2)
+    back = _turned(mirrored, 1, units, h, a, TailSearch()); others = [0, 1, 2, 4, 6, 7]; assert torch.allclose(back[1][0][others], straight[1][0][others]) and _turned(back, 1, units, h, a, TailSearch()) is back
+    off = lambda some: (forward(some, deep.pool[0], *KIND) - forward(straight, deep.pool[0], *KIND)).norm(); assert off(back) <= (1 + 1e-9) * off(mirrored)
+
+def test_what_nothing_depends_on_has_a_standard_deviation_too():
+    net, deep, straight, units = rare(3, .02); (V, e) = straight[2]; V = V.clone(); V[:, units] = 0.; some = [*straight[:2], (V, e), *straight[3:]]; x = deep.pool[0]
+    assert all((s > 0).all() for s in straightened(some, [.05 + 0 * r for r in _rows(net)], x, forward(some, x, *KIND), KIND)[1])
+
+def test_normal_equations_that_are_not_finite_say_so():
+    g = generator(0, 'tails/near'); net = tail(g); x = torch.randn(200, 12, generator=g).double(); prior = [torch.ones_like(r) for r in _rows(net)]; prior[0][0] = math.nan
+    with pytest.raises(DeepFailure, match='finite'): _Near.of(_Pass.of(net, x, *KIND), torch.ones(200).double(), prior, 200, 10_000, g)
 
 def test_rows_that_mean_the_same_unit_as_others_are_straightened():
     net, deep, _, _ = rare(3, .4); x, y = deep.pool; (A, c), (V, e) = net[1:3]; stds = [.05 + 0 * r for r in _rows(net)]
