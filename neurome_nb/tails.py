@@ -336,15 +336,15 @@ class Lesson:
         return found
 
     def narrow(self, students=1):
-        "To the true width, by way of a larger one; by so many students, or, if more than one, as many more as it takes to lose little. Units that the best two have are left before others. Whether much was lost."
+        "To the true width, by way of a larger one: what is lost then tells whether the right units were left. If not, or if more `students` are asked for, another one is taught, and units that both of them have are left before others."
         o, width, best, layers = self.deep.options, self.widths[0], math.inf, self.layers
         while len(self.wide) < o.taught:
             if self.wide: self.fresh(); self.train(o.settle)
             self.train(o.settle, math.ceil(o.narrow * width)); self.wide.append((self.state(), self.layers)); self.wide.sort(key=lambda s: s[0]); before, self.layers = self.wide[0]
             self.train(o.settle, width, self.agreed() if len(self.wide) > 1 else None); after = self.state()
             if len(self.wide) == 2 or after < best: best, layers = after, self.layers  # what two agree on is better founded
-            if len(self.wide) >= students and (students == 1 or after < o.dear * before): break
-        self.layers = layers; return after > o.dear * before
+            if len(self.wide) >= students and after < o.dear * before: break
+        self.layers = layers
 
     def prove(self):
         "Rows that kinks show are held from then on, as kinks say they are; or as they were, if answers are explained worse by what kinks say: how far that is away is how sure they are then."
@@ -370,8 +370,8 @@ class Lesson:
         deep, o = self.deep, self.deep.options
         if last: self.start(last.tail()[1:]); self.train(o.settle)
         else: self.fresh()
-        lost = self.narrow(); self.prove()
-        if not self.held or lost and self.held < self.widths[0]: self.held, self.stds = 0, self.stds[:0]; self.narrow(students=2); self.prove()
+        self.narrow(); self.prove()
+        if not self.held and len(self.wide) < 2: self.narrow(students=2)
         for _ in range(o.renewals):
             if self.held in (0, self.widths[0]): break  # where no unit is known, kinks are not told apart
             layers, held, stds, before = self.layers, self.held, self.stds, self.state(); self.hunt(); self.train(o.settle, self.widths[0]); after = self.state()
