@@ -161,6 +161,11 @@ def test_normal_equations_that_are_not_finite_say_so():
     g = generator(0, 'tails/near'); net = tail(g); x = torch.randn(200, 12, generator=g).double(); prior = [torch.ones_like(r) for r in _rows(net)]; prior[0][0] = math.nan
     with pytest.raises(DeepFailure, match='finite'): _Near.of(_Pass.of(net, x, *KIND), torch.ones(200).double(), prior, 200, 10_000, g)
 
+def test_rows_that_hardly_bend_anything_are_straightened_however_often_they_are_on():
+    net, deep, _, _ = rare(3, .4); x = deep.pool[0]; (V, e) = net[2]; V = V.clone(); V[:, 3] *= 1e-3; some = [*net[:2], (V, e), *net[3:]]; on = lambda some: (preactivations(some, x, *KIND)[1] > 0).double().mean(0)
+    new, _ = straightened(some, [.05 + 0 * r for r in _rows(net)], x, forward(some, x, *KIND), KIND); others = [0, 1, 2, 4, 5, 6, 7]
+    assert .3 < on(some)[3] < .7 and on(new)[3] in (0, 1) and torch.allclose(on(new)[others], on(some)[others])
+
 def test_rows_that_mean_the_same_unit_as_others_are_straightened():
     net, deep, _, _ = rare(3, .4); x, y = deep.pool; (A, c), (V, e) = net[1:3]; stds = [.05 + 0 * r for r in _rows(net)]
     for sign in (1, -1):
