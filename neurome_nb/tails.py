@@ -92,7 +92,7 @@ class TailSearch(NoisySearch):
     hardly: float = .3  # share of the answers below which a row is on, or off, that may stand for another unit
     faint: float = .005  # or one whose bend changes the answers by less than this share of their size
     opposed: float = .9  # a unit is turned if units that do not switch stand for so much of its map's negative
-    aside: float = 1.2  # it is moved by so many times its largest pre-activation
+    aside: float = 1.2  # such a row is moved by so many times its largest pre-activation
     untold: float = 10.  # standard deviation of the weights behind it, and of the next biases, in units of the largest
     rare: float = .03  # share of the answers below which a unit is off seldom
     turned: int = 2400  # climbs, each for a weight that is known badly: they turn on both units that it joins; the later one off, if it is off seldom
@@ -104,9 +104,9 @@ class TailSearch(NoisySearch):
     iterations: int = 150  # of conjugate gradients for each step
     drawing: int = 400  # and for error bars
     enough: float = 1e-4  # they end when the residual is so much smaller
-    nearly: float = .03  # or when the mean square of what directions of the weights are off by is less, in standard deviations,
+    nearly: float = .03  # or when the mean square of what directions of the weights are off by is less than this, in standard deviations,
     exact: float = 1e-4  # and in the last fit
-    reached: float = 1e-2  # or so much, while most answers are not explained, and for error bars: every direction of the weights has an equal share in it there
+    reached: float = 1e-2  # or the residual by so much, while most answers are not explained, and for error bars: every direction of the weights has an equal share in it there
     odder: float = 3.  # answers that are off by more than so many times what is typical count less: units are on the wrong side there
     part: int = 20_000  # answers from which the preconditioner is computed, at most: from a quarter of them it is several times worse
     first: int = 4  # networks drawn to see whether a weight is not known
@@ -585,7 +585,7 @@ def _placed(net, l, units, found, h, slope, aside):
     W[new], b[new], V[:, new] = share.sign()[:, None] * w, share.sign() * bias, v.T; return _stand([*net[:l], (W, b), (V, c), *net[l + 2:]], l, units[len(w):], M - v.T * share @ w, shift - v.T * share @ bias, h, slope, aside)
 
 def _turned(net, l, units, h, slope, o):
-    "The same network, but units which these ones, that do not switch, stand for the negative of are turned: on where they were off."
+    "The same network, but units are turned, on where they were off, if these ones, which do not switch, stand for the negatives of their maps."
     (W, b), (V, _) = ((p.clone() for p in layer) for layer in net[l:l + 2]); (M, shift), S, some = _linear(net, l, units, h, slope), torch.cov(h.T), torch.ones(len(b), dtype=torch.bool); some[units] = False
     while (share := torch.where(some, (M @ S @ W.T * V).sum(0) / ((1 + slope) * V.square().sum(0) * (W @ S * W).sum(1)).clamp_min(1e-300), 0.)).min() < -o.opposed: j = share.argmin(); M, shift = M + (1 + slope) * torch.outer(V[:, j], W[j]), shift + (1 + slope) * V[:, j] * b[j]; W[j], b[j], some[j] = -W[j], -b[j], False
     return _stand([*net[:l], (W, b), *net[l + 1:]], l, units, M, shift, h, slope, o.aside) if (~some).sum() > len(units) else net
@@ -687,7 +687,9 @@ def _excess(deep, net, copies, n):
     allowed = deep.noise(x, y).square() + torch.stack([forward(c, x, *kind) - said for c in copies]).square().mean((0, 2)); off = ((y - said).square().mean(1) / allowed)
     return max(part.mean().sqrt().item() for part in off.tensor_split(4))
 
-def _moves(net, copies): return [torch.stack(m) - r for r, *m in zip(_rows(net), *map(_rows, copies))]
+def _moves(net, copies):
+    "What leads from a network to others: for every layer's rows, one move per network."
+    return [torch.stack(m) - r for r, *m in zip(_rows(net), *map(_rows, copies))]
 
 def whole_fit(deep: Tail, tail: Layers, stds: Sequence[Tensor]) -> tuple[Layers, list[Layers], float]:  # all layers, copies if they explain the answers, residual in units of the noise
     "All layers from the answers that tell most; and again with new ones, as long as that explains them better, units turn out to switch that did not seem to, or a weight is not known well."
