@@ -22,7 +22,7 @@ from .lift import Basis
 from .certify import Certificate, adversarial_queries, certify_copies
 from .peel import Peeled, hidden, switches
 from .deep import DeepFailure, MeasuredLayer, _backward, _blur
-from .noisy import NoisySearch, VagueRows, lift_all, sweep_line, _active_sides, _directions, _distinct, _explained, _layers, _Noisy, _Pass, _rows
+from .noisy import NoisySearch, VagueRows, lift_all, sweep_line, _directions, _distinct, _explained, _layers, _Noisy, _Pass, _rows
 from .students import Soap, Training, new_student, _split
 from .together import unit_rows
 
@@ -38,13 +38,14 @@ class TailSearch(NoisySearch):
     either: tuple[float, ...] = (3., 10.)  # the others have hidden vectors of either sign behind the first layer, so many times as large as natural ones
     decades: float = .75  # and of different lengths
     wider: float = 3.  # units of the student per unit of the black box, in every hidden layer
-    training: Training = Training(steps=6000, batch=1024)  # before any are left out
-    settle: Training = Training(steps=2500, batch=1024, rate=3e-3)  # each time that some were
+    training: Training = Training(steps=4500, batch=1024)  # before any are left out
+    settle: Training = Training(steps=1600, batch=1024, rate=3e-3)  # each time that some were
     narrow: float = 1.5  # width to which a layer is pruned first, in units of the true one
     taught: int = 3  # students of a layer, at most, each after the first if the others' units were not the right ones
     agreed: float = .995  # correlation of the pre-activations of units of two students that mean the same
     tries: int = 4  # of units that may be what a linear map stands for
     dear: float = 1.2  # another one follows if the loss is so many times as large afterwards
+    nearly_all: float = .9  # unless kinks prove more than so many of the rows
     shown: int = 120_000  # queries shown then, those that are explained worst more often
     odd: float = 300.  # so many times at most
     vaguely: float = 2.5e-4  # answers at hidden vectors with a larger relative error count less
@@ -54,7 +55,7 @@ class TailSearch(NoisySearch):
     guessed: tuple[float, ...] = (1e-3, 4e-3, 3e-4)  # relative errors of a student's rows, one after the other, until kinks are where they say
     taken: float = 1e-4  # and of those that kinks say nothing about, as far as the next layers are concerned
     renewals: int = 4  # times that units are hunted for which a layer's student has missed
-    progress: float = .7  # another one follows if rows were proven, or answers are off by less than this share of what they were
+    progress: float = .8  # another one follows if answers are off by less than this share of what they were
     hunts: int = 5  # lines through inputs whose answers a student explains worst, at most, for units that it has missed
     glimpsed: float = .014  # relative error of such a row that is good enough to learn on with it; one that is less sure may stand for a unit that is missing
     twins: float = .99  # correlation of the pre-activations of rows that mean the same unit
@@ -91,7 +92,8 @@ class TailSearch(NoisySearch):
     converged: float = 10.  # the last fit ends when a step makes the sum of squares, in units of the noise, less by less than this: no direction is off by more than its square root then, in standard deviations
     hardly: float = .3  # share of the answers below which a row is on, or off, that may stand for another unit
     faint: float = .005  # or one whose bend changes the answers by less than this share of their size
-    opposed: float = .9  # a unit is turned if units that do not switch stand for so much of its map's negative
+    mostly: float = .9  # which explains nothing if moving it makes so many of the answers where it is on, or off, no worse than `clearly` so
+    opposed: float = .6  # a unit is turned if units that do not switch stand for so much of its map's negative
     aside: float = 1.2  # such a row is moved by so many times its largest pre-activation
     untold: float = 10.  # standard deviation of the weights behind it, and of the next biases, in units of the largest
     rare: float = .03  # share of the answers below which a unit is off seldom
@@ -105,7 +107,7 @@ class TailSearch(NoisySearch):
     drawing: int = 400  # and for error bars
     enough: float = 1e-4  # they end when the residual is so much smaller
     nearly: float = .03  # or when the mean square of what directions of the weights are off by is less than this, in standard deviations,
-    exact: float = 1e-4  # and in the last fit
+    exact: float = 3e-4  # and in the last fit
     reached: float = 1e-2  # or the residual by so much, while most answers are not explained, and for error bars: every direction of the weights has an equal share in it there
     odder: float = 3.  # answers that are off by more than so many times what is typical count less: units are on the wrong side there
     part: int = 20_000  # answers from which the preconditioner is computed, at most: from a quarter of them it is several times worse
@@ -185,12 +187,12 @@ def _spare(A, targets, h, ridge=1e-9):
 
 def _least(A, y): return torch.linalg.lstsq(A / (s := A.norm(dim=0).clamp_min(1e-300)), y, driver="gelsd").solution / s[:, None]
 
-def _chosen(h, rows, bends, target, w, slope, held, loose):
-    "These rows, on the side where they are on, as the first ones are, and the linear map that they leave: as small as possible, but for so many directions of what it makes, which are for units that switch nowhere."
+def _chosen(h, rows, bends, target, w, slope, loose):
+    "These rows, on the side where they are on, and the linear map that they leave: as small as possible, but for so many directions of what it makes, which are for units that switch nowhere."
     n = len(rows); theta = _least(torch.cat([bends, h * w], 1), target); v, L = theta[:n] * 2 / (1 - slope), theta[n:-1].T; C = torch.linalg.cholesky(torch.cov(h[:, :-1].T) + 1e-9 * torch.eye(h.shape[1] - 1, dtype=h.dtype))  # as much as it matters
-    turned = (1 + slope) / 2 * torch.einsum("it,ih->ith", v, rows[:, :-1]) @ C; rest, sign = L @ C - turned[:held].sum(0), torch.ones(n, dtype=h.dtype); size = lambda M: torch.linalg.svdvals(M)[..., loose:].square().sum(-1)
-    if n > held: sign[held:] = torch.linalg.lstsq(turned[held:].flatten(1).T, rest.reshape(-1, 1), driver="gelsd").solution[:, 0].sign(); rest = rest - (sign[held:, None, None] * turned[held:]).sum(0)
-    while n > held and loose and (flipped := size(other := rest + 2 * sign[held:, None, None] * turned[held:])).min() < .99 * size(rest): i = flipped.argmin(); rest = other[i]; sign[held + i] *= -1
+    turned = (1 + slope) / 2 * torch.einsum("it,ih->ith", v, rows[:, :-1]) @ C; size = lambda M: torch.linalg.svdvals(M)[..., loose:].square().sum(-1)
+    sign = torch.linalg.lstsq(turned.flatten(1).T, (L @ C).reshape(-1, 1), driver="gelsd").solution[:, 0].sign(); rest = L @ C - (sign[:, None, None] * turned).sum(0)
+    while loose and (flipped := size(other := rest + 2 * sign[:, None, None] * turned)).min() < .99 * size(rest): i = flipped.argmin(); rest = other[i]; sign[i] *= -1
     return sign[:, None] * rows, torch.linalg.solve_triangular(C, rest, upper=False, left=False), C
 
 def pruned_layer(
@@ -208,9 +210,9 @@ def pruned_layer(
     at = _Pass.of(layers, x, "leaky_relu", slope); D = _backward(layers, at.slopes); h, (rows, after) = at.entering[l], _rows(layers)[l:l + 2]; w = weight[:, None]; act = ACTIVATIONS["leaky_relu"].fn
     z = at.entering[l + 1] @ after.T; e, Q = torch.linalg.eigh(torch.einsum("noa,nob->ab", D[l + 1] * w[:, None], D[l + 1] * w[:, None]) / len(x)); target = z @ (Q * e.clamp_min(0).sqrt()) * w
     bends = (h @ rows.T).abs() * w; spare = _spare(torch.cat([bends, h * w], 1), target, len(rows)); last = torch.arange(len(rows)) < held; last = last if trusted is None else last | trusted; order = torch.cat([spare.order[~last[spare.order]], spare.order[last[spare.order]]])
-    few = min(max((spare.increase[-width:] < options.straight * spare.increase[-width - 1:][:1]).sum(), 0 if trusted is None else width - trusted.sum()), width - held); best = math.inf
+    few = min(max((spare.increase[-width:] < options.straight * spare.increase[-width - 1:][:1]).sum(), 0 if trusted is None else width - trusted.sum()), width - max(held, 1)); best = math.inf
     for r in range(int(few) + 1):
-        kept = order[len(order) - width + r:].sort().values; some, rest, C = _chosen(h, rows[kept], bends[:, kept], target, w, slope, held, r + int((~last[kept]).sum()) * (trusted is not None)); u = torch.linalg.svd(rest @ C)[0][:, :r].T @ rest; z0 = h[:, :-1] @ u.T
+        kept = order[len(order) - width + r:].sort().values; some, rest, C = _chosen(h, rows[kept], bends[:, kept], target, w, slope, r + int((~last[kept]).sum()) * (trusted is not None)); u = torch.linalg.svd(rest @ C)[0][:, :r].T @ rest; z0 = h[:, :-1] @ u.T
         some = torch.cat([some, torch.cat([u, (2 * z0.abs().amax(0) if r else u.new_zeros(0))[:, None]], 1)]); A = torch.cat([act(h @ some.T, slope), torch.ones_like(w)], 1) * w; off = (A @ _least(A, target) - target).square().mean().item()
         if off < options.better * best: best, chosen, number, theta = off, some, r, _least(A, z * w)
     new = list(layers); new[l], new[l + 1] = _layers([chosen, theta.T.contiguous()]); return new, number
@@ -240,7 +242,7 @@ class Tail(_Noisy):
 
     def ask_pool(self, widths):
         "Answers for students of layers of these widths, and for the fit."
-        sizes = [len(self.known[0][1]), *widths, self.run.oracle.out_features]; x = self.spread(max(self.options.least_pool, round(self.options.pool * sum((a + 1) * b for a, b in zip(sizes, sizes[1:]))))); x = x[torch.randperm(len(x), generator=self.g)]; self.pool = x, self.f(x)
+        sizes = [len(self.known[0][1]), *widths, self.run.oracle.out_features]; x = self.spread(max(self.options.least_pool, round(self.options.pool * sum((a + 1) * b for a, b in zip(sizes, sizes[1:]))))); x = x[torch.randperm(len(x), generator=self.g)]; self.pool = x, _by_parts(self.f, x)
 
     def student(self, widths):
         "All layers behind the first, roughly, hidden rows of unit length, and standard deviations of these. Every layer has a lesson of its own, behind those that are known by then, which goes on with what the last one left."
@@ -335,16 +337,16 @@ class Lesson:
         for r in others: like = _like(v, rows, r).abs(); best, twin = like.max(1); found |= (best > self.deep.options.agreed) & (like.argmax(0)[twin] == torch.arange(len(rows)))
         return found
 
-    def narrow(self, students=1):
-        "To the true width, by way of a larger one: what is lost then tells whether the right units were left. If not, or if more `students` are asked for, another one is taught, and units that both of them have are left before others."
+    def narrow(self, students):
+        "To the true width, by way of a larger one, and whether little is lost then, which tells whether the right units were left. If several `students` are asked for, others are taught, and units that two of them have are left before others; a third one if too much is lost then."
         o, width, best, layers = self.deep.options, self.widths[0], math.inf, self.layers
         while len(self.wide) < o.taught:
             if self.wide: self.fresh(); self.train(o.settle)
             self.train(o.settle, math.ceil(o.narrow * width)); self.wide.append((self.state(), self.layers)); self.wide.sort(key=lambda s: s[0]); before, self.layers = self.wide[0]
             self.train(o.settle, width, self.agreed() if len(self.wide) > 1 else None); after = self.state()
-            if len(self.wide) == 2 or after < best: best, layers = after, self.layers  # what two agree on is better founded
-            if len(self.wide) >= students and after < o.dear * before: break
-        self.layers = layers
+            if after < (o.dear if len(self.wide) == 2 else 1.) * best: best, layers = after, self.layers  # what two agree on is better founded
+            if len(self.wide) >= students and (students == 1 or after < o.dear * before): break
+        self.layers = layers; return after < o.dear * before
 
     def prove(self):
         "Rows that kinks show are held from then on, as kinks say they are; or as they were, if answers are explained worse by what kinks say: how far that is away is how sure they are then."
@@ -361,7 +363,7 @@ class Lesson:
         if found is None: return
         new, h = normalize(found.row, dim=1), hidden(deep.known, self.x[:o.judges], *deep.kind); size = lambda rows: (h @ rows[:, :-1].T).std(0); like = _like(h, new, rows[n:]); twin = like.abs().argmax(1); like = like[torch.arange(len(new)), twin]
         same = like.abs() > o.twins; own = n + twin[same]; weights = V.new_zeros(len(V), len(new)); weights[:, same] = V[:, own] * size(rows[own]) / size(new[same]); others = torch.ones(len(rows), dtype=torch.bool); others[:n], others[own] = False, False
-        rows = torch.cat([rows[:n], new, rows[others]]); sides = _active_sides(deep.f, deep.known, rows, deep.draw(), *deep.kind, deep.g, o)[0]; mine = slice(n, n + len(new)); rows[mine] = torch.where(same[:, None], like.sign()[:, None] * new, sides[mine])
+        rows = torch.cat([rows[:n], torch.where(same[:, None], like.sign()[:, None] * new, new), rows[others]])
         self.start([(rows[:, :-1], rows[:, -1]), (torch.cat([V[:, :n], weights, V[:, others]], 1), c), *tail[2:]])
         self.held, self.stds = n + len(new), torch.cat([self.stds[:n], found.std])
 
@@ -370,14 +372,15 @@ class Lesson:
         deep, o = self.deep, self.deep.options
         if last: self.start(last.tail()[1:]); self.train(o.settle)
         else: self.fresh()
-        self.narrow(); self.prove()
-        if not self.held and len(self.wide) < 2: self.narrow(students=2)
+        for students in (1, 2):
+            self.held, self.stds = 0, self.stds[:0]; right = self.narrow(students); self.prove()
+            if self.held > (0 if right else o.nearly_all * self.widths[0]): break
         for _ in range(o.renewals):
             if self.held in (0, self.widths[0]): break  # where no unit is known, kinks are not told apart
             layers, held, stds, before = self.layers, self.held, self.stds, self.state(); self.hunt(); self.train(o.settle, self.widths[0]); after = self.state()
             if after > o.dear * before: self.layers, self.held, self.stds = layers, held, stds
             self.prove()
-            if self.held == held and after > o.progress * before: break
+            if after > o.progress * before: break
 
 # %% ../nbs/18_tails.ipynb #c016
 def _sides(net, x, kind):
@@ -576,7 +579,7 @@ def _linear(net, l, units, h, slope):
 
 def _stand(net, l, units, M, shift, h, slope, aside):
     "These units do not switch, and stand for this linear map, as well as they can."
-    (W, b), (V, c) = ((p.clone() for p in layer) for layer in net[l:l + 2]); C = torch.linalg.cholesky(torch.cov(h.T) + 1e-12 * h.square().mean() * torch.eye(h.shape[1], dtype=h.dtype)); U = torch.linalg.svd(M @ C)[0][:, :len(units)]; rows = U.T @ M; size = rows.norm(dim=1).clamp_min(1e-300); rows = rows / size[:, None]; far = aside * (h @ rows.T).abs().amax(0)
+    (W, b), (V, c) = ((p.clone() for p in layer) for layer in net[l:l + 2]); C = torch.linalg.cholesky(torch.cov(h.T) + 1e-12 * h.square().mean() * torch.eye(h.shape[1], dtype=h.dtype)); U = torch.linalg.svd(M @ C)[0][:, :len(units)]; V[:, units], units = 0., units[:U.shape[1]]; rows = U.T @ M; size = rows.norm(dim=1).clamp_min(1e-300); rows = rows / size[:, None]; far = aside * (h @ rows.T).abs().amax(0)
     W[units], b[units], V[:, units] = rows, -far, U * size / slope; return unit_rows([*net[:l], (W, b), (V, c + shift + (M - U * size @ rows) @ h.mean(0) + U * size @ far), *net[l + 2:]], 0)
 
 def _placed(net, l, units, found, h, slope, aside):
@@ -585,9 +588,12 @@ def _placed(net, l, units, found, h, slope, aside):
     W[new], b[new], V[:, new] = share.sign()[:, None] * w, share.sign() * bias, v.T; return _stand([*net[:l], (W, b), (V, c), *net[l + 2:]], l, units[len(w):], M - v.T * share @ w, shift - v.T * share @ bias, h, slope, aside)
 
 def _turned(net, l, units, h, slope, o):
-    "The same network, but units are turned, on where they were off, if these ones, which do not switch, stand for the negatives of their maps."
+    "The same network, but units are turned, on where they were off, if these ones, which do not switch, stand for the negatives of their maps; with the rows that these maps have, if their own mean something else."
     (W, b), (V, _) = ((p.clone() for p in layer) for layer in net[l:l + 2]); (M, shift), S, some = _linear(net, l, units, h, slope), torch.cov(h.T), torch.ones(len(b), dtype=torch.bool); some[units] = False
-    while (share := torch.where(some, (M @ S @ W.T * V).sum(0) / ((1 + slope) * V.square().sum(0) * (W @ S * W).sum(1)).clamp_min(1e-300), 0.)).min() < -o.opposed: j = share.argmin(); M, shift = M + (1 + slope) * torch.outer(V[:, j], W[j]), shift + (1 + slope) * V[:, j] * b[j]; W[j], b[j], some[j] = -W[j], -b[j], False
+    while (share := torch.where(some, (M @ S @ W.T * V).sum(0) / ((1 + slope) * V.square().sum(0) * (W @ S * W).sum(1)).clamp_min(1e-300), 0.)).min() < -o.opposed:
+        j = share.argmin(); w, v = W[j], V[:, j]; new = -(v @ M) / ((1 + slope) * v.square().sum())
+        if w @ S @ new < o.twins * ((w @ S @ w) * (new @ S @ new)).sqrt(): z = h @ w + b[j]; W[j], b[j] = new, -(h @ new).quantile((z < 0).double().mean())
+        M, shift = M + (1 + slope) * torch.outer(v, W[j]), shift + (1 + slope) * v * b[j]; W[j], b[j], some[j] = -W[j], -b[j], False
     return _stand([*net[:l], (W, b), *net[l + 1:]], l, units, M, shift, h, slope, o.aside) if (~some).sum() > len(units) else net
 
 def _halves(B, left, e, size, slope, g, o):
@@ -659,9 +665,9 @@ def straightened(net: Layers, stds: Sequence[Tensor], x: Float[Tensor, "n k"], y
         for j, k, ratio in _twins(z[some], net[l + 1][0], o.twins):
             V, c = net[l + 1]; V = V.clone(); V[:, k] += ratio.abs() * V[:, j]; V[:, j] *= (1 + kind[1]) * (ratio < 0); one = move([*net[:l + 1], (V, c), *net[l + 2:]], j[None], on[j][None] >= 0)
             if j not in units and k not in units and (miss(one, some) / miss(net, some)).median() < o.clearly: net = one; units.append(j); stds[l + 1][:, k] = o.untold * V[:, k].abs().max()
-        for j in (((torch.minimum(on, 1 - on) < o.hardly) | (faint := bends[l] < o.faint)) & (stds[l].norm(dim=1) > o.glimpsed)).nonzero()[:, 0]:
-            i, one = ((z[:, j] > 0) == (on[j] < .5)).nonzero()[:, 0][:o.judges], move(net, j[None], on[j][None] > .5)
-            if j not in units and (faint[j] or not len(i) or (miss(one, i) / miss(net, i)).median() < o.clearly): net = one; units.append(j)
+        for j in (((torch.minimum(on, 1 - on) < o.hardly) | (bends[l] < o.faint)) & (stds[l].norm(dim=1) > o.glimpsed)).nonzero()[:, 0]:
+            i, one = ((z[:, j] > 0) == (on[j] < .5)).nonzero()[:, 0][:o.fewest], move(net, j[None], on[j][None] > .5)
+            if j not in units and (not len(i) or (miss(one, i) / miss(net, i)).quantile(o.mostly) < o.clearly): net = one; units.append(j)
         if units: units = torch.stack(units); net = _turned(net, l, units, h, kind[1], o); stds[l][units] = stds[l].shape[1]**-.5; stds[l][units, -1] = net[l][1][units].abs(); stds[l + 1][:, units] = o.untold * ((V := net[l + 1][0])[:, units].abs().max() or V.abs().max()); stds[l + 1][:, -1] = o.untold * net[l + 1][1].abs().max()
         h = _by_parts(lambda v: hidden(net[l:l + 1], v, *kind), h)
     return net, stds
@@ -694,15 +700,18 @@ def _moves(net, copies):
 def whole_fit(deep: Tail, tail: Layers, stds: Sequence[Tensor]) -> tuple[Layers, list[Layers], float]:  # all layers, copies if they explain the answers, residual in units of the noise
     "All layers from the answers that tell most; and again with new ones, as long as that explains them better, units turn out to switch that did not seem to, or a weight is not known well."
     o, kind, g, told, level, rms, known, unsure, found, stuck = deep.options, deep.kind, deep.g, [v[:0] for v in deep.pool], math.inf, math.inf, math.inf, math.inf, [], False
+    def wake(net, answers):
+        net, found, more = woken(deep, net, *answers)
+        for l, units in found: stds[l][units], stds[l + 1][:, units] = o.awoken / stds[l].shape[1]**.5, o.awoken * net[l + 1][0][:, units].abs().max()
+        return net, found, more
     def typical(net): return deep.misses(net, *(v[:o.judges] for v in deep.pool)).log().mean().exp().item()
     net, stds = straightened([*deep.known, *tail], [*(o.caution * s for s in deep.stds), *stds, torch.full_like(_rows(tail)[-1], math.inf)], *deep.pool, kind, o); n = max(o.fewest, math.ceil(o.dense * sum(s.numel() for s in stds) / len(tail[-1][1])))
     for again in range(o.turns):
         x, y = deep.pool; i = torch.multinomial(_rarity(_sides(net, x, kind)), min(max(n - len(told[0]), n // 2), len(x)), generator=g)
         if found or stuck: i = torch.cat([i, deep.misses(net, x, y).topk(n // o.worst).indices]).unique()
         x, y = (torch.cat([v[i], w]) for v, w in zip(deep.pool, told)); noise, behind = deep.noise(x, y), int(again and rms > o.apart and not stuck); tail, left = fit_layers(net[behind:], stds[behind:], hidden(net[:behind], x, *kind), y, noise, *kind, g, steps=o.stretch, reached=0. if again else 1., options=o); net = [*net[:behind], *tail]; off = lambda left: (left / noise[:, None]).square().mean().sqrt().item()
-        before, worst, level, rms = level, rms, typical(net), off(left); answers = [torch.cat(v) for v in zip(deep.pool, told)]; new, stds = straightened(net, stds, *answers, kind, o); last, (new, found, more) = found, woken(deep, new, *answers)
+        before, worst, level, rms = level, rms, typical(net), off(left); answers = [torch.cat(v) for v in zip(deep.pool, told)]; new, stds = straightened(net, stds, *answers, kind, o); last, (new, found, more) = found, wake(new, answers)
         deep.run.stage("fit", residual=rms, typical=level, woken=sum(len(u) for _, u in found))
-        for l, units in found: stds[l][units], stds[l + 1][:, units] = o.awoken / stds[l].shape[1]**.5, o.awoken * new[l + 1][0][:, units].abs().max()
         if rms > o.fine:
             if not (found or last) and level > o.settles * before and rms > o.settles * worst:
                 if stuck and not behind: break  # units that were just found have to find their places
@@ -716,6 +725,7 @@ def whole_fit(deep: Tail, tail: Layers, stds: Sequence[Tensor]) -> tuple[Layers,
                     net, left = fit_layers(net, stds, x, y, noise, *kind, g, last=True, options=o); rms, moves = off(left), [torch.cat(m) for m in zip(moves, draw(net, left, o.sampled - o.first))]; deep.run.stage("draw", networks=o.sampled, residual=rms)
                     return net, [_layers([r + m[i] for r, m in zip(_rows(net), moves)]) for i in range(o.sampled)], rms
             at = telling(deep, net, std, moves, x); more.append((at, deep.f(at))); deep.run.stage("tell", known=known, asked=len(at))
+            if not found: new, found, others = wake(new, [torch.cat(v) for v in zip(answers, more[-1])]); more += others  # before a fit without them makes up for what these answers show
         net, told = new, [torch.cat(v) for v in zip((x[len(i):], y[len(i):]), *more)]
     return net, [], rms
 

@@ -54,6 +54,13 @@ def test_signs_are_right_beside_a_loud_unit_that_switches_nowhere(seed):
     pruned, straight = pruned_layer(wide, 0, 8, x, torch.ones(3000).double(), KIND[1], trusted=torch.arange(19) < 7)
     assert straight == 1 and ((normalize(_rows(pruned)[0], dim=1) @ normalize(rows[own], dim=1).T).amax(0) > .9999).all()
 
+def test_rows_that_kinks_prove_are_turned_too():
+    g = generator(0, 'tails/sides'); (W, b), (V, c), *rest = tail(g); x = torch.randn(2000, 12, generator=g).double(); rows, far = _rows([(W, b)])[0], 50.; L = (1 + KIND[1]) * torch.outer(V[:, 1], rows[1]); side = torch.where(torch.arange(8) == 1, -1., 1.).double()
+    wide = [(torch.cat([side[:, None] * W, torch.eye(12).double()]), torch.cat([side * b, torch.full((12,), far).double()])), (torch.cat([V, L[:, :-1]], 1), c + L[:, -1] - far * L[:, :-1].sum(1)), *rest]
+    assert torch.allclose(forward(wide, x, *KIND), forward([(W, b), (V, c), *rest], x, *KIND), atol=1e-9)
+    pruned, _ = pruned_layer(wide, 0, 8, x, torch.ones(2000).double(), KIND[1], held=2)
+    assert ((normalize(_rows(pruned)[0], dim=1) @ normalize(rows, dim=1).T).amax(0) > .9999).all()
+
 def test_a_student_sees_all_units_of_its_first_layer():
     g = generator(0, 'tails/student'); layers = tail(g); x = 2 * torch.randn(8000, 12, generator=g).double(); y = forward(layers, x, *KIND); ones = torch.ones(8000).double()
     wide, _ = train_leaky(new_student((12, 24, 18, 4), g), x, y, ones, KIND[1], generator=g, training=Training(steps=1500))
@@ -131,6 +138,10 @@ def test_rows_that_explain_nothing_where_they_switch_are_straightened_and_others
         new, wide = straightened(some, stds, x, y, KIND); z, was = (preactivations(n, x, *KIND)[1] for n in (new, some)); rest = torch.arange(8) != 3
         assert (z[:, 3] < 0).all() == moves and (wide[1][3, :-1] > stds[1][3, :-1]).all() == moves and torch.equal(wide[1][rest], stds[1][rest]) and torch.allclose(z[:, rest], was[:, rest])
 
+def test_rows_that_explain_something_at_a_few_of_their_inputs_stay():
+    net, deep, _, _ = rare(3, .2); x, y = deep.pool; y = y + torch.where(torch.rand(len(x), 1, generator=deep.g) < .8, .3, 1e-6) * torch.randn(y.shape, generator=deep.g).double()  # at the others it does not show
+    new, _ = straightened(net, [.05 + 0 * r for r in _rows(net)], x, y, KIND); assert torch.equal(new[1][1][3], net[1][1][3])
+
 def turned(straight, units, g):
     "The same network, with other rows that span the same space in the places of these units, which do not switch."
     turn = torch.randn(len(units), len(units), generator=g).double(); (A, c), (V, e) = straight[1:3]; A, V, c = A.clone(), V.clone(), c.clone(); shift = KIND[1] * V[:, units] @ c[units]
@@ -142,6 +153,10 @@ def test_units_are_found_where_rows_that_do_not_switch_stood_for_them(share, uni
     (l, those), = found
     assert l == 1 and torch.equal(those, units) and not told and (same.amax(0) > .99).all(), (found, same)
 
+def test_more_units_than_the_next_layer_has_stand_for_a_linear_map():
+    net, deep, _, _ = rare(3, .02); x, units = deep.pool[0], torch.arange(5); h = hidden(net[:2], x, *KIND); far = 2 * preactivations(net, x, *KIND)[2][:, units].abs().amax(0); some = _straight(net, 2, units, units > 2, far, KIND[1])
+    assert len(net[3][1]) < len(units) and torch.allclose(forward(_stand(some, 2, units, *_linear(some, 2, units, h, KIND[1]), h, KIND[1], 1.2), x, *KIND), forward(some, x, *KIND))
+
 def test_a_unit_that_is_placed_leaves_the_others_what_is_left_of_their_linear_map():
     net, deep, straight, units = rare(3, .02, (3, 5)); mixed = turned(straight, units, deep.g); x, y = deep.pool; h, z = hidden(net[:1], x, *KIND), preactivations(net, x, *KIND)[1]
     both = (z[:, units] < 0).all(1); placed = _placed(mixed, 1, units, [(net[1][0][3], net[1][1][3], net[2][0][:, 3], torch.tensor(KIND[1]).double())], h, KIND[1], 1.2)
@@ -150,6 +165,8 @@ def test_a_unit_that_is_placed_leaves_the_others_what_is_left_of_their_linear_ma
 def test_a_unit_whose_negative_others_stand_for_is_turned_and_no_other():
     net, deep, straight, units = rare(3, .02, (3, 5)); h, a = hidden(net[:1], deep.pool[0], *KIND), KIND[1]; (M, shift), (W, b), V = _linear(straight, 1, units, h, a), straight[1], straight[2][0]; W, b = W.clone(), b.clone()
     M, shift = M + (1 + a) * torch.outer(V[:, 1], W[1]), shift + (1 + a) * V[:, 1] * b[1]; W[1], b[1] = -W[1], -b[1]; mirrored = _stand([net[0], (W, b), *straight[2:]], 1, units, M, shift, h, a, 1.2)
+    skewed = [net[0], (W + torch.where(torch.arange(8) == 1, .3, 0.).double()[:, None] * torch.randn(W.shape, generator=deep.g).double() / 8**.5, b), *mirrored[2:]]; skewed[1][0][units], skewed[1][1][units] = mirrored[1][0][units], mirrored[1][1][units]
+    like = lambda some: torch.corrcoef((h @ torch.stack([some[1][0][1], straight[1][0][1]]).T).T)[0, 1]; assert -.98 < like(skewed) < -.9 and like(_turned(skewed, 1, units, h, a, TailSearch())) > .995  # the map knows better
     back = _turned(mirrored, 1, units, h, a, TailSearch()); others = [0, 1, 2, 4, 6, 7]; assert torch.allclose(back[1][0][others], straight[1][0][others]) and _turned(back, 1, units, h, a, TailSearch()) is back
     off = lambda some: (forward(some, deep.pool[0], *KIND) - forward(straight, deep.pool[0], *KIND)).norm(); assert off(back) <= (1 + 1e-9) * off(mirrored)
 
@@ -162,8 +179,8 @@ def test_normal_equations_that_are_not_finite_say_so():
     with pytest.raises(DeepFailure, match='finite'): _Near.of(_Pass.of(net, x, *KIND), torch.ones(200).double(), prior, 200, 10_000, g)
 
 def test_rows_that_hardly_bend_anything_are_straightened_however_often_they_are_on():
-    net, deep, _, _ = rare(3, .4); x = deep.pool[0]; (V, e) = net[2]; V = V.clone(); V[:, 3] *= 1e-3; some = [*net[:2], (V, e), *net[3:]]; on = lambda some: (preactivations(some, x, *KIND)[1] > 0).double().mean(0)
-    new, _ = straightened(some, [.05 + 0 * r for r in _rows(net)], x, forward(some, x, *KIND), KIND); others = [0, 1, 2, 4, 5, 6, 7]
+    net, deep, _, _ = rare(3, .4); x = deep.pool[0]; (V, e) = net[2]; V = V.clone(); V[:, 3] *= 1e-3; some = [*net[:2], (V, e), *net[3:]]; U = V.clone(); U[:, 3] = 0.; true = [*net[:2], (U, e), *net[3:]]; on = lambda some: (preactivations(some, x, *KIND)[1] > 0).double().mean(0)
+    new, _ = straightened(some, [.05 + 0 * r for r in _rows(net)], x, forward(true, x, *KIND), KIND); others = [0, 1, 2, 4, 5, 6, 7]
     assert .3 < on(some)[3] < .7 and on(new)[3] in (0, 1) and torch.allclose(on(new)[others], on(some)[others])
 
 def test_rows_that_mean_the_same_unit_as_others_are_straightened():
