@@ -92,7 +92,7 @@ class TailSearch(NoisySearch):
     converged: float = 10.  # the last fit ends when a step makes the sum of squares, in units of the noise, less by less than this: no direction is off by more than its square root then, in standard deviations
     hardly: float = .3  # share of the answers below which a row is on, or off, that may stand for another unit
     faint: float = .005  # or one whose bend changes the answers by less than this share of their size
-    mostly: float = .9  # which explains nothing if moving it makes so many of the answers where it is on, or off, no worse than `clearly` so
+    mostly: float = .9  # such a row explains nothing if at so many of these answers misses do not grow `clearly` when it is moved
     opposed: float = .6  # a unit is turned if units that do not switch stand for so much of its map's negative
     aside: float = 1.2  # such a row is moved by so many times its largest pre-activation
     untold: float = 10.  # standard deviation of the weights behind it, and of the next biases, in units of the largest
