@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from .core import Layers
 from .nets import ACTIVATIONS, Architecture, SectionModel, forward, preactivations
 from .polish import LinearFit
@@ -22,7 +22,7 @@ from .lift import Basis
 from .certify import Certificate, adversarial_queries, certify_copies
 from .peel import Peeled, hidden, switches
 from .deep import DeepFailure, MeasuredLayer, _backward, _blur
-from .noisy import NoisySearch, VagueRows, lift_all, sweep_line, _directions, _distinct, _explained, _layers, _Noisy, _Pass, _rows
+from .noisy import NoisySearch, VagueRows, lift_all, _layers, _Noisy, _Pass, _rows
 from .students import Soap, Training, new_student, _split
 from .together import unit_rows
 
@@ -32,21 +32,21 @@ class TailSearch(NoisySearch):
     "Options of the student and of the fit of all layers."
     attempts: int = 2  # each takes minutes
     students: int = 2  # times that those of all layers are trained, if the fit of the first ones does not explain the answers
-    pool: float = 20.  # queries per weight behind the first layer that students may learn from
+    pool: float = 12.  # queries per weight behind the first layer that students may learn from
     least_pool: int = 60_000  # and no fewer
+    sparse: int = 40_000  # and so many more behind each layer that is known, at which few of its units are on
+    lit: float = .1  # share of them that climbs turn on
+    descent: int = 60  # steps of such a climb, at most
+    clear: float = 2.  # a unit is on, or off, far enough there, in units of its typical pre-activation
     natural: float = .5  # share of natural inputs among them
     either: tuple[float, ...] = (3., 10.)  # the others have hidden vectors of either sign behind the first layer, so many times as large as natural ones
     decades: float = .75  # and of different lengths
     wider: float = 3.  # units of the student per unit of the black box, in every hidden layer
     training: Training = Training(steps=4500, batch=1024)  # before any are left out
-    settle: Training = Training(steps=1600, batch=1024, rate=3e-3)  # each time that some were
-    narrow: float = 1.5  # width to which a layer is pruned first, in units of the true one
-    taught: int = 3  # students of a layer, at most, each after the first if the others' units were not the right ones
-    agreed: float = .995  # correlation of the pre-activations of units of two students that mean the same
+    settle: Training = Training(steps=1000, batch=1024, rate=1e-3, memory=(.95, .999, .98))  # each time that some were
+    narrow: tuple[float, ...] = (1.5, 1.2, 1.)  # widths to which a layer is pruned, one after the other, in units of the true one
     tries: int = 4  # of units that may be what a linear map stands for
-    dear: float = 1.2  # another one follows if the loss is so many times as large afterwards
-    nearly_all: float = .9  # unless kinks prove more than so many of the rows
-    shown: int = 120_000  # queries shown then, those that are explained worst more often
+    shown: int = 120_000  # answers shown then, those that are explained worst more often
     odd: float = 300.  # so many times at most
     vaguely: float = 2.5e-4  # answers at hidden vectors with a larger relative error count less
     judges: int = 12_000  # queries by which units are judged
@@ -54,12 +54,17 @@ class TailSearch(NoisySearch):
     better: float = .5  # and taken if it leaves less than this share of what the unit left
     guessed: tuple[float, ...] = (1e-3, 4e-3, 3e-4)  # relative errors of a student's rows, one after the other, until kinks are where they say
     taken: float = 1e-4  # and of those that kinks say nothing about, as far as the next layers are concerned
-    renewals: int = 4  # times that units are hunted for which a layer's student has missed
-    progress: float = .8  # another one follows if answers are off by less than this share of what they were
-    hunts: int = 5  # lines through inputs whose answers a student explains worst, at most, for units that it has missed
-    glimpsed: float = .014  # relative error of such a row that is good enough to learn on with it; one that is less sure may stand for a unit that is missing
+    half: float = .5  # share of the rows that kinks prove, at least, if others are tried again
+    level: float = 1e-3  # misses that are less than this share of what is typical are not told apart
+    bends: Training = Training(steps=1000, batch=1024, rate=1e-2)  # of a student of misses
+    spare: int = 16  # units that are taught beside the others then, where misses bend
+    renewals: int = 6  # times that units which are missing are looked for, at most
+    progress: float = .9  # and as long as answers that were off most are off by less than this share of what they were
+    glimpsed: float = .014  # standard deviation of a row that is less sure may stand for a unit that is missing
     twins: float = .99  # correlation of the pre-activations of rows that mean the same unit
-    parents: int = 600  # answers that are explained worst
+    parents: int = 3000  # answers that are explained worst
+    children: int = 10_000  # more are asked beside them
+    beside: float = .3  # their hidden vectors behind the first layer are off by such a share of every entry
     climbs: int = 40  # steps up a direction of hidden vectors, at most
     upward: float = .05  # length of each, in units of the input's
     asleep: int = 8  # units of a layer that do not switch at any of the answers, at most
@@ -204,15 +209,14 @@ def pruned_layer(
     slope: float,
     options: TailSearch = TailSearch(),
     held: int = 0,  # so many of the first ones are kept
-    trusted: Bool[Tensor, "h"] | None = None,  # these go last
 ) -> tuple[Layers, int]:  # and how many of them switch nowhere
     "The units of a layer that the next one needs most, on the side where they are on, and the next layer's rows by least squares."
     at = _Pass.of(layers, x, "leaky_relu", slope); D = _backward(layers, at.slopes); h, (rows, after) = at.entering[l], _rows(layers)[l:l + 2]; w = weight[:, None]; act = ACTIVATIONS["leaky_relu"].fn
     z = at.entering[l + 1] @ after.T; e, Q = torch.linalg.eigh(torch.einsum("noa,nob->ab", D[l + 1] * w[:, None], D[l + 1] * w[:, None]) / len(x)); target = z @ (Q * e.clamp_min(0).sqrt()) * w
-    bends = (h @ rows.T).abs() * w; spare = _spare(torch.cat([bends, h * w], 1), target, len(rows)); last = torch.arange(len(rows)) < held; last = last if trusted is None else last | trusted; order = torch.cat([spare.order[~last[spare.order]], spare.order[last[spare.order]]])
-    few = min(max((spare.increase[-width:] < options.straight * spare.increase[-width - 1:][:1]).sum(), 0 if trusted is None else width - trusted.sum()), width - max(held, 1)); best = math.inf
+    bends = (h @ rows.T).abs() * w; spare = _spare(torch.cat([bends, h * w], 1), target, len(rows)); last = torch.arange(len(rows)) < held; order = torch.cat([spare.order[~last[spare.order]], spare.order[last[spare.order]]])
+    few = min((spare.increase[-width:] < options.straight * spare.increase[-width - 1:][:1]).sum(), width - max(held, 1)); best = math.inf
     for r in range(int(few) + 1):
-        kept = order[len(order) - width + r:].sort().values; some, rest, C = _chosen(h, rows[kept], bends[:, kept], target, w, slope, r + int((~last[kept]).sum()) * (trusted is not None)); u = torch.linalg.svd(rest @ C)[0][:, :r].T @ rest; z0 = h[:, :-1] @ u.T
+        kept = order[len(order) - width + r:].sort().values; some, rest, C = _chosen(h, rows[kept], bends[:, kept], target, w, slope, r); u = torch.linalg.svd(rest @ C)[0][:, :r].T @ rest; z0 = h[:, :-1] @ u.T
         some = torch.cat([some, torch.cat([u, (2 * z0.abs().amax(0) if r else u.new_zeros(0))[:, None]], 1)]); A = torch.cat([act(h @ some.T, slope), torch.ones_like(w)], 1) * w; off = (A @ _least(A, target) - target).square().mean().item()
         if off < options.better * best: best, chosen, number, theta = off, some, r, _least(A, z * w)
     new = list(layers); new[l], new[l + 1] = _layers([chosen, theta.T.contiguous()]); return new, number
@@ -240,16 +244,29 @@ class Tail(_Noisy):
             x.append(Peeled(None, self.known[:1], torch.zeros(self.k, dtype=size.dtype), *kind).inputs(h))
         return torch.cat(x)
 
+    def sparse(self, n):
+        "Inputs to which climbs lead that turn few units of the last known layer on, others off. Units behind it are on there that hardly ever are elsewhere: what few units add up to is not always the same."
+        o, g, kind = self.options, self.g, self.kind; x = self.spread(2 * n)[-n:]; z = _by_parts(lambda v: preactivations(self.known, v, *kind)[-1], x)  # natural inputs are too short
+        c = torch.where(torch.rand(z.shape, generator=g) < o.lit, 1., -1.).to(z.dtype) / z.abs().median(0).values; steps = torch.randint(0, o.descent, (n,), generator=g); none = lambda v: [v.new_zeros(len(v), len(b)) for _, b in self.known[:-1]]
+        return torch.cat([climb(self.known, v, [*none(v), w], m, *kind, stride=o.upward, enough=o.clear) for v, w, m in zip(*(a.split(_CACHED) for a in (x, c, steps)))])
+
+    def beside(self, x):
+        "Inputs near these: entries of their hidden vectors behind the first layer are moved by a share of themselves."
+        first, kind = self.known[:1], self.kind; h = hidden(first, x, *kind); return Peeled(None, first, torch.zeros(self.k, dtype=h.dtype), *kind).inputs(h * (1 + self.options.beside * torch.randn(h.shape, generator=self.g, dtype=h.dtype)))
+
     def ask_pool(self, widths):
         "Answers for students of layers of these widths, and for the fit."
         sizes = [len(self.known[0][1]), *widths, self.run.oracle.out_features]; x = self.spread(max(self.options.least_pool, round(self.options.pool * sum((a + 1) * b for a, b in zip(sizes, sizes[1:]))))); x = x[torch.randperm(len(x), generator=self.g)]; self.pool = x, _by_parts(self.f, x)
 
     def student(self, widths):
-        "All layers behind the first, roughly, hidden rows of unit length, and standard deviations of these. Every layer has a lesson of its own, behind those that are known by then, which goes on with what the last one left."
+        "All layers behind the first, roughly, hidden rows of unit length, and standard deviations of these. Every layer has a lesson of its own, behind those that are known by then, which goes on with what the last one left and asks more answers."
         o, behind, stds, lesson = self.options, replace(self, layers=list(self.layers)), [], None
         for l, width in enumerate(widths):
-            last, lesson = lesson, Lesson(behind, self.pool, widths[l:]); lesson.learn(last); tail, std = lesson.tail(), lesson.stds; behind.layers.append(MeasuredLayer(*tail[0], self.kind[1], 0., std))
+            last, lesson = lesson, Lesson(behind, self.pool, widths[l:])
+            if l: lesson.ask(behind.sparse(o.sparse))
+            lesson.learn(last); self.pool = lesson.x, lesson.y; tail, std = lesson.tail(), lesson.stds; behind.layers.append(MeasuredLayer(*tail[0], self.kind[1], 0., std))
             stds.append(torch.where((torch.arange(width) < lesson.held)[:, None], o.caution * std, o.loose / std.shape[1]**.5)); self.run.stage("student", layer=l + 2, losses=lesson.losses, proven=lesson.held)
+        order = torch.randperm(len(lesson.x), generator=self.g); self.pool = lesson.x[order], lesson.y[order]
         return [*behind.known[1:], tail[-1]], stds
 
     def guess(self, layers, error):
@@ -269,21 +286,6 @@ class Tail(_Noisy):
             rows[i], std[i], done[i] = new * (new * rows[i]).sum(1, keepdim=True).sign(), grown.std[good], True
         return rows, std, done
 
-    def hunted(self, rows, std, x, wanted):
-        "So many units of the next layer, at most, besides those with these rows, that kinks on lines through these inputs show; where too few of them do, rows stay vague. None if there are none."
-        o, h, have, error, pool, found = self.options, hidden(self.known, x, *self.kind), rows, std, None, None
-        for _ in range(o.hunts):
-            at = x[torch.randint(len(x), (1,), generator=self.g)][0]; line = sweep_line(self.f, at, _directions(1, self.k, self.g)[0], at.norm().item(), self.eps)
-            if line is None: continue
-            pool, tried, _ = self.shown(line, pool, have, error)
-            if tried is None: continue
-            good = tried.pick((tried.error < o.glimpsed) & (tried.asked >= o.least)); good = good.pick((_like(h, good.row, rows).abs() < o.twins).all(1))  # vague kinks of known units are not always explained by these
-            if not len(good.row): continue
-            found = _distinct(good if found is None else found.join(good), o); found = found.pick(slice(wanted)); sure = found.pick(found.error < o.rough); pool = pool.pick(~_explained(self.known, pool, sure, *self.kind, o))
-            have, error = torch.cat([rows, normalize(sure.row, dim=1)]), torch.cat([std, sure.std])
-            if len(found.row) == wanted: break
-        return found
-
     def misses(self, net, x, y):
         "What these answers are off by, in units of the noise."
         return (y - _by_parts(lambda v: forward(net, v, *self.kind), x)).square().mean(1).sqrt() / self.noise(x, y)
@@ -302,8 +304,18 @@ def _balanced(layers, x, slope):
 class Lesson:
     "A student of all layers behind the known ones, of these widths, from a pool of inputs and answers; only the first of them becomes clear. Raises DeepFailure when training diverges."
     def __init__(self, deep, pool, widths):
-        (x, y), h = pool, _by_parts(lambda v: hidden(deep.known, v, *deep.kind), pool[0]); self.deep, self.x, self.widths, self.losses, self.wide, self.held, self.stds, self.scale = deep, x, widths, [], [], 0, h.new_zeros(0, h.shape[1] + 1), Scales.of(h, y); self.v, self.a = self.scale.inputs(h), self.scale.answers(y)
-        self.weight = self.scale.weight(y) / (1 + (deep.unsure(x, h) / deep.options.vaguely).square())
+        x, y = pool; self.deep, self.widths, self.losses, self.held = deep, widths, [], 0; h = self.hidden(x); self.scale, self.stds = Scales.of(h, y), h.new_zeros(0, h.shape[1] + 1); self.x, self.y, self.v, self.weight = x[:0], y[:0], h[:0], y[:0, 0]; self.see(x, y)
+
+    def hidden(self, x): return _by_parts(lambda v: hidden(self.deep.known, v, *self.deep.kind), x)
+
+    def see(self, x, y):
+        "More inputs and answers."
+        h = self.hidden(x); weight = self.scale.weight(y) / (1 + (self.deep.unsure(x, h) / self.deep.options.vaguely).square())
+        self.x, self.y, self.v, self.weight = (torch.cat(v) for v in zip((self.x, self.y, self.v, self.weight), (x, y, self.scale.inputs(h), weight))); self.a = self.scale.answers(self.y)
+
+    def ask(self, x):
+        "The same for answers that are asked now."
+        self.see(x, _by_parts(self.deep.f, x))
 
     def start(self, tail):
         "From these layers."
@@ -325,28 +337,19 @@ class Lesson:
         "From nothing."
         o, g = self.deep.options, self.deep.g; self.layers, loss = train_leaky(new_student((self.v.shape[1], *(math.ceil(o.wider * n) for n in self.widths), self.a.shape[1]), g), self.v, self.a, self.weight, self.deep.kind[1], generator=g, training=o.training); self.losses.append(loss)
 
-    def train(self, training, width=None, trusted=None):
-        "On answers that are explained badly more often; of the first layer, as many units are left as are given, these before others."
-        o, g, slope = self.deep.options, self.deep.g, self.deep.kind[1]; miss = self.misses(); i = torch.multinomial((miss / miss.median()).clamp(1., o.odd), min(o.shown, len(miss)), generator=g); v, weight = self.v[i], self.weight[i]
-        if width: self.layers, _ = pruned_layer(self.layers, 0, width, v[:o.judges], weight[:o.judges], slope, o, held=self.held, trusted=trusted)
-        self.layers, loss = train_leaky(self.layers, v, self.a[i], weight, slope, generator=g, training=training, held=self.held); self.losses.append(loss); return loss
+    def train(self, training, width=None):
+        "On answers that are explained badly more often; of the first layer, as many units are left as are given."
+        o, g, slope, i = self.deep.options, self.deep.g, self.deep.kind[1], self.worse(); v, weight = self.v[i], self.weight[i]
+        if width: self.layers, _ = pruned_layer(self.layers, 0, width, v[:o.judges], weight[:o.judges], slope, o, held=self.held)
+        self.layers, loss = train_leaky(self.layers, v, self.a[i], weight, slope, generator=g, training=training, held=self.held); self.losses.append(loss)
 
-    def agreed(self):
-        "Units of the best wide student that another one has too, as each other's most similar ones: others are accidents of training, or a unit's second copy."
-        v, (rows, *others) = self.v[:self.deep.options.judges], [_rows(s)[0] for _, s in self.wide]; found = torch.zeros(len(rows), dtype=torch.bool)
-        for r in others: like = _like(v, rows, r).abs(); best, twin = like.max(1); found |= (best > self.deep.options.agreed) & (like.argmax(0)[twin] == torch.arange(len(rows)))
-        return found
+    def worse(self):
+        "Answers to be shown."
+        o, miss = self.deep.options, self.misses(); return torch.multinomial((miss / miss.median()).clamp(1., o.odd), min(o.shown, len(miss)), generator=self.deep.g)
 
-    def narrow(self, students):
-        "To the true width, by way of a larger one, and whether little is lost then, which tells whether the right units were left. If several `students` are asked for, others are taught, and units that two of them have are left before others; a third one if too much is lost then."
-        o, width, best, layers = self.deep.options, self.widths[0], math.inf, self.layers
-        while len(self.wide) < o.taught:
-            if self.wide: self.fresh(); self.train(o.settle)
-            self.train(o.settle, math.ceil(o.narrow * width)); self.wide.append((self.state(), self.layers)); self.wide.sort(key=lambda s: s[0]); before, self.layers = self.wide[0]
-            self.train(o.settle, width, self.agreed() if len(self.wide) > 1 else None); after = self.state()
-            if after < (o.dear if len(self.wide) == 2 else 1.) * best: best, layers = after, self.layers  # what two agree on is better founded
-            if len(self.wide) >= students and (students == 1 or after < o.dear * before): break
-        self.layers = layers; return after < o.dear * before
+    def narrow(self):
+        "To the true width, step by step."
+        for share in self.deep.options.narrow: self.train(self.deep.options.settle, math.ceil(share * self.widths[0]))
 
     def prove(self):
         "Rows that kinks show are held from then on, as kinks say they are; or as they were, if answers are explained worse by what kinks say: how far that is away is how sure they are then."
@@ -356,31 +359,29 @@ class Lesson:
         if self.state() > before: self.stds = torch.hypot(self.stds, rows - _rows(tail)[0]); ordered(_rows(tail)[0])
         self.stds, self.held = self.stds[order], int(done.sum())
 
-    def hunt(self):
-        "Units that kinks show where answers are explained worst; they are held from then on too, instead of rows that mean the same units, and the others trained beside them."
-        deep, o, n, tail = self.deep, self.deep.options, self.held, self.tail(); (V, c), rows = tail[1], _rows(tail)[0]
-        found = deep.hunted(rows[:n], self.stds[:n], self.x[self.misses().topk(o.parents).indices], self.widths[0] - n)
-        if found is None: return
-        new, h = normalize(found.row, dim=1), hidden(deep.known, self.x[:o.judges], *deep.kind); size = lambda rows: (h @ rows[:, :-1].T).std(0); like = _like(h, new, rows[n:]); twin = like.abs().argmax(1); like = like[torch.arange(len(new)), twin]
-        same = like.abs() > o.twins; own = n + twin[same]; weights = V.new_zeros(len(V), len(new)); weights[:, same] = V[:, own] * size(rows[own]) / size(new[same]); others = torch.ones(len(rows), dtype=torch.bool); others[:n], others[own] = False, False
-        rows = torch.cat([rows[:n], torch.where(same[:, None], like.sign()[:, None] * new, new), rows[others]])
-        self.start([(rows[:, :-1], rows[:, -1]), (torch.cat([V[:, :n], weights, V[:, others]], 1), c), *tail[2:]])
-        self.held, self.stds = n + len(new), torch.cat([self.stds[:n], found.std])
+    def missed(self, n):
+        "Rows of a student of the misses, with so many units: where a unit is missing, answers are off, and more so the farther on it is."
+        o, g, i = self.deep.options, self.deep.g, self.worse(); miss = self.misses()[i]; y = (miss / miss.median()).clamp_min(o.level).log()[:, None]; y = (y - y.median()) / (y - y.median()).abs().mean()
+        return _rows(train_leaky(new_student((self.v.shape[1], n, 1), g), self.v[i], y, torch.ones(len(i)), self.deep.kind[1], generator=g, training=o.bends)[0])[0]
+
+    def widen(self):
+        "Answers are asked beside those that are explained worst, and units where misses bend are taught beside the others; then those that are needed least are left out. Which share of the misses at these answers is left."
+        o, x = self.deep.options, self.x[self.misses().topk(self.deep.options.parents).indices]; self.ask(self.deep.beside(x[torch.randint(len(x), (o.children,), generator=self.deep.g)])); there = lambda: self.misses()[-o.children:].mean().item(); before = there()
+        (W, b), (V, c) = self.layers[:2]; new = self.missed(o.spare); U, d = _layers([new / (self.v[:o.judges] @ new[:, :-1].T + new[:, -1]).abs().mean(0)[:, None]])[0]
+        self.layers = [(torch.cat([W, U]), torch.cat([b, d])), (torch.cat([V, V.new_zeros(len(V), len(d))], 1), c), *self.layers[2:]]; self.train(o.settle); self.train(o.settle, self.widths[0]); return there() / before
 
     def learn(self, last=None):
-        "To the true width, from nothing, or from what the last lesson left behind its own layer, as many rows as possible proven; and again with units that are hunted for, as long as these help."
-        deep, o = self.deep, self.deep.options
+        "To the true width, from nothing, or from what the last lesson left behind its own layer, as many rows as possible proven; and again with units that were missed, as long as there are any."
+        o = self.deep.options
         if last: self.start(last.tail()[1:]); self.train(o.settle)
         else: self.fresh()
-        for students in (1, 2):
-            self.held, self.stds = 0, self.stds[:0]; right = self.narrow(students); self.prove()
-            if self.held > (0 if right else o.nearly_all * self.widths[0]): break
+        self.narrow(); self.prove()
         for _ in range(o.renewals):
-            if self.held in (0, self.widths[0]): break  # where no unit is known, kinks are not told apart
-            layers, held, stds, before = self.layers, self.held, self.stds, self.state(); self.hunt(); self.train(o.settle, self.widths[0]); after = self.state()
-            if after > o.dear * before: self.layers, self.held, self.stds = layers, held, stds
-            self.prove()
-            if after > o.progress * before: break
+            if self.held == self.widths[0]: break
+            layers, left = self.layers, self.widen()
+            if left > 1: self.layers = layers
+            if self.held > o.half * self.widths[0]: self.prove()
+            if left > o.progress: break
 
 # %% ../nbs/18_tails.ipynb #c016
 def _sides(net, x, kind):

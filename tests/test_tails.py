@@ -36,22 +36,13 @@ def test_pruning_keeps_the_units_that_matter_and_their_signs():
     assert ((normalize(pruned[0][0], dim=1) @ normalize(W, dim=1).T).amax(0) > .9999).all() and not straight
     assert (forward(pruned, x, *KIND) - forward(layers, x, *KIND)).abs().max() < .1
 
-def test_trusted_units_are_left_before_others_and_those_are_trusted_that_two_students_have():
-    g = generator(0, 'tails/trusted'); layers = tail(g); x = torch.randn(2000, 12, generator=g).double(); (W, b), (V, c), *rest = layers; n = len(b)
-    random = lambda m: (torch.randn(m, 12, generator=g).double(), torch.randn(m, generator=g).double()); own, other = random(5), random(5); order = torch.randperm(n, generator=g)
-    wide = [(torch.cat([W, own[0]]), torch.cat([b, own[1]])), (torch.cat([V * torch.where(torch.arange(n) == 3, 1e-3, 1.).double(), .03 * torch.randn(len(V), 5, generator=g).double()], 1), c), *rest]
-    another = [(torch.cat([other[0], -2 * W[order]]), torch.cat([other[1], -2 * b[order]])), *wide[1:]]
-    trusted = Lesson.agreed(SimpleNamespace(v=x, wide=[(0., wide), (0., another)], deep=SimpleNamespace(options=TailSearch()))); assert trusted.tolist() == [True] * n + [False] * 5
-    left = lambda **kw: (normalize(pruned_layer(wide, 0, n, x, torch.ones(2000).double(), KIND[1], **kw)[0][0][0], dim=1) @ normalize(W, dim=1).T).abs().amax(0) > .9999
-    assert not left()[3] and left(trusted=trusted).all()
-
 @pytest.mark.parametrize('seed', range(4))
 def test_signs_are_right_beside_a_loud_unit_that_switches_nowhere(seed):
     g = generator(seed, 'tails/signs'); (W, b), (V, c), *rest = tail(g); x = torch.randn(3000, 12, generator=g).double(); b[3] -= 20; V[:, 3] *= 300; rows, own, far = torch.cat([W, b[:, None]], 1), torch.arange(8) != 3, 50.
     side = torch.where(torch.rand(8, 1, generator=g) < .5, -1., 1.).double(); L = (1 + KIND[1]) / 2 * V[:, own] @ ((1 - side) * rows)[own] + KIND[1] * V[:, 3:4] @ rows[3:4]  # what the network makes besides units on these sides
     wide = [(torch.cat([(side * W)[own], torch.eye(12).double()]), torch.cat([(side[:, 0] * b)[own], torch.full((12,), far).double()])), (torch.cat([V[:, own], L[:, :-1]], 1), c + L[:, -1] - far * L[:, :-1].sum(1)), *rest]
     assert torch.allclose(forward(wide, x, *KIND), forward([(W, b), (V, c), *rest], x, *KIND), atol=1e-9)
-    pruned, straight = pruned_layer(wide, 0, 8, x, torch.ones(3000).double(), KIND[1], trusted=torch.arange(19) < 7)
+    pruned, straight = pruned_layer(wide, 0, 8, x, torch.ones(3000).double(), KIND[1], TailSearch(straight=5.))
     assert straight == 1 and ((normalize(_rows(pruned)[0], dim=1) @ normalize(rows[own], dim=1).T).amax(0) > .9999).all()
 
 def test_rows_that_kinks_prove_are_turned_too():
@@ -190,11 +181,29 @@ def test_rows_that_mean_the_same_unit_as_others_are_straightened():
         new, _ = straightened(some, stds, x, said + 1e-7 * torch.sin(1e9 * said), KIND); z = preactivations(new, x, *KIND)[1]
         assert (z[:, 5] < 0).all() and torch.allclose(forward(new, x, *KIND), said)
 
-def test_a_unit_that_a_student_has_missed_is_hunted_for():
-    net, deep = small(4); rows = _rows(unit_rows(net, 0))[1]; deep.noise, deep.eps, deep.run = _Noise(1e-5, 0., 1e-5), 1e-5, SimpleNamespace(stage=lambda *a, **b: None); deep.f = lambda x: (y := forward(net, x, *KIND)) + 1e-5 * torch.sin(1e7 * y); rest = torch.arange(len(rows)) != 3
-    x = deep.natural(2000); beside = preactivations(net, x, *KIND)[1][:, 3].abs().argsort()[:200]
-    found = deep.hunted(rows[rest], torch.full_like(rows[rest], 1e-6), x[beside], 1)
-    assert len(found.row) == 1 and (normalize(found.row, dim=1) @ normalize(rows[3], dim=0)).abs() > 1 - 1e-4
+def without(net, deep, unit, often):
+    "A lesson about the second layer, in which one unit that is on so often is linear; and the unit's pre-activations at its answers."
+    net, x, unit = unit_rows(net, 0), deep.natural(20_000), torch.tensor([unit]); z = preactivations(net, x, *KIND)[1][:, unit]; net[1][1][unit] -= z.quantile(1 - often); deep.f = lambda x: (y := forward(net, x, *KIND)) + 1e-5 * torch.sin(1e7 * y)
+    lesson = Lesson(deep, (x, deep.f(x)), [len(b) for _, b in net[1:-1]]); lesson.start(_straight(net, 1, unit, torch.tensor([False]), 2 * z.abs().amax(0), KIND[1])[1:]); return lesson, lambda: preactivations(net, lesson.x, *KIND)[1][:, unit[0]]
+
+@pytest.mark.parametrize('seed', range(3))
+def test_misses_bend_where_a_missing_unit_switches(seed):
+    lesson, z = without(*small(seed), 3, .03); rows = lesson.missed(16)
+    assert torch.corrcoef(torch.cat([z()[None], (lesson.v @ rows[:, :-1].T).T]))[0, 1:].abs().max() > .95
+
+@pytest.mark.parametrize('seed', range(3))
+def test_a_unit_that_is_missing_joins_the_others(seed):
+    lesson, z = without(*small(seed), 3, .03); lesson.deep.options = TailSearch(children=2000, parents=300); n = len(lesson.x); left = lesson.widen()
+    assert len(lesson.x) == n + 2000 and len(lesson.layers[0][1]) == 6 and left < .5
+    W, b = lesson.layers[0]; assert torch.corrcoef(torch.cat([z()[None], (lesson.v @ W.T).T]))[0, 1:].abs().max() > .99
+
+def test_answers_beside_others_are_on_the_same_side_of_the_first_layer():
+    net, deep = small(0); x = deep.spread(500); on = lambda x: preactivations(net, x, *KIND)[0] > 0; assert (on(deep.beside(x)) == on(x)).double().mean() > .99
+
+def test_few_units_are_on_where_climbs_lead_and_those_behind_them_are_on_that_seldom_are():
+    net, deep = small(1); (W, b), (V, c) = net[1:3]; x = deep.spread(4000); c -= preactivations(net, x, *KIND)[2].quantile(.999, dim=0); deep.layers = [*deep.layers, MeasuredLayer(W, b, KIND[1], 0., torch.full((len(b), W.shape[1] + 1), 1e-7).double())]; there = deep.sparse(2000)
+    on = lambda x, l: (preactivations(net, x, *KIND)[l] > 0).double().mean(0); assert torch.allclose(there.norm(dim=1).log().mean(), x[2000:].norm(dim=1).log().mean(), atol=.3)
+    assert on(there, 1).mean() < .7 * on(x, 1).mean() and on(there, 2).max() > 10 * on(x, 2).max()
 
 @pytest.mark.slow
 @pytest.mark.parametrize('sizes, seed', [((20, 12, 8, 6, 4), 0), ((20, 12, 8, 6, 4), 3), ((30, 16, 12, 8, 6), 2)])
