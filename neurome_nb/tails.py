@@ -54,7 +54,7 @@ class TailSearch(NoisySearch):
     better: float = .5  # and taken if it leaves less than this share of what the unit left
     guessed: tuple[float, ...] = (1e-3, 4e-3, 3e-4)  # relative errors of a student's rows, one after the other, until kinks are where they say
     taken: float = 1e-4  # and of those that kinks say nothing about, as far as the next layers are concerned
-    half: float = .5  # share of the rows that kinks prove, at least, if others are tried again
+    half: float = .5  # share of the rows that kinks prove, at least, if others are tried again, as long as some more are proven
     level: float = 1e-3  # misses that are less than this share of what is typical are not told apart
     bends: Training = Training(steps=1000, batch=1024, rate=1e-2)  # of a student of misses
     spare: int = 16  # units that are taught beside the others then, where misses bend
@@ -102,11 +102,11 @@ class TailSearch(NoisySearch):
     aside: float = 1.2  # such a row is moved by so many times its largest pre-activation
     untold: float = 10.  # standard deviation of the weights behind it, and of the next biases, in units of the largest
     rare: float = .03  # share of the answers below which a unit is off seldom
-    turned: int = 2400  # climbs, each for a weight that is known badly: they turn on both units that it joins; the later one off, if it is off seldom
+    turned: int = 5000  # climbs, each for a weight that is known badly: they turn on both units that it joins; the later one off, if it is off seldom
     longest: int = 400  # steps towards that, at most
     margin: float = .3  # a unit is on, or off, far enough at this share of its typical pre-activation
     witnesses: int = 8  # networks that disagree
-    told: int = 2000  # inputs where they disagree most, at most, out of up to twice as many as `candidates`
+    told: int = 3000  # inputs where they disagree most, at most, out of up to twice as many as `candidates`
     joint: int = 2600  # weights of the last layers that their preconditioner takes together
     iterations: int = 150  # of conjugate gradients for each step
     drawing: int = 400  # and for error bars
@@ -378,10 +378,10 @@ class Lesson:
         self.narrow(); self.prove()
         for _ in range(o.renewals):
             if self.held == self.widths[0]: break
-            layers, left = self.layers, self.widen()
+            layers, held, left = self.layers, self.held, self.widen()
             if left > 1: self.layers = layers
-            if self.held > o.half * self.widths[0]: self.prove()
-            if left > o.progress: break
+            if held > o.half * self.widths[0]: self.prove()
+            if left > o.progress or o.half * self.widths[0] < held == self.held: break
 
 # %% ../nbs/18_tails.ipynb #c016
 def _sides(net, x, kind):

@@ -107,7 +107,7 @@ def small(seed=1, sizes=(12, 8, 6, 4, 3)):
 
 def test_what_tells_most_turns_on_a_unit_that_weights_are_not_known_of():
     net, deep = small(); (W, b), rest = net[1], net[2:]; x = deep.natural(2000); z = preactivations(net, x, *KIND)[1]; b = b.clone(); b[3] -= z[:, 3].quantile(.99); net = [net[0], (W, b), *rest]
-    y = forward(net, x, *KIND); noise = deep.noise(x, y); stds = [1e-6 + 0 * r for r in _rows(net)[:1]] + [.05 + 0 * r for r in _rows(net)[1:-1]] + [math.inf + 0 * _rows(net)[-1]]
+    deep.options = TailSearch(turned=2400, told=2000); y = forward(net, x, *KIND); noise = deep.noise(x, y); stds = [1e-6 + 0 * r for r in _rows(net)[:1]] + [.05 + 0 * r for r in _rows(net)[1:-1]] + [math.inf + 0 * _rows(net)[-1]]
     near = _Near.of(_Pass.of(net, x, *KIND), noise, stds, 2000, 6000, deep.g); at = telling(deep, net, near.stds(net), near.drawn(8, deep.g), x); on = lambda x: (preactivations(net, x, *KIND)[1][:, 2] > 0).double().mean()
     every = torch.cat([x, at]); more = _Near.of(_Pass.of(net, every, *KIND), deep.noise(every, forward(net, every, *KIND)), stds, 6400, 6000, deep.g)
     assert near.stds(net)[2].argmax() % 7 == 2 and not on(x) and on(at) > .03 and _largest(more.stds(net)) < _largest(near.stds(net)) / 2
