@@ -337,11 +337,11 @@ class Lesson:
         "From nothing."
         o, g = self.deep.options, self.deep.g; self.layers, loss = train_leaky(new_student((self.v.shape[1], *(math.ceil(o.wider * n) for n in self.widths), self.a.shape[1]), g), self.v, self.a, self.weight, self.deep.kind[1], generator=g, training=o.training); self.losses.append(loss)
 
-    def train(self, training, width=None):
+    def train(self, width=None):
         "On answers that are explained badly more often; of the first layer, as many units are left as are given."
         o, g, slope, i = self.deep.options, self.deep.g, self.deep.kind[1], self.worse(); v, weight = self.v[i], self.weight[i]
         if width: self.layers, _ = pruned_layer(self.layers, 0, width, v[:o.judges], weight[:o.judges], slope, o, held=self.held)
-        self.layers, loss = train_leaky(self.layers, v, self.a[i], weight, slope, generator=g, training=training, held=self.held); self.losses.append(loss)
+        self.layers, loss = train_leaky(self.layers, v, self.a[i], weight, slope, generator=g, training=o.settle, held=self.held); self.losses.append(loss)
 
     def worse(self):
         "Answers to be shown."
@@ -349,7 +349,7 @@ class Lesson:
 
     def narrow(self):
         "To the true width, step by step."
-        for share in self.deep.options.narrow: self.train(self.deep.options.settle, math.ceil(share * self.widths[0]))
+        for share in self.deep.options.narrow: self.train(math.ceil(share * self.widths[0]))
 
     def prove(self):
         "Rows that kinks show are held from then on, as kinks say they are; or as they were, if answers are explained worse by what kinks say: how far that is away is how sure they are then."
@@ -368,12 +368,12 @@ class Lesson:
         "Answers are asked beside those that are explained worst, and units where misses bend are taught beside the others; then those that are needed least are left out. Which share of the misses at these answers is left."
         o, x = self.deep.options, self.x[self.misses().topk(self.deep.options.parents).indices]; self.ask(self.deep.beside(x[torch.randint(len(x), (o.children,), generator=self.deep.g)])); there = lambda: self.misses()[-o.children:].mean().item(); before = there()
         (W, b), (V, c) = self.layers[:2]; new = self.missed(o.spare); U, d = _layers([new / (self.v[:o.judges] @ new[:, :-1].T + new[:, -1]).abs().mean(0)[:, None]])[0]
-        self.layers = [(torch.cat([W, U]), torch.cat([b, d])), (torch.cat([V, V.new_zeros(len(V), len(d))], 1), c), *self.layers[2:]]; self.train(o.settle); self.train(o.settle, self.widths[0]); return there() / before
+        self.layers = [(torch.cat([W, U]), torch.cat([b, d])), (torch.cat([V, V.new_zeros(len(V), len(d))], 1), c), *self.layers[2:]]; self.train(); self.train(self.widths[0]); return there() / before
 
     def learn(self, last=None):
         "To the true width, from nothing, or from what the last lesson left behind its own layer, as many rows as possible proven; and again with units that were missed, as long as there are any."
         o = self.deep.options
-        if last: self.start(last.tail()[1:]); self.train(o.settle)
+        if last: self.start(last.tail()[1:]); self.train()
         else: self.fresh()
         self.narrow(); self.prove()
         for _ in range(o.renewals):
