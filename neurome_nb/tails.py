@@ -325,9 +325,9 @@ class Lesson:
         "The student's layers; hidden rows of unit length."
         return unit_rows(self.scale.back(self.layers), 0)
 
-    def misses(self):
-        "Mean absolute miss of every answer, relative to its size and to how well its hidden vector is known."
-        return (_by_parts(lambda v: forward(self.layers, v, *self.deep.kind), self.v) - self.a).abs().mean(1) * self.weight
+    def misses(self, some=slice(None)):
+        "Mean absolute miss of every answer, or of some, relative to its size and to how well its hidden vector is known."
+        return (_by_parts(lambda v: forward(self.layers, v, *self.deep.kind), self.v[some]) - self.a[some]).abs().mean(1) * self.weight[some]
 
     def state(self):
         "Mean of `misses`."
@@ -339,13 +339,13 @@ class Lesson:
 
     def train(self, width=None):
         "On answers that are explained badly more often; of the first layer, as many units are left as are given."
-        o, g, slope, i = self.deep.options, self.deep.g, self.deep.kind[1], self.worse(); v, weight = self.v[i], self.weight[i]
-        if width: self.layers, _ = pruned_layer(self.layers, 0, width, v[:o.judges], weight[:o.judges], slope, o, held=self.held)
+        o, g, slope, miss = self.deep.options, self.deep.g, self.deep.kind[1], self.misses(); i = self.worse(miss); v, weight = self.v[i], self.weight[i]
+        if width: self.layers, _ = pruned_layer(self.layers, 0, width, v[:o.judges], (weight / (miss / miss.median()).clamp_min(1.)[i])[:o.judges], slope, o, held=self.held)  # what is not explained is no reason to keep a unit
         self.layers, loss = train_leaky(self.layers, v, self.a[i], weight, slope, generator=g, training=o.settle, held=self.held); self.losses.append(loss)
 
-    def worse(self):
-        "Answers to be shown."
-        o, miss = self.deep.options, self.misses(); return torch.multinomial((miss / miss.median()).clamp(1., o.odd), min(o.shown, len(miss)), generator=self.deep.g)
+    def worse(self, miss):
+        "Answers to be shown, given what all are off by."
+        o = self.deep.options; return torch.multinomial((miss / miss.median()).clamp(1., o.odd), min(o.shown, len(miss)), generator=self.deep.g)
 
     def narrow(self):
         "To the true width, step by step."
@@ -361,12 +361,12 @@ class Lesson:
 
     def missed(self, n):
         "Rows of a student of the misses, with so many units: where a unit is missing, answers are off, and more so the farther on it is."
-        o, g, i = self.deep.options, self.deep.g, self.worse(); miss = self.misses()[i]; y = (miss / miss.median()).clamp_min(o.level).log()[:, None]; y = (y - y.median()) / (y - y.median()).abs().mean()
+        o, g, miss = self.deep.options, self.deep.g, self.misses(); i = self.worse(miss); miss = miss[i]; y = (miss / miss.median()).clamp_min(o.level).log()[:, None]; y = (y - y.median()) / (y - y.median()).abs().mean()
         return _rows(train_leaky(new_student((self.v.shape[1], n, 1), g), self.v[i], y, torch.ones(len(i)), self.deep.kind[1], generator=g, training=o.bends)[0])[0]
 
     def widen(self):
         "Answers are asked beside those that are explained worst, and units where misses bend are taught beside the others; then those that are needed least are left out. Which share of the misses at these answers is left."
-        o, x = self.deep.options, self.x[self.misses().topk(self.deep.options.parents).indices]; self.ask(self.deep.beside(x[torch.randint(len(x), (o.children,), generator=self.deep.g)])); there = lambda: self.misses()[-o.children:].mean().item(); before = there()
+        o, x = self.deep.options, self.x[self.misses().topk(self.deep.options.parents).indices]; self.ask(self.deep.beside(x[torch.randint(len(x), (o.children,), generator=self.deep.g)])); there = lambda: self.misses(slice(-o.children, None)).mean().item(); before = there()
         (W, b), (V, c) = self.layers[:2]; new = self.missed(o.spare); U, d = _layers([new / (self.v[:o.judges] @ new[:, :-1].T + new[:, -1]).abs().mean(0)[:, None]])[0]
         self.layers = [(torch.cat([W, U]), torch.cat([b, d])), (torch.cat([V, V.new_zeros(len(V), len(d))], 1), c), *self.layers[2:]]; self.train(); self.train(self.widths[0]); return there() / before
 

@@ -197,6 +197,13 @@ def test_a_unit_that_is_missing_joins_the_others(seed):
     assert len(lesson.x) == n + 2000 and len(lesson.layers[0][1]) == 6 and left < .5
     W, b = lesson.layers[0]; assert torch.corrcoef(torch.cat([z()[None], (lesson.v @ W.T).T]))[0, 1:].abs().max() > .99
 
+@pytest.mark.parametrize('seed', range(3))
+def test_a_quiet_unit_stays_and_one_that_only_makes_misses_goes(seed):
+    net, deep = small(seed); (W, b), (V, c) = net[1:3]; V[:, 0] *= .3; x = deep.natural(20_000); b -= preactivations(net, x, *KIND)[1].median(0).values; deep.f = lambda x: (y := forward(net, x, *KIND)) + 1e-5 * torch.sin(1e7 * y); h = preactivations(net, x, *KIND)
+    lesson = Lesson(deep, (x, deep.f(x)), [len(b) for _, b in net[1:-1]]); w = normalize(torch.randn(1, W.shape[1], generator=deep.g, dtype=W.dtype), dim=1); z = lesson.hidden(x) @ w[0]
+    lesson.start([(torch.cat([W, w]), torch.cat([b, -z.quantile(.99)[None]])), (torch.cat([V, V[:, 1:2]], 1), c), *net[3:]]); lesson.train(len(b))
+    U, _ = lesson.layers[0]; assert torch.corrcoef(torch.cat([h[1].T, (lesson.v @ U.T).T]))[:len(b), len(b):].abs().amax(1).min() > .999
+
 def test_answers_beside_others_are_on_the_same_side_of_the_first_layer():
     net, deep = small(0); x = deep.spread(500); on = lambda x: preactivations(net, x, *KIND)[0] > 0; assert (on(deep.beside(x)) == on(x)).double().mean() > .99
 
