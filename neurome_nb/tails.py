@@ -260,14 +260,13 @@ class Tail(_Noisy):
 
     def student(self, widths):
         "All layers behind the first, roughly, hidden rows of unit length, and standard deviations of these. Every layer has a lesson of its own, behind those that are known by then, which goes on with what the last one left and asks more answers."
-        o, behind, stds, lesson = self.options, replace(self, layers=list(self.layers)), [], None
+        o, known, stds, lesson = self.options, [], [], None
         for l, width in enumerate(widths):
-            last, lesson = lesson, Lesson(behind, self.pool, widths[l:])
-            if l: lesson.ask(behind.sparse(o.sparse))
-            lesson.learn(last); self.pool = lesson.x, lesson.y; tail, std = lesson.tail(), lesson.stds; behind.layers.append(MeasuredLayer(*tail[0], self.kind[1], 0., std))
+            last, lesson = lesson, Lesson(replace(self, layers=[*self.layers, *known]), self.pool, widths[l:])
+            lesson.learn(last); self.pool = lesson.x, lesson.y; tail, std = lesson.tail(), lesson.stds; known.append(lesson.layer())
             stds.append(torch.where((torch.arange(width) < lesson.held)[:, None], o.caution * std, o.loose / std.shape[1]**.5)); self.run.stage("student", layer=l + 2, losses=lesson.losses, proven=lesson.held)
         order = torch.randperm(len(lesson.x), generator=self.g); self.pool = lesson.x[order], lesson.y[order]
-        return [*behind.known[1:], tail[-1]], stds
+        return [*((m.W, m.b) for m in known), tail[-1]], stds
 
     def guess(self, layers, error):
         "Rows of the first of these layers, behind the known ones, that are off by as much, met where they are seen best."
@@ -325,9 +324,13 @@ class Lesson:
         "The student's layers; hidden rows of unit length."
         return unit_rows(self.scale.back(self.layers), 0)
 
+    def layer(self):
+        "The first one, as far as the next ones are concerned."
+        return MeasuredLayer(*self.tail()[0], self.deep.kind[1], 0., self.stds)
+
     def misses(self, some=slice(None)):
         "Mean absolute miss of every answer, or of some, relative to its size and to how well its hidden vector is known."
-        return (_by_parts(lambda v: forward(self.layers, v, *self.deep.kind), self.v[some]) - self.a[some]).abs().mean(1) * self.weight[some]
+        net = [(W.float(), b.float()) for W, b in self.layers]; return (_by_parts(lambda v: forward(net, v.float(), *self.deep.kind), self.v[some]) - self.a[some]).abs().mean(1) * self.weight[some]
 
     def state(self):
         "Mean of `misses`."
@@ -375,7 +378,7 @@ class Lesson:
         o = self.deep.options
         if last: self.start(last.tail()[1:]); self.train()
         else: self.fresh()
-        self.narrow(); self.prove()
+        self.narrow(); self.prove(); self.ask(replace(self.deep, layers=[*self.deep.layers, self.layer()]).sparse(o.sparse))
         for _ in range(o.renewals):
             if self.held == self.widths[0]: break
             layers, held, left = self.layers, self.held, self.widen()

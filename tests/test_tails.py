@@ -188,8 +188,9 @@ def without(net, deep, unit, often):
 
 @pytest.mark.parametrize('seed', range(3))
 def test_misses_bend_where_a_missing_unit_switches(seed):
-    lesson, z = without(*small(seed), 3, .03); rows = lesson.missed(16)
-    assert torch.corrcoef(torch.cat([z()[None], (lesson.v @ rows[:, :-1].T).T]))[0, 1:].abs().max() > .95
+    lesson, z = without(*small(seed), 3, .03); found = []
+    for _ in range(5): rows = lesson.missed(16); found.append(torch.corrcoef(torch.cat([z()[None], (lesson.v @ rows[:, :-1].T).T]))[0, 1:].abs().max())
+    assert torch.stack(found).median() > .95
 
 @pytest.mark.parametrize('seed', range(3))
 def test_a_unit_that_is_missing_joins_the_others(seed):
