@@ -384,7 +384,7 @@ class Lesson:
             layers, held, left = self.layers, self.held, self.widen()
             if left > 1: self.layers = layers
             if held > o.half * self.widths[0]: self.prove()
-            if left > o.progress or o.half * self.widths[0] < held == self.held: break
+            if left > o.progress or o.half * self.widths[0] < held == self.held and left > o.half: break
 
 # %% ../nbs/18_tails.ipynb #c016
 def _sides(net, x, kind):
