@@ -52,6 +52,7 @@ class TailSearch(NoisySearch):
     judges: int = 12_000  # queries by which units are judged
     straight: float = 2.  # a unit whose bends matter no more than so many times those of the last unit spared may switch nowhere: what remains linear is tried instead
     better: float = .5  # and taken if it leaves less than this share of what the unit left
+    turning: float = .9  # a unit is on the other side if less than this share is left then
     guessed: tuple[float, ...] = (1e-3, 4e-3, 3e-4)  # relative errors of a student's rows, one after the other, until kinks are where they say
     taken: float = 1e-4  # and of those that kinks say nothing about, as far as the next layers are concerned
     half: float = .5  # share of the rows that kinks prove, at least, if others are tried again, as long as some more are proven
@@ -60,6 +61,7 @@ class TailSearch(NoisySearch):
     spare: int = 16  # units that are taught beside the others then, where misses bend
     renewals: int = 6  # times that units which are missing are looked for, at most
     progress: float = .9  # and as long as answers that were off most are off by less than this share of what they were
+    lessening: float = .5  # or, once most rows are proven, than this, unless some more are
     glimpsed: float = .014  # standard deviation of a row that is less sure may stand for a unit that is missing
     twins: float = .99  # correlation of the pre-activations of rows that mean the same unit
     parents: int = 3000  # answers that are explained worst
@@ -200,6 +202,14 @@ def _chosen(h, rows, bends, target, w, slope, loose):
     while loose and (flipped := size(other := rest + 2 * sign[:, None, None] * turned)).min() < .99 * size(rest): i = flipped.argmin(); rest = other[i]; sign[i] *= -1
     return sign[:, None] * rows, torch.linalg.solve_triangular(C, rest, upper=False, left=False), C
 
+def _sided(rows, h, w, target, slope, turns):
+    "These rows, turned one after the other as long as the target is explained better by so much."
+    z = (h @ rows.T) * w; n = len(rows); R = torch.linalg.qr(torch.cat([(1 + slope) / 2 * z, (1 - slope) / 2 * z.abs(), w, target], 1), mode="r")[1]; flat, bent, one, target = R.tensor_split((n, 2 * n, 2 * n + 1), 1); sign = torch.ones(n, dtype=h.dtype)
+    def off(sign): Q = torch.linalg.qr(torch.cat([bent + sign[:, None] * flat, one.expand(len(sign), -1, -1)], 2))[0]; return (target - Q @ (Q.mT @ target)).square().sum((1, 2))
+    best = off(sign[None])[0]
+    while (left := off(sign * (1 - 2 * torch.eye(n, dtype=h.dtype)))).min() < turns * best: i = left.argmin(); best, sign[i] = left[i], -sign[i]
+    return sign[:, None] * rows
+
 def pruned_layer(
     layers: Layers,  # a student's
     l: int,  # which of them
@@ -217,7 +227,7 @@ def pruned_layer(
     few = min((spare.increase[-width:] < options.straight * spare.increase[-width - 1:][:1]).sum(), width - max(held, 1)); best = math.inf
     for r in range(int(few) + 1):
         kept = order[len(order) - width + r:].sort().values; some, rest, C = _chosen(h, rows[kept], bends[:, kept], target, w, slope, r); u = torch.linalg.svd(rest @ C)[0][:, :r].T @ rest; z0 = h[:, :-1] @ u.T
-        some = torch.cat([some, torch.cat([u, (2 * z0.abs().amax(0) if r else u.new_zeros(0))[:, None]], 1)]); A = torch.cat([act(h @ some.T, slope), torch.ones_like(w)], 1) * w; off = (A @ _least(A, target) - target).square().mean().item()
+        some = torch.cat([some, torch.cat([u, (2 * z0.abs().amax(0) if r else u.new_zeros(0))[:, None]], 1)]); some = _sided(some, h, w, target, slope, options.turning); A = torch.cat([act(h @ some.T, slope), torch.ones_like(w)], 1) * w; off = (A @ _least(A, target) - target).square().mean().item()
         if off < options.better * best: best, chosen, number, theta = off, some, r, _least(A, z * w)
     new = list(layers); new[l], new[l + 1] = _layers([chosen, theta.T.contiguous()]); return new, number
 
@@ -384,7 +394,7 @@ class Lesson:
             layers, held, left = self.layers, self.held, self.widen()
             if left > 1: self.layers = layers
             if held > o.half * self.widths[0]: self.prove()
-            if left > o.progress or o.half * self.widths[0] < held == self.held and left > o.half: break
+            if left > o.progress or o.half * self.widths[0] < held == self.held and left > o.lessening: break
 
 # %% ../nbs/18_tails.ipynb #c016
 def _sides(net, x, kind):

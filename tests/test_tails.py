@@ -13,7 +13,7 @@ from neurome_nb.nets import forward, init_layers, preactivations
 from neurome_nb.noisy import NoisySearch, _layers, _Pass, _rows
 from neurome_nb.peel import hidden
 from neurome_nb.students import Training, new_student
-from neurome_nb.tails import Lesson, Scales, Tail, TailSearch, _balanced, _largest, _linear, _louder, _moved, _Near, _placed, _stand, _straight, _turned, climb, fit_layers, pruned_layer, straightened, telling, train_leaky, woken
+from neurome_nb.tails import Lesson, Scales, Tail, TailSearch, _balanced, _largest, _linear, _louder, _moved, _Near, _placed, _sided, _stand, _straight, _turned, climb, fit_layers, pruned_layer, straightened, telling, train_leaky, woken
 from neurome_nb.together import unit_rows
 from neurome_nb.canon import parameter_error
 from neurome_nb.recipes import Exact
@@ -44,6 +44,12 @@ def test_signs_are_right_beside_a_loud_unit_that_switches_nowhere(seed):
     assert torch.allclose(forward(wide, x, *KIND), forward([(W, b), (V, c), *rest], x, *KIND), atol=1e-9)
     pruned, straight = pruned_layer(wide, 0, 8, x, torch.ones(3000).double(), KIND[1], TailSearch(straight=5.))
     assert straight == 1 and ((normalize(_rows(pruned)[0], dim=1) @ normalize(rows[own], dim=1).T).amax(0) > .9999).all()
+
+@pytest.mark.parametrize('seed', range(3))
+def test_units_are_turned_to_the_sides_that_explain_what_follows(seed):
+    g = generator(seed, 'tails/sided'); (W, b), (V, c), *_ = tail(g); x = torch.randn(3000, 12, generator=g).double(); h, rows = torch.cat([x, torch.ones(3000, 1).double()], 1), torch.cat([W, b[:, None]], 1)
+    side = torch.where(torch.rand(8, 1, generator=g) < .5, -1., 1.).double(); target = torch.nn.functional.leaky_relu(h @ rows.T, KIND[1]) @ V.T + c
+    near = rows * (1 + 1e-3 * torch.randn(rows.shape, generator=g).double()); assert torch.allclose(_sided(side * near, h, torch.ones(3000, 1).double(), target, KIND[1], .9), near)
 
 def test_rows_that_kinks_prove_are_turned_too():
     g = generator(0, 'tails/sides'); (W, b), (V, c), *rest = tail(g); x = torch.randn(2000, 12, generator=g).double(); rows, far = _rows([(W, b)])[0], 50.; L = (1 + KIND[1]) * torch.outer(V[:, 1], rows[1]); side = torch.where(torch.arange(8) == 1, -1., 1.).double()
