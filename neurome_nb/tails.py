@@ -50,6 +50,7 @@ class TailSearch(NoisySearch):
     odd: float = 300.  # so many times at most
     vaguely: float = 2.5e-4  # answers at hidden vectors with a larger relative error count less
     judges: int = 12_000  # queries by which units are judged
+    unmoved: float = 1e-9  # 1 - correlation of the pre-activations of a unit before and after it was taught, at least
     straight: float = 2.  # a unit whose bends matter no more than so many times those of the last unit spared may switch nowhere: what remains linear is tried instead
     better: float = .5  # and taken if it leaves less than this share of what the unit left
     turning: float = .9  # a unit is on the other side if less than this share is left then
@@ -219,12 +220,15 @@ def pruned_layer(
     slope: float,
     options: TailSearch = TailSearch(),
     held: int = 0,  # so many of the first ones are kept
+    drift: Float[Tensor, "h"] | None = None,  # how far units moved while they were taught last
 ) -> tuple[Layers, int]:  # and how many of them switch nowhere
-    "The units of a layer that the next one needs most, on the side where they are on, and the next layer's rows by least squares."
+    "The units of a layer that the next one needs most, relative to how far they still move, on the side where they are on, and the next layer's rows by least squares."
     at = _Pass.of(layers, x, "leaky_relu", slope); D = _backward(layers, at.slopes); h, (rows, after) = at.entering[l], _rows(layers)[l:l + 2]; w = weight[:, None]; act = ACTIVATIONS["leaky_relu"].fn
     z = at.entering[l + 1] @ after.T; e, Q = torch.linalg.eigh(torch.einsum("noa,nob->ab", D[l + 1] * w[:, None], D[l + 1] * w[:, None]) / len(x)); target = z @ (Q * e.clamp_min(0).sqrt()) * w
-    bends = (h @ rows.T).abs() * w; spare = _spare(torch.cat([bends, h * w], 1), target, len(rows)); last = torch.arange(len(rows)) < held; order = torch.cat([spare.order[~last[spare.order]], spare.order[last[spare.order]]])
-    few = min((spare.increase[-width:] < options.straight * spare.increase[-width - 1:][:1]).sum(), width - max(held, 1)); best = math.inf
+    bends = (h @ rows.T).abs() * w; spare = _spare(torch.cat([bends, h * w], 1), target, len(rows)); need = torch.empty(len(rows), dtype=h.dtype); need[spare.order] = spare.increase
+    if drift is not None: need /= drift
+    need[:held] = math.inf; order = need.argsort()
+    few = min((need[order[-width:]] < options.straight * need[order[-width - 1:]][:1]).sum(), width - max(held, 1)); best = math.inf
     for r in range(int(few) + 1):
         kept = order[len(order) - width + r:].sort().values; some, rest, C = _chosen(h, rows[kept], bends[:, kept], target, w, slope, r); u = torch.linalg.svd(rest @ C)[0][:, :r].T @ rest; z0 = h[:, :-1] @ u.T
         some = torch.cat([some, torch.cat([u, (2 * z0.abs().amax(0) if r else u.new_zeros(0))[:, None]], 1)]); some = _sided(some, h, w, target, slope, options.turning); A = torch.cat([act(h @ some.T, slope), torch.ones_like(w)], 1) * w; off = (A @ _least(A, target) - target).square().mean().item()
@@ -256,9 +260,9 @@ class Tail(_Noisy):
 
     def sparse(self, n):
         "Inputs to which climbs lead that turn few units of the last known layer on, others off. Units behind it are on there that hardly ever are elsewhere: what few units add up to is not always the same."
-        o, g, kind = self.options, self.g, self.kind; x = self.spread(2 * n)[-n:]; z = _by_parts(lambda v: preactivations(self.known, v, *kind)[-1], x)  # natural inputs are too short
-        c = torch.where(torch.rand(z.shape, generator=g) < o.lit, 1., -1.).to(z.dtype) / z.abs().median(0).values; steps = torch.randint(0, o.descent, (n,), generator=g); none = lambda v: [v.new_zeros(len(v), len(b)) for _, b in self.known[:-1]]
-        return torch.cat([climb(self.known, v, [*none(v), w], m, *kind, stride=o.upward, enough=o.clear) for v, w, m in zip(*(a.split(_CACHED) for a in (x, c, steps)))])
+        o, g, kind, known = self.options, self.g, self.kind, [(W.float(), b.float()) for W, b in self.known]; x = self.spread(2 * n)[-n:].float(); z = _by_parts(lambda v: preactivations(known, v, *kind)[-1], x)  # natural inputs are too short
+        c = torch.where(torch.rand(z.shape, generator=g) < o.lit, 1., -1.) / z.abs().median(0).values; steps = torch.randint(0, o.descent, (n,), generator=g); none = lambda v: [v.new_zeros(len(v), len(b)) for _, b in known[:-1]]
+        return torch.cat([climb(known, v, [*none(v), w], m, *kind, stride=o.upward, enough=o.clear) for v, w, m in zip(*(a.split(_CACHED) for a in (x, c, steps)))]).double()
 
     def beside(self, x):
         "Inputs near these: entries of their hidden vectors behind the first layer are moved by a share of themselves."
@@ -350,19 +354,28 @@ class Lesson:
         "From nothing."
         o, g = self.deep.options, self.deep.g; self.layers, loss = train_leaky(new_student((self.v.shape[1], *(math.ceil(o.wider * n) for n in self.widths), self.a.shape[1]), g), self.v, self.a, self.weight, self.deep.kind[1], generator=g, training=o.training); self.losses.append(loss)
 
-    def train(self, width=None):
-        "On answers that are explained badly more often; of the first layer, as many units are left as are given."
-        o, g, slope, miss = self.deep.options, self.deep.g, self.deep.kind[1], self.misses(); i = self.worse(miss); v, weight = self.v[i], self.weight[i]
-        if width: self.layers, _ = pruned_layer(self.layers, 0, width, v[:o.judges], (weight / (miss / miss.median()).clamp_min(1.)[i])[:o.judges], slope, o, held=self.held)  # what is not explained is no reason to keep a unit
-        self.layers, loss = train_leaky(self.layers, v, self.a[i], weight, slope, generator=g, training=o.settle, held=self.held); self.losses.append(loss)
+    def odds(self):
+        "The same, relative to what is typical."
+        miss = self.misses(); return miss / miss.median()
 
-    def worse(self, miss):
-        "Answers to be shown, given what all are off by."
-        o = self.deep.options; return torch.multinomial((miss / miss.median()).clamp(1., o.odd), min(o.shown, len(miss)), generator=self.deep.g)
+    def worse(self, odds):
+        "Answers to be shown, given what all are off by, relative to what is typical."
+        o = self.deep.options; return torch.multinomial(odds.clamp(1., o.odd), min(o.shown, len(odds)), generator=self.deep.g)
+
+    def train(self, width=None, drift=None):
+        "On answers that are explained badly more often; of the first layer, as many units are left as are given: those that the next layer needs relative to how far they moved when they were taught last, or, at the true width, those that it needs, if these explain more after that. How far those move."
+        o, g, slope, odds = self.deep.options, self.deep.g, self.deep.kind[1], self.odds(); i, judges, starts = self.worse(odds), slice(o.judges), [self.layers]; v, weight = self.v[i], self.weight[i]
+        if width:
+            last, sure = width == self.widths[0], (weight / odds.clamp_min(1.)[i])[judges]  # what is not explained is no reason to keep a unit
+            starts = [pruned_layer(self.layers, 0, width, v[judges], sure, slope, o if last else replace(o, straight=0.), self.held, d)[0] for d in ([None, drift] if last and drift is not None else [drift])]
+            if torch.equal(*(layers[0][0] for layers in (starts[0], starts[-1]))): del starts[1:]
+        taught = [(start, *train_leaky(start, v, self.a[i], weight, slope, generator=g, training=o.settle, held=self.held)) for start in starts]; start, self.layers, loss = min(taught, key=lambda t: t[2]); self.losses.append(loss)
+        return (1 - _like(self.v[judges], _rows(start)[0], _rows(self.layers)[0]).diagonal()).clamp_min(o.unmoved)
 
     def narrow(self):
         "To the true width, step by step."
-        for share in self.deep.options.narrow: self.train(math.ceil(share * self.widths[0]))
+        drift = None
+        for share in self.deep.options.narrow: drift = self.train(math.ceil(share * self.widths[0]), drift)
 
     def prove(self):
         "Rows that kinks show are held from then on, as kinks say they are; or as they were, if answers are explained worse by what kinks say: how far that is away is how sure they are then."
@@ -374,7 +387,7 @@ class Lesson:
 
     def missed(self, n):
         "Rows of a student of the misses, with so many units: where a unit is missing, answers are off, and more so the farther on it is."
-        o, g, miss = self.deep.options, self.deep.g, self.misses(); i = self.worse(miss); miss = miss[i]; y = (miss / miss.median()).clamp_min(o.level).log()[:, None]; y = (y - y.median()) / (y - y.median()).abs().mean()
+        o, g, odds = self.deep.options, self.deep.g, self.odds(); i = self.worse(odds); y = odds[i].clamp_min(o.level).log()[:, None]; y = (y - y.median()) / (y - y.median()).abs().mean()
         return _rows(train_leaky(new_student((self.v.shape[1], n, 1), g), self.v[i], y, torch.ones(len(i)), self.deep.kind[1], generator=g, training=o.bends)[0])[0]
 
     def widen(self):
