@@ -391,10 +391,11 @@ class Lesson:
         return _rows(train_leaky(new_student((self.v.shape[1], n, 1), g), self.v[i], y, torch.ones(len(i)), self.deep.kind[1], generator=g, training=o.bends)[0])[0]
 
     def widen(self):
-        "Answers are asked beside those that are explained worst, and units where misses bend are taught beside the others; then those that are needed least are left out. Which share of the misses at these answers is left."
-        o, x = self.deep.options, self.x[self.misses().topk(self.deep.options.parents).indices]; self.ask(self.deep.beside(x[torch.randint(len(x), (o.children,), generator=self.deep.g)])); there = lambda: self.misses(slice(-o.children, None)).mean().item(); before = there()
+        "Answers are asked beside those that are explained worst, and units where misses bend are taught beside the others; then those that are needed least are left out. Which share of the misses at these answers is left, or infinity if all answers are explained worse."
+        o, x = self.deep.options, self.x[self.misses().topk(self.deep.options.parents).indices]; self.ask(self.deep.beside(x[torch.randint(len(x), (o.children,), generator=self.deep.g)])); before = self.misses()
         (W, b), (V, c) = self.layers[:2]; new = self.missed(o.spare); U, d = _layers([new / (self.v[:o.judges] @ new[:, :-1].T + new[:, -1]).abs().mean(0)[:, None]])[0]
-        self.layers = [(torch.cat([W, U]), torch.cat([b, d])), (torch.cat([V, V.new_zeros(len(V), len(d))], 1), c), *self.layers[2:]]; self.train(); self.train(self.widths[0]); return there() / before
+        self.layers = [(torch.cat([W, U]), torch.cat([b, d])), (torch.cat([V, V.new_zeros(len(V), len(d))], 1), c), *self.layers[2:]]; self.train(self.widths[0], self.train())
+        after, there = self.misses(), slice(-o.children, None); return (after[there].mean() / before[there].mean()).item() if after.mean() <= before.mean() else math.inf
 
     def learn(self, last=None):
         "To the true width, from nothing, or from what the last lesson left behind its own layer, as many rows as possible proven; and again with units that were missed, as long as there are any."

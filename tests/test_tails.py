@@ -36,6 +36,13 @@ def test_pruning_keeps_the_units_that_matter_and_their_signs():
     assert ((normalize(pruned[0][0], dim=1) @ normalize(W, dim=1).T).amax(0) > .9999).all() and not straight
     assert (forward(pruned, x, *KIND) - forward(layers, x, *KIND)).abs().max() < .1
 
+def test_of_units_that_drift_only_those_stay_that_matter_that_much_more():
+    g = generator(0, 'tails/drift'); (W, b), (V, c), *rest = tail(g); V[:, 2] *= .01; x = torch.randn(2000, 12, generator=g).double(); rows = _rows([(W, b)])[0]; own = torch.arange(13) < 8
+    wide = [(torch.cat([W, torch.randn(5, 12, generator=g).double()]), torch.cat([b, b[:5]])), (torch.cat([V, .1 * torch.randn(6, 5, generator=g).double()], 1), c), *rest]
+    def found(drift): pruned, _ = pruned_layer(wide, 0, 8, x, torch.ones(2000).double(), KIND[1], TailSearch(straight=0.), drift=drift); return (normalize(_rows(pruned)[0], dim=1) @ normalize(rows, dim=1).T).abs().amax(0) > .9999
+    drift = torch.where(own, 1e-7, 1e-2).double(); assert not found(None)[2] and found(drift).all()  # a quiet unit, and louder rows that are none
+    drift[0] = 1e-2; assert found(drift).all()
+
 @pytest.mark.parametrize('seed', range(4))
 def test_signs_are_right_beside_a_loud_unit_that_switches_nowhere(seed):
     g = generator(seed, 'tails/signs'); (W, b), (V, c), *rest = tail(g); x = torch.randn(3000, 12, generator=g).double(); b[3] -= 20; V[:, 3] *= 300; rows, own, far = torch.cat([W, b[:, None]], 1), torch.arange(8) != 3, 50.
@@ -204,12 +211,19 @@ def test_a_unit_that_is_missing_joins_the_others(seed):
     assert len(lesson.x) == n + 2000 and len(lesson.layers[0][1]) == 6 and left < .5
     W, b = lesson.layers[0]; assert torch.corrcoef(torch.cat([z()[None], (lesson.v @ W.T).T]))[0, 1:].abs().max() > .99
 
+def crowded(net, deep, quiet):
+    "A lesson about the second layer: its first unit is so quiet, and there is a row more that is no unit; and how well its true units are known, at least."
+    (W, b), (V, c) = net[1:3]; V[:, 0] *= quiet; x = deep.natural(20_000); b -= preactivations(net, x, *KIND)[1].median(0).values; deep.f = lambda x: (y := forward(net, x, *KIND)) + 1e-5 * torch.sin(1e7 * y); h = preactivations(net, x, *KIND)
+    lesson = Lesson(deep, (x, deep.f(x)), [len(b) for _, b in net[1:-1]]); w = normalize(torch.randn(1, W.shape[1], generator=deep.g, dtype=W.dtype), dim=1); z = lesson.hidden(x) @ w[0]
+    lesson.start([(torch.cat([W, w]), torch.cat([b, -z.quantile(.99)[None]])), (torch.cat([V, V[:, 1:2]], 1), c), *net[3:]]); return lesson, lambda: torch.corrcoef(torch.cat([h[1].T, (lesson.v @ lesson.layers[0][0].T).T]))[:len(b), len(b):].abs().amax(1).min()
+
 @pytest.mark.parametrize('seed', range(3))
 def test_a_quiet_unit_stays_and_one_that_only_makes_misses_goes(seed):
-    net, deep = small(seed); (W, b), (V, c) = net[1:3]; V[:, 0] *= .3; x = deep.natural(20_000); b -= preactivations(net, x, *KIND)[1].median(0).values; deep.f = lambda x: (y := forward(net, x, *KIND)) + 1e-5 * torch.sin(1e7 * y); h = preactivations(net, x, *KIND)
-    lesson = Lesson(deep, (x, deep.f(x)), [len(b) for _, b in net[1:-1]]); w = normalize(torch.randn(1, W.shape[1], generator=deep.g, dtype=W.dtype), dim=1); z = lesson.hidden(x) @ w[0]
-    lesson.start([(torch.cat([W, w]), torch.cat([b, -z.quantile(.99)[None]])), (torch.cat([V, V[:, 1:2]], 1), c), *net[3:]]); lesson.train(len(b))
-    U, _ = lesson.layers[0]; assert torch.corrcoef(torch.cat([h[1].T, (lesson.v @ U.T).T]))[:len(b), len(b):].abs().amax(1).min() > .999
+    lesson, known = crowded(*small(seed), .3); lesson.train(lesson.widths[0]); assert known() > .999
+
+@pytest.mark.parametrize('seed', range(3))
+def test_training_says_which_of_two_rules_left_the_right_units(seed):
+    lesson, known = crowded(*small(seed), 1.); n = lesson.widths[0]; drift = lesson.train(n, torch.where(torch.arange(n + 1) < n, 1., 1e-9).double()); assert known() > .999 and len(drift) == n and drift.max() < 1e-3
 
 def test_answers_beside_others_are_on_the_same_side_of_the_first_layer():
     net, deep = small(0); x = deep.spread(500); on = lambda x: preactivations(net, x, *KIND)[0] > 0; assert (on(deep.beside(x)) == on(x)).double().mean() > .99
