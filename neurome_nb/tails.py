@@ -44,7 +44,7 @@ class TailSearch(NoisySearch):
     wider: float = 3.  # units of the student per unit of the black box, in every hidden layer
     training: Training = Training(steps=4500, batch=1024)  # before any are left out
     settle: Training = Training(steps=1000, batch=1024, rate=1e-3, memory=(.95, .999, .98))  # each time that some were
-    narrow: tuple[float, ...] = (1.5, 1.2, 1.)  # widths to which a layer is pruned, one after the other, in units of the true one
+    narrow: tuple[float, ...] = (1.5, 1.2)  # widths to which a layer is pruned, one after the other, before the true one, in units of that
     tries: int = 4  # of units that may be what a linear map stands for
     shown: int = 120_000  # answers shown then, those that are explained worst more often
     odd: float = 300.  # so many times at most
@@ -222,11 +222,11 @@ def pruned_layer(
     held: int = 0,  # so many of the first ones are kept
     drift: Float[Tensor, "h"] | None = None,  # how far units moved while they were taught last
 ) -> tuple[Layers, int]:  # and how many of them switch nowhere
-    "The units of a layer that the next one needs most, relative to how far they still move, on the side where they are on, and the next layer's rows by least squares."
+    "The units of a layer that the next one needs most, relative to the square of how far they move, on the side where they are on, and the next layer's rows by least squares."
     at = _Pass.of(layers, x, "leaky_relu", slope); D = _backward(layers, at.slopes); h, (rows, after) = at.entering[l], _rows(layers)[l:l + 2]; w = weight[:, None]; act = ACTIVATIONS["leaky_relu"].fn
     z = at.entering[l + 1] @ after.T; e, Q = torch.linalg.eigh(torch.einsum("noa,nob->ab", D[l + 1] * w[:, None], D[l + 1] * w[:, None]) / len(x)); target = z @ (Q * e.clamp_min(0).sqrt()) * w
     bends = (h @ rows.T).abs() * w; spare = _spare(torch.cat([bends, h * w], 1), target, len(rows)); need = torch.empty(len(rows), dtype=h.dtype); need[spare.order] = spare.increase
-    if drift is not None: need /= drift
+    if drift is not None: need /= drift.square()
     need[:held] = math.inf; order = need.argsort()
     few = min((need[order[-width:]] < options.straight * need[order[-width - 1:]][:1]).sum(), width - max(held, 1)); best = math.inf
     for r in range(int(few) + 1):
@@ -363,7 +363,7 @@ class Lesson:
         o = self.deep.options; return torch.multinomial(odds.clamp(1., o.odd), min(o.shown, len(odds)), generator=self.deep.g)
 
     def train(self, width=None, drift=None):
-        "On answers that are explained badly more often; of the first layer, as many units are left as are given: those that the next layer needs relative to how far they moved when they were taught last, or, at the true width, those that it needs, if these explain more after that. How far those move."
+        "On answers that are explained badly more often; of the first layer, as many units are left as are given: those that the next layer needs, relative to the square of how far they moved when they were taught last, or, at the true width, those that it needs, if these explain more after that. How far those move."
         o, g, slope, odds = self.deep.options, self.deep.g, self.deep.kind[1], self.odds(); i, judges, starts = self.worse(odds), slice(o.judges), [self.layers]; v, weight = self.v[i], self.weight[i]
         if width:
             last, sure = width == self.widths[0], (weight / odds.clamp_min(1.)[i])[judges]  # what is not explained is no reason to keep a unit
@@ -373,9 +373,10 @@ class Lesson:
         return (1 - _like(self.v[judges], _rows(start)[0], _rows(self.layers)[0]).diagonal()).clamp_min(o.unmoved)
 
     def narrow(self):
-        "To the true width, step by step."
+        "To the true width, step by step, after training that shows which units stay where they are."
         drift = None
         for share in self.deep.options.narrow: drift = self.train(math.ceil(share * self.widths[0]), drift)
+        self.train(self.widths[0], self.train())
 
     def prove(self):
         "Rows that kinks show are held from then on, as kinks say they are; or as they were, if answers are explained worse by what kinks say: how far that is away is how sure they are then."

@@ -41,7 +41,7 @@ def test_of_units_that_drift_only_those_stay_that_matter_that_much_more():
     wide = [(torch.cat([W, torch.randn(5, 12, generator=g).double()]), torch.cat([b, b[:5]])), (torch.cat([V, .1 * torch.randn(6, 5, generator=g).double()], 1), c), *rest]
     def found(drift): pruned, _ = pruned_layer(wide, 0, 8, x, torch.ones(2000).double(), KIND[1], TailSearch(straight=0.), drift=drift); return (normalize(_rows(pruned)[0], dim=1) @ normalize(rows, dim=1).T).abs().amax(0) > .9999
     drift = torch.where(own, 1e-7, 1e-2).double(); assert not found(None)[2] and found(drift).all()  # a quiet unit, and louder rows that are none
-    drift[0] = 1e-2; assert found(drift).all()
+    drift[0] = 1e-4; assert found(drift).all()
 
 @pytest.mark.parametrize('seed', range(4))
 def test_signs_are_right_beside_a_loud_unit_that_switches_nowhere(seed):
