@@ -355,7 +355,7 @@ class Lesson:
         o, g = self.deep.options, self.deep.g; self.layers, loss = train_leaky(new_student((self.v.shape[1], *(math.ceil(o.wider * n) for n in self.widths), self.a.shape[1]), g), self.v, self.a, self.weight, self.deep.kind[1], generator=g, training=o.training); self.losses.append(loss)
 
     def odds(self):
-        "The same, relative to what is typical."
+        "Misses of all answers, relative to what is typical."
         miss = self.misses(); return miss / miss.median()
 
     def worse(self, odds):
