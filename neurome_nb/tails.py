@@ -92,11 +92,13 @@ class TailSearch(NoisySearch):
     strictly: float = .3  # it is less than so many times the noise
     ahead: int = 6  # steps may lead up, each of which must then lead
     downhill: float = .7  # down to this share of where the last one led
-    reuse: int = 60  # steps of conjugate gradients above which their preconditioner is computed anew
+    reuse: int = 60  # steps of conjugate gradients above which their preconditioner is computed anew,
+    worn: float = 1.5  # if they are so many times what they were when it was new
     stretch: int = 4  # Gauss-Newton steps in a row
     apart: float = 300.  # residual, in units of the noise, above which the first layer is not fitted: kinks say more about it
     turns: int = 16  # of the fit, with answers in between that tell what is not known yet
     known: float = 6e-5  # standard deviation of every weight, in units of the largest of its layer, at which there are no more: first with other rows given, then with all rows unknown at once
+    firmly: float = .5  # share of that from which no more is asked by what the preconditioner says: networks drawn without any row given differ by up to 2.7 times as much
     converged: float = 10.  # the last fit ends when a step makes the sum of squares, in units of the noise, less by less than this: no direction is off by more than its square root then, in standard deviations
     hardly: float = .3  # share of the answers below which a row is on, or off, that may stand for another unit
     faint: float = .005  # or one whose bend changes the answers by less than this share of their size
@@ -105,9 +107,10 @@ class TailSearch(NoisySearch):
     aside: float = 1.2  # such a row is moved by so many times its largest pre-activation
     untold: float = 10.  # standard deviation of the weights behind it, and of the next biases, in units of the largest
     rare: float = .03  # share of the answers below which a unit is off seldom
-    turned: int = 5000  # climbs, each for a weight that is known badly: they turn on both units that it joins; the later one off, if it is off seldom
+    turned: int = 2500  # climbs, each for a weight that is known badly: they turn on both units that it joins; the later one off, if it is off seldom
     longest: int = 400  # steps towards that, at most
-    margin: float = .3  # a unit is on, or off, far enough at this share of its typical pre-activation
+    margin: float = .3  # a unit is on, or off, far enough at this share of its typical pre-activation; the earlier one
+    louder: float = 10.  # at up to so many times that, since answers say more about the weight then
     witnesses: int = 8  # networks that disagree
     told: int = 3000  # inputs where they disagree most, at most, out of up to twice as many as `candidates`
     joint: int = 2600  # weights of the last layers that their preconditioner takes together
@@ -116,9 +119,10 @@ class TailSearch(NoisySearch):
     enough: float = 1e-4  # they end when the residual is so much smaller
     nearly: float = .03  # or when the mean square of what directions of the weights are off by is less than this, in standard deviations,
     exact: float = 3e-4  # and in the last fit
-    reached: float = 1e-2  # or the residual by so much, while most answers are not explained, and for error bars: every direction of the weights has an equal share in it there
+    reached: float = 1e-2  # or the residual by so much, while most answers are not explained: every direction of the weights has an equal share in it there
+    resolved: float = 2e-2  # or by so much, for error bars: networks drawn are off by a ninth of a standard deviation then, and by a fifteenth at half of it, after half as many steps more
     odder: float = 3.  # answers that are off by more than so many times what is typical count less: units are on the wrong side there
-    part: int = 20_000  # answers from which the preconditioner is computed, at most: from a quarter of them it is several times worse
+    part: int = 20_000  # answers from which the preconditioner is computed, at most, and half as many in fits: from a quarter of them it is several times worse
     first: int = 4  # networks drawn to see whether a weight is not known
     sampled: int = 12  # networks drawn for error bars: by four, one weight in two thousand is off by more than ten standard deviations as these say them
     settles: float = .9  # another step follows while the last one left less than this share
@@ -240,6 +244,8 @@ _CACHED = 1000  # inputs at once where there are many: twice as fast, since what
 
 def _by_parts(f, x): return torch.cat([f(v) for v in x.split(_CACHED)])
 
+def _short(layers): return [(W.float(), b.float()) for W, b in layers]
+
 def _like(h, a, b):
     "Correlations of the pre-activations that two sets of rows have at these hidden vectors."
     a, b = (normalize((z := h @ r[:, :-1].T) - z.mean(0), dim=0) for r in (a, b)); return a.T @ b
@@ -260,7 +266,7 @@ class Tail(_Noisy):
 
     def sparse(self, n):
         "Inputs to which climbs lead that turn few units of the last known layer on, others off. Units behind it are on there that hardly ever are elsewhere: what few units add up to is not always the same."
-        o, g, kind, known = self.options, self.g, self.kind, [(W.float(), b.float()) for W, b in self.known]; x = self.spread(2 * n)[-n:].float(); z = _by_parts(lambda v: preactivations(known, v, *kind)[-1], x)  # natural inputs are too short
+        o, g, kind, known = self.options, self.g, self.kind, _short(self.known); x = self.spread(2 * n)[-n:].float(); z = _by_parts(lambda v: preactivations(known, v, *kind)[-1], x)  # natural inputs are too short
         c = torch.where(torch.rand(z.shape, generator=g) < o.lit, 1., -1.) / z.abs().median(0).values; steps = torch.randint(0, o.descent, (n,), generator=g); none = lambda v: [v.new_zeros(len(v), len(b)) for _, b in known[:-1]]
         return torch.cat([climb(known, v, [*none(v), w], m, *kind, stride=o.upward, enough=o.clear) for v, w, m in zip(*(a.split(_CACHED) for a in (x, c, steps)))]).double()
 
@@ -344,7 +350,7 @@ class Lesson:
 
     def misses(self, some=slice(None)):
         "Mean absolute miss of every answer, or of some, relative to its size and to how well its hidden vector is known."
-        net = [(W.float(), b.float()) for W, b in self.layers]; return (_by_parts(lambda v: forward(net, v.float(), *self.deep.kind), self.v[some]) - self.a[some]).abs().mean(1) * self.weight[some]
+        net = _short(self.layers); return (_by_parts(lambda v: forward(net, v.float(), *self.deep.kind), self.v[some]) - self.a[some]).abs().mean(1) * self.weight[some]
 
     def state(self):
         "Mean of `misses`."
@@ -500,7 +506,7 @@ def _conjugate(at, sigma, prior, right, near, steps, enough, least=0.):
 
 def _single(at):
     "The same in single precision: twice as fast, and conjugate gradients get as far by as many steps, if their preconditioner has all digits."
-    return _Pass([(W.float(), b.float()) for W, b in at.net], *([v.float() for v in vs] for vs in (at.entering, at.slopes)), at.y.float())
+    return _Pass(_short(at.net), *([v.float() for v in vs] for vs in (at.entering, at.slopes)), at.y.float())
 
 def _unsure(left, noise, allowed, outlying, lost):
     "Standard deviation that every answer is given, and a function of what is left of the answers: the mean cost. Beyond so many times what is typical an answer is an outlier, since units are on the wrong side there, and counts less: in proportion, or, when `lost`, so much less that how far off it is hardly matters."
@@ -541,8 +547,9 @@ def fit_layers(
         rough = share or (left / noise[:, None]).square().mean() > o.fine**2; move, _, taken = _conjugate(_single(at), sigma, stds, right, near, o.drawing if last else o.iterations, o.reached if rough else o.enough, (o.exact if last else o.nearly) * sum(r.numel() for r in rows)); return lambda part: _layers(_moved(rows, [part * m for m in move], at.slopes)), taken
     for _ in range(steps):
         share = share if share > least else 0.; sigma, cost = allowed(left); before, at = cost(left), _Pass.of(net, x, *kind)
-        if near is None or taken > o.reuse: near = _Near.of(at, sigma, stds, o.part, o.joint, g)
-        moved, taken = stepped(at, left, sigma); part, better = 1., moved(1.); there = misses(better)
+        renewed = near is None or taken > max(o.reuse, o.worn * fresh)
+        if renewed: near = _Near.of(at, sigma, stds, o.part // 2, o.joint, g)
+        moved, taken = stepped(at, left, sigma); fresh = taken if renewed else fresh; part, better = 1., moved(1.); there = misses(better)
         for _ in range(o.ahead):
             if cost(there) < before: break
             new = stepped(_Pass.of(better, x, *kind), there, allowed(there)[0])[0](1.); then = misses(new)
@@ -573,8 +580,8 @@ def drawn_layers(
     o, rows, n = options, _rows(layers), options.sampled; at = _Pass.of(layers, x, activation, slope); draw = lambda *s: torch.randn(n, *s, generator=g, dtype=x.dtype)
     sigma = torch.maximum(noise, (left.square().mean() / noise.square().mean()).sqrt() * noise) * (left.numel() / max(1, left.numel() - sum(r.numel() for r in rows)))**.5
     right = [a + draw(*s.shape) / s for a, s in zip(at.back(draw(*left.shape) / sigma[:, None]), stds)]
-    moves, reached, _ = _conjugate(_single(at), sigma, stds, right, near or _Near.of(at, sigma, stds, o.part, o.joint, g), o.drawing, o.reached)
-    if reached > o.reached: raise DeepFailure(f"error bars were not found: conjugate gradients left {reached:.0e}")  # they would be too small
+    moves, reached, _ = _conjugate(_single(at), sigma, stds, right, near or _Near.of(at, sigma, stds, o.part, o.joint, g), o.drawing, o.resolved)
+    if reached > o.resolved: raise DeepFailure(f"error bars were not found: conjugate gradients left {reached:.0e}")  # they would be too small
     return [_layers([r + m[i] for r, m in zip(rows, moves)]) for i in range(n)]
 
 # %% ../nbs/18_tails.ipynb #c020
@@ -688,17 +695,17 @@ def _bends(net, x, y, kind):
 
 def straightened(net: Layers, stds: Sequence[Tensor], x: Float[Tensor, "n k"], y: Float[Tensor, "n o"], kind: tuple[str, float], o: TailSearch = TailSearch()) -> tuple[Layers, list[Tensor]]:  # and standard deviations
     "Rows that are not known well, are on or off seldom, and explain nothing there, or hardly bend anything, stand for units that are on elsewhere. What they are good for is linear: they are moved to where they do not switch, and nothing counts as known of them. So do rows that mean the same unit as louder ones, which have its weights then. And units are turned whose map's negative is what they are good for."
-    miss = lambda net, i: (y[i] - forward(net, x[i], *kind)).norm(dim=1); stds, h, some = [s.clone() for s in stds], _by_parts(lambda v: hidden(net[:1], v, *kind), x), slice(o.judges); bends = _bends(net, x[some], y[some], kind)
+    miss = lambda net, i: (y[i] - forward(net, x[i], *kind)).norm(dim=1); stds, h, some = [s.clone() for s in stds], _by_parts(lambda v: hidden(_short(net[:1]), v.float(), *kind), x), slice(o.judges); bends = _bends(net, x[some], y[some], kind)
     for l in range(1, len(net) - 1):
-        z = _by_parts(lambda v: v @ net[l][0].T + net[l][1], h); on = (z > 0).sum(0) / len(z); far = o.aside * torch.maximum(z.amax(0), -z.amin(0)); move = lambda net, units, side: _straight(net, l, units, side, far[units], kind[1]); units = []
-        for j, k, ratio in _twins(z[some], net[l + 1][0], o.twins):
+        (W, b), = _short(net[l:l + 1]); z = _by_parts(lambda v: v @ W.T + b, h); on = (z > 0).sum(0) / len(z); far = o.aside * torch.maximum(z.amax(0), -z.amin(0)).double(); move = lambda net, units, side: _straight(net, l, units, side, far[units], kind[1]); units = []
+        for j, k, ratio in _twins(z[some].double(), net[l + 1][0], o.twins):
             V, c = net[l + 1]; V = V.clone(); V[:, k] += ratio.abs() * V[:, j]; V[:, j] *= (1 + kind[1]) * (ratio < 0); one = move([*net[:l + 1], (V, c), *net[l + 2:]], j[None], on[j][None] >= 0)
             if j not in units and k not in units and (miss(one, some) / miss(net, some)).median() < o.clearly: net = one; units.append(j); stds[l + 1][:, k] = o.untold * V[:, k].abs().max()
         for j in (((torch.minimum(on, 1 - on) < o.hardly) | (bends[l] < o.faint)) & (stds[l].norm(dim=1) > o.glimpsed)).nonzero()[:, 0]:
             i, one = ((z[:, j] > 0) == (on[j] < .5)).nonzero()[:, 0][:o.fewest], move(net, j[None], on[j][None] > .5)
             if j not in units and (not len(i) or (miss(one, i) / miss(net, i)).quantile(o.mostly) < o.clearly): net = one; units.append(j)
-        if units: units = torch.stack(units); net = _turned(net, l, units, h, kind[1], o); stds[l][units] = stds[l].shape[1]**-.5; stds[l][units, -1] = net[l][1][units].abs(); stds[l + 1][:, units] = o.untold * ((V := net[l + 1][0])[:, units].abs().max() or V.abs().max()); stds[l + 1][:, -1] = o.untold * net[l + 1][1].abs().max()
-        h = _by_parts(lambda v: hidden(net[l:l + 1], v, *kind), h)
+        if units: units = torch.stack(units); net = _turned(net, l, units, h.double(), kind[1], o); stds[l][units] = stds[l].shape[1]**-.5; stds[l][units, -1] = net[l][1][units].abs(); stds[l + 1][:, units] = o.untold * ((V := net[l + 1][0])[:, units].abs().max() or V.abs().max()); stds[l + 1][:, -1] = o.untold * net[l + 1][1].abs().max()
+        h = _by_parts(lambda v: hidden(_short(net[l:l + 1]), v, *kind), h)
     return net, stds
 
 def telling(deep: Tail, net: Layers, stds: Sequence[Tensor], moves: Sequence[Tensor], x: Float[Tensor, "n k"]) -> Float[Tensor, "m k"]:
@@ -709,8 +716,8 @@ def telling(deep: Tail, net: Layers, stds: Sequence[Tensor], moves: Sequence[Ten
     for l, (s, end) in enumerate(zip(stds, ends)):
         mine = (layer == l).nonzero()[:, 0]; weight, first = which[mine] - first, end; row, column = weight // s.shape[1], weight % s.shape[1]; unit = column < s.shape[1] - 1
         if l < len(zs): c[l][mine, row] = (side[l] / size[l])[row]
-        if l: c[l - 1][mine[unit], column[unit]] = 1 / size[l - 1][column[unit]]
-    start = some(x, o.turned); turned = climb(net[:-1], start, c, torch.randint(0, o.longest, (o.turned,), generator=g), *kind, stride=o.upward, enough=o.margin); turned = turned[(turned != start).any(1)]  # others would be asked again
+        if l: c[l - 1][mine[unit], column[unit]] = o.louder ** -torch.rand(int(unit.sum()), generator=g, dtype=x.dtype) / size[l - 1][column[unit]]
+    start = some(x, o.turned).float(); turned = climb(_short(net[:-1]), start, [v.float() for v in c], torch.randint(0, o.longest, (o.turned,), generator=g), *kind, stride=o.upward, enough=o.margin); turned = turned[(turned != start).any(1)].double()  # others would be asked again
     copies = [((v := r + m)[..., :-1], v[..., -1]) for r, m in zip(_rows(net), moves)]; start = torch.cat([some(v, o.candidates) for v in (x, turned) if len(v)])
     at = adversarial_queries(net, copies, start, lambda r: deep.noise.near + deep.noise.far * r, *kind); said = forward(net, at, *kind); apart = (forward(copies, at, *kind) - said).square().mean((0, 2)).sqrt() / deep.noise(at, said)
     return torch.cat([turned, at[apart.topk(min(o.told, len(at))).indices]])
@@ -738,7 +745,7 @@ def whole_fit(deep: Tail, tail: Layers, stds: Sequence[Tensor]) -> tuple[Layers,
     for again in range(o.turns):
         x, y = deep.pool; i = torch.multinomial(_rarity(_sides(net, x, kind)), min(max(n - len(told[0]), n // 2), len(x)), generator=g)
         if found or stuck: i = torch.cat([i, deep.misses(net, x, y).topk(n // o.worst).indices]).unique()
-        x, y = (torch.cat([v[i], w]) for v, w in zip(deep.pool, told)); noise, behind = deep.noise(x, y), int(again and rms > o.apart and not stuck); tail, left = fit_layers(net[behind:], stds[behind:], hidden(net[:behind], x, *kind), y, noise, *kind, g, steps=o.stretch, reached=0. if again else 1., options=o); net = [*net[:behind], *tail]; off = lambda left: (left / noise[:, None]).square().mean().sqrt().item()
+        x, y = (torch.cat([v[i], w]) for v, w in zip(deep.pool, told)); noise, behind = deep.noise(x, y), int(again and rms > o.apart and not stuck); final = (known < o.known or unsure < math.inf) and rms <= o.fine and not found; tail, left = fit_layers(net[behind:], stds[behind:], hidden(net[:behind], x, *kind), y, noise, *kind, g, steps=o.stretch, reached=0. if again else 1., last=final, options=o); net = [*net[:behind], *tail]; off = lambda left: (left / noise[:, None]).square().mean().sqrt().item()
         before, worst, level, rms = level, rms, typical(net), off(left); answers = [torch.cat(v) for v in zip(deep.pool, told)]; new, stds = straightened(net, stds, *answers, kind, o); last, (new, found, more) = found, wake(new, answers)
         deep.run.stage("fit", residual=rms, typical=level, woken=sum(len(u) for _, u in found))
         if rms > o.fine:
@@ -747,13 +754,15 @@ def whole_fit(deep: Tail, tail: Layers, stds: Sequence[Tensor]) -> tuple[Layers,
                 stuck = True
         else:
             near = _Near.of(_Pass.of(net, x, *kind), noise, stds, o.part, o.joint, g); std, moves = near.stds(net), near.drawn(o.witnesses, g); worse, known, over = known, _largest(std), again == o.turns - 1
-            if not found and (known < o.known or known > o.settles * worse) or over:
+            if not found and (known < o.firmly * o.known or known > o.settles * worse or final) or over:
                 draw = lambda net, left, n: _moves(net, drawn_layers(net, stds, x, left, noise, *kind, g, near=near, options=replace(o, sampled=n)))
                 moves = draw(net, left, o.first); std = [m.square().mean(0).sqrt() / r.abs().max() for r, m in zip(_rows(net), moves)]; vague, unsure = unsure, _largest(std); deep.run.stage("draw", networks=o.first, known=unsure)
                 if unsure < o.known or unsure > o.settles * vague or over:
-                    net, left = fit_layers(net, stds, x, y, noise, *kind, g, last=True, options=o); rms, moves = off(left), [torch.cat(m) for m in zip(moves, draw(net, left, o.sampled - o.first))]; deep.run.stage("draw", networks=o.sampled, residual=rms)
+                    if not final: net, left = fit_layers(net, stds, x, y, noise, *kind, g, last=True, options=o)
+                    rms, moves = off(left), [torch.cat(m) for m in zip(moves, draw(net, left, o.sampled - o.first))]; deep.run.stage("draw", networks=o.sampled, residual=rms)
                     return net, [_layers([r + m[i] for r, m in zip(_rows(net), moves)]) for i in range(o.sampled)], rms
-            at = telling(deep, net, std, moves, x); more.append((at, deep.f(at))); deep.run.stage("tell", known=known, asked=len(at))
+            at = telling(deep, net, std, moves, x); seen = torch.cat([x, at]); then = _Near.of(_Pass.of(net, seen, *kind), deep.noise(seen, forward(net, seen, *kind)), stds, o.part, o.joint, g)  # what they tell is known before they are asked
+            at = torch.cat([at, telling(deep, net, [s * new / old for s, new, old in zip(std, then.stds(net), near.stds(net))], then.drawn(o.witnesses, g), x)]); more.append((at, deep.f(at))); deep.run.stage("tell", known=known, asked=len(at))
             if not found: new, found, others = wake(new, [torch.cat(v) for v in zip(answers, more[-1])]); more += others  # before a fit without them makes up for what these answers show
         net, told = new, [torch.cat(v) for v in zip((x[len(i):], y[len(i):]), *more)]
     return net, [], rms

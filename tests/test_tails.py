@@ -1,5 +1,7 @@
 "Deeper LeakyReLU networks from answers with few digits: students, what they can spare, and all layers together."
+import inspect
 import math
+import re
 from dataclasses import fields
 from types import SimpleNamespace
 import pytest
@@ -23,6 +25,7 @@ def tail(g, sizes=(12, 8, 6, 4)): return [(2 * W, b) for W, b in init_layers(siz
 
 def test_no_option_takes_the_name_of_one_that_the_search_it_builds_on_reads():
     assert {f.name for f in fields(TailSearch) if f.name in TailSearch.__annotations__} & {f.name for f in fields(NoisySearch)} == {'attempts'}  # which is meant
+    names = re.findall(r'^    (\w+):', inspect.getsource(TailSearch), re.M); assert len(names) == len(set(names))
 
 def test_scales_there_and_back():
     g = generator(0, 'tails/scales'); layers = tail(g); x = 3 * torch.randn(100, 12, generator=g).double() + 1; y = 7 * forward(layers, x, *KIND) + 2; scale = Scales.of(x, y); there = scale.there(layers)
@@ -102,6 +105,12 @@ def test_the_last_fit_goes_on_where_steps_get_short(seed):
     left = lambda o, **more: (fit_layers(start, stds, x, y, noise, *KIND, generator(seed, 'tails/fit'), options=o, **more)[1] / noise[:, None]).square().sum().item(); hurried = TailSearch(iterations=2, drawing=2)  # steps of conjugate gradients
     best = left(TailSearch(converged=1e-3), last=True); assert left(hurried) - best > 3 and abs(left(hurried, last=True) - best) < 1
 
+def test_a_preconditioner_is_computed_anew_once_it_takes_more_steps_than_when_it_was_new(monkeypatch):
+    net, deep = small(); x = deep.natural(2000); y = forward(net, x, *KIND); stds, start = [.05 + 0 * r for r in _rows(net)], _layers([r + 1e-3 * torch.randn(r.shape, generator=deep.g).double() for r in _rows(net)]); built, of = [], _Near.of
+    monkeypatch.setattr(_Near, 'of', lambda *a: built.append(a) or of(*a))
+    def times(**o): built.clear(); fit_layers(start, stds, x, y, torch.full((2000,), 1e-9).double(), *KIND, generator(0, 'tails/fit'), steps=2, options=TailSearch(enough=0., nearly=0., reached=0., iterations=5, **o)); return len(built)  # five steps every time
+    assert times(reuse=5) == 1 and times(reuse=4, worn=.9) == 2 and times(reuse=4) == 1
+
 def test_many_networks_are_preconditioned_as_each_is():
     net, deep = small(); x = deep.natural(2000); stds = [.05 + 0 * r for r in _rows(net)]; near = _Near.of(_Pass.of(net, x, *KIND), deep.noise(x, forward(net, x, *KIND)), stds, 2000, 60, deep.g); moves = near.drawn(3, deep.g)
     assert len(near.alone) and all(torch.allclose(u[1], v) for u, v in zip(near.solve(moves), near.solve([m[1] for m in moves])))
@@ -124,6 +133,11 @@ def test_what_tells_most_turns_on_a_unit_that_weights_are_not_known_of():
     near = _Near.of(_Pass.of(net, x, *KIND), noise, stds, 2000, 6000, deep.g); at = telling(deep, net, near.stds(net), near.drawn(8, deep.g), x); on = lambda x: (preactivations(net, x, *KIND)[1][:, 2] > 0).double().mean()
     every = torch.cat([x, at]); more = _Near.of(_Pass.of(net, every, *KIND), deep.noise(every, forward(net, every, *KIND)), stds, 6400, 6000, deep.g)
     assert near.stds(net)[2].argmax() % 7 == 2 and not on(x) and on(at) > .03 and _largest(more.stds(net)) < _largest(near.stds(net)) / 2
+
+def test_climbs_that_are_to_tell_a_weight_lead_to_where_the_earlier_unit_is_loud():
+    net, deep = small(); x = deep.natural(2000); stds = [0 * r for r in _rows(net)]; stds[1][2, 5] = 1.; still = [torch.zeros(1, *r.shape).double() for r in _rows(net)]; size = preactivations(net, x, *KIND)[0][:, 5].abs().median()
+    def loud(louder): deep.options = TailSearch(told=0, candidates=1, turned=1000, louder=louder); return (preactivations(net, telling(deep, net, stds, still, x), *KIND)[0][:, 5] / size).quantile(.9)
+    assert loud(10.) > 1.5 * loud(1.)
 
 def rare(seed, share, units=(3,)):
     "A network whose units are on at this share of the inputs, and one where these have become linear."
