@@ -107,12 +107,12 @@ class TailSearch(NoisySearch):
     aside: float = 1.2  # such a row is moved by so many times its largest pre-activation
     untold: float = 10.  # standard deviation of the weights behind it, and of the next biases, in units of the largest
     rare: float = .03  # share of the answers below which a unit is off seldom
-    turned: int = 2500  # climbs, each for a weight that is known badly: they turn on both units that it joins; the later one off, if it is off seldom
+    turned: int = 2500  # climbs, twice, each for a weight that is known badly: they turn on both units that it joins; the later one off, if it is off seldom
     longest: int = 400  # steps towards that, at most
     margin: float = .3  # a unit is on, or off, far enough at this share of its typical pre-activation; the earlier one
     louder: float = 10.  # at up to so many times that, since answers say more about the weight then
     witnesses: int = 8  # networks that disagree
-    told: int = 3000  # inputs where they disagree most, at most, out of up to twice as many as `candidates`
+    told: int = 3000  # inputs where they disagree most, at most and twice, out of up to twice as many as `candidates`
     joint: int = 2600  # weights of the last layers that their preconditioner takes together
     iterations: int = 150  # of conjugate gradients for each step
     drawing: int = 400  # and for error bars
@@ -244,7 +244,9 @@ _CACHED = 1000  # inputs at once where there are many: twice as fast, since what
 
 def _by_parts(f, x): return torch.cat([f(v) for v in x.split(_CACHED)])
 
-def _short(layers): return [(W.float(), b.float()) for W, b in layers]
+def _short(layers):
+    "The same layers in single precision."
+    return [(W.float(), b.float()) for W, b in layers]
 
 def _like(h, a, b):
     "Correlations of the pre-activations that two sets of rows have at these hidden vectors."
